@@ -1,0 +1,122 @@
+//! The named counters: one for every verdict that a packet can get, in the kernel path and in the
+//! user path alike. The order is the layout of the per-CPU counter map.
+
+/// What a counter's packets met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Carried as intended.
+    Ok,
+    /// Left to somebody else: the slow path or the network stack.
+    Passed,
+    /// Ours, and refused: hostile, stale or malformed.
+    Refused,
+    /// Ours, valid, and lost for want of a resource.
+    Dropped,
+}
+
+impl Class {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Ok => "ok",
+            Class::Passed => "passed",
+            Class::Refused => "refused",
+            Class::Dropped => "dropped",
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($variant:ident, $name:literal, $class:ident, $help:literal;)*) => {
+        /// One counter. `as u32` is its index in the counter map.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Counter {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl Counter {
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)*];
+
+            /// The name in tables, JSON and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$variant => $name,)* }
+            }
+
+            /// One line that says what happened to the packets counted.
+            pub const fn help(self) -> &'static str {
+                match self { $(Counter::$variant => $help,)* }
+            }
+
+            pub const fn class(self) -> Class {
+                match self { $(Counter::$variant => Class::$class,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    TxEncapsulated, "tx_encapsulated", Ok, "sent to a peer";
+    TxDisabled, "tx_disabled", Passed, "left to the user path: the kernel path is switched off";
+    TxNotIp, "tx_not_ip", Passed, "not an IPv4 or IPv6 packet";
+    TxTruncated, "tx_truncated", Refused, "shorter than its IP header";
+    TxNoRoute, "tx_no_route", Passed, "no link for the destination in the table";
+    TxStaleEpoch, "tx_stale_epoch", Passed, "the cached link has changed";
+    TxLeaseExpired, "tx_lease_expired", Passed, "the daemon has not renewed the link's lease";
+    TxFragmented, "tx_fragmented", Passed, "larger than the link, left to the user path which may fragment outside";
+    TxTooBig, "tx_too_big", Refused, "larger than the link: answered with ICMP fragmentation needed or packet too big";
+    TxNoRoom, "tx_no_room", Dropped, "the kernel had no room for the outer header or the ICMP error";
+    TxUnreachable, "tx_unreachable", Refused, "no path to the peer: answered with ICMP destination unreachable";
+    TxQueueFull, "tx_queue_full", Dropped, "the socket's queue stayed full";
+    TxSendError, "tx_send_error", Dropped, "the socket refused the datagram";
+    TxGsoFallback, "tx_gso_fallback", Passed, "segmentation offload refused, sent one datagram at a time";
+    RxDecapsulated, "rx_decapsulated", Ok, "received from a peer and delivered";
+    RxXdpDecapsulated, "rx_xdp_decapsulated", Ok, "decapsulated by XDP, delivered by TC";
+    RxToStack, "rx_to_stack", Passed, "valid, left whole to the kernel's VXLAN device (UDP super-packets, forwarding)";
+    RxFromStack, "rx_from_stack", Ok, "valid, decapsulated by the kernel's VXLAN device";
+    RxNotOurs, "rx_not_ours", Passed, "not a frame of ours, left to the network stack";
+    RxTruncated, "rx_truncated", Refused, "shorter than its headers say";
+    RxBadLength, "rx_bad_length", Refused, "the length fields of its headers contradict one another";
+    RxOuterOptions, "rx_outer_options", Refused, "IP options in the outer header";
+    RxOuterFragment, "rx_outer_fragment", Refused, "a fragment of an outer packet";
+    RxOuterChecksum, "rx_outer_checksum", Refused, "an outer UDP checksum where the kernel path has none";
+    RxBadHeader, "rx_bad_header", Refused, "reserved bits, flags or version of the clear header differ";
+    RxUnknownProtocol, "rx_unknown_protocol", Refused, "next protocol is neither IPv4 nor IPv6";
+    RxUnknownLink, "rx_unknown_link", Refused, "no link has this link id";
+    RxStaleEpoch, "rx_stale_epoch", Refused, "the link has changed since it was cached";
+    RxLeaseExpired, "rx_lease_expired", Refused, "the daemon has not renewed the link's lease";
+    RxWrongOuterSource, "rx_wrong_outer_source", Refused, "not from the address of the link's peer";
+    RxWrongOuterDestination, "rx_wrong_outer_destination", Refused, "not to the address that the link uses here";
+    RxBadInner, "rx_bad_inner", Refused, "the inner packet is not the IP packet that the header promises";
+    RxWrongInnerSource, "rx_wrong_inner_source", Refused, "the inner source address does not belong to the link's peer";
+    RxNoRoom, "rx_no_room", Dropped, "the kernel could not remove the outer header";
+    RxDeviceError, "rx_device_error", Dropped, "the virtual device refused the packet";
+    RxBadChecksum, "rx_bad_checksum", Refused, "the inner transport checksum is wrong";
+    RxHello, "rx_hello", Ok, "a control message of a peer";
+    RxBadHello, "rx_bad_hello", Refused, "a control message that is malformed or not authentic";
+    RxStaleHello, "rx_stale_hello", Refused, "a control message older than one already seen";
+    RxHelloFlood, "rx_hello_flood", Refused, "more control messages than the rate limit admits";
+    RxUnknownMessage, "rx_unknown_message", Refused, "the first bytes name no format of ours";
+}
+
+/// How many counters there are.
+pub const COUNTERS: u32 = Counter::ALL.len() as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_of_each_counter_is_its_place() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: std::vec::Vec<_> = Counter::ALL.iter().map(|c| c.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Counter::ALL.len());
+    }
+}

@@ -1,0 +1,283 @@
+//! What happens to a packet that arrives from the underlay.
+//!
+//! [`frame`] decides about a whole Ethernet frame (the kernel path: TC and XDP), [`datagram`] about
+//! the payload of a UDP datagram (the user path and the guard behind the kernel's VXLAN device).
+//! Both end in [`admit`], where membership is checked.
+
+use crate::address::{Address, Family};
+use crate::counter::Counter;
+use crate::cursor::Cursor;
+use crate::gpe::{self, HeaderError, LinkId, NextProtocol};
+use crate::inner::{Inner, InnerError, protocol};
+use crate::maps::{Link, LinkRef};
+use crate::tables::{Stale, Tables, follow};
+
+/// Length of an Ethernet header without tags.
+pub const ETHERNET_LEN: usize = 14;
+/// Length of a UDP header.
+pub const UDP_LEN: usize = 8;
+/// Bytes of a frame that must be readable for any decision: the longest headers of ours.
+pub const FRAME_HEADERS_MAX: usize = ETHERNET_LEN + 40 + UDP_LEN + gpe::HEADER_LEN + 40;
+
+/// What the kernel knows about a frame beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FrameMeta {
+    /// Length of the whole frame, of which the cursor may hold only the start.
+    pub len: u32,
+    /// A super-packet that offloads have merged.
+    pub gso: bool,
+}
+
+/// The decision about a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not addressed to us in any form of ours: leave it alone.
+    NotOurs,
+    /// Ours and not acceptable: drop and count.
+    Refuse(Counter),
+    /// Remove the outer headers and deliver the inner packet.
+    Deliver(Delivery),
+    /// Valid, but the kernel's own VXLAN device has to remove the headers.
+    LeaveToStack(Delivery),
+}
+
+/// A frame that may be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub slot: u32,
+    pub outer: Family,
+    pub inner: Family,
+    pub inner_len: u16,
+}
+
+impl Delivery {
+    /// Bytes between the Ethernet header and the inner packet.
+    #[inline(always)]
+    pub const fn overhead(&self) -> usize {
+        self.outer.header_len() + UDP_LEN + gpe::HEADER_LEN
+    }
+}
+
+/// Decides about an Ethernet frame that came in on an underlay interface.
+#[inline(always)]
+pub fn frame<C: Cursor, T: Tables>(cursor: C, meta: FrameMeta, tables: &T, now_ns: u64) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::NotOurs };
+    let port = config.port;
+    let Some(ethertype) = cursor.u16_at(12) else { return Verdict::NotOurs };
+    let outer = match ethertype {
+        0x0800 => outer_v4(cursor, port),
+        0x86dd => outer_v6(cursor, port),
+        _ => return Verdict::NotOurs,
+    };
+    let outer = match outer {
+        Ok(outer) => outer,
+        Err(NotFrame::NotOurs) => return Verdict::NotOurs,
+        Err(NotFrame::Refuse(counter)) => return Verdict::Refuse(counter),
+    };
+    // Two calls, so that every offset below is a constant to the verifier.
+    match outer.family {
+        Family::V4 => behind::<C, T, { ETHERNET_LEN + 20 }>(cursor, meta, &outer, tables, now_ns),
+        Family::V6 => behind::<C, T, { ETHERNET_LEN + 40 }>(cursor, meta, &outer, tables, now_ns),
+    }
+}
+
+/// The outer IP header of a frame to our port.
+struct Outer {
+    family: Family,
+    source: Address,
+    destination: Address,
+    /// Bytes after the IP header.
+    payload_len: u16,
+}
+
+enum NotFrame {
+    NotOurs,
+    Refuse(Counter),
+}
+
+#[inline(always)]
+fn outer_v4<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
+    const IP: usize = ETHERNET_LEN;
+    let Some(first) = cursor.u32_at(IP) else { return Err(NotFrame::NotOurs) };
+    let Some(fragment) = cursor.u16_at(IP + 6) else { return Err(NotFrame::NotOurs) };
+    if cursor.u8_at(IP + 9) != Some(protocol::UDP) || first >> 28 != 4 {
+        return Err(NotFrame::NotOurs);
+    }
+    // A later fragment has no ports: it can only complete a packet whose first fragment we refuse.
+    if fragment & 0x1fff != 0 {
+        return Err(NotFrame::NotOurs);
+    }
+    let words = (first >> 24) & 0xf;
+    if words != 5 {
+        return Err(options_v4(cursor, words, port));
+    }
+    if cursor.u16_at(IP + 22) != Some(port) {
+        return Err(NotFrame::NotOurs);
+    }
+    if fragment & 0x2000 != 0 {
+        return Err(NotFrame::Refuse(Counter::RxOuterFragment));
+    }
+    let (Some(source), Some(destination)) = (cursor.bytes::<4>(IP + 12), cursor.bytes::<4>(IP + 16)) else {
+        return Err(NotFrame::Refuse(Counter::RxTruncated));
+    };
+    let Some(payload_len) = (first as u16).checked_sub(20) else {
+        return Err(NotFrame::Refuse(Counter::RxBadLength));
+    };
+    Ok(Outer {
+        family: Family::V4,
+        source: Address::from_v4(source),
+        destination: Address::from_v4(destination),
+        payload_len,
+    })
+}
+
+/// A header with options is ours where its port is, and never acceptable: we send none.
+#[inline(always)]
+fn options_v4<C: Cursor>(cursor: C, words: u32, port: u16) -> NotFrame {
+    let mut candidate = 6;
+    while candidate <= 15 {
+        if candidate == words && cursor.u16_at(ETHERNET_LEN + candidate as usize * 4 + 2) == Some(port) {
+            return NotFrame::Refuse(Counter::RxOuterOptions);
+        }
+        candidate += 1;
+    }
+    NotFrame::NotOurs
+}
+
+#[inline(always)]
+fn outer_v6<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
+    const IP: usize = ETHERNET_LEN;
+    if cursor.u8_at(IP + 6) != Some(protocol::UDP) || cursor.u8_at(IP).map(|b| b >> 4) != Some(6) {
+        return Err(NotFrame::NotOurs);
+    }
+    if cursor.u16_at(IP + 42) != Some(port) {
+        return Err(NotFrame::NotOurs);
+    }
+    let (Some(source), Some(destination), Some(payload_len)) =
+        (cursor.bytes::<16>(IP + 8), cursor.bytes::<16>(IP + 24), cursor.u16_at(IP + 4))
+    else {
+        return Err(NotFrame::Refuse(Counter::RxTruncated));
+    };
+    Ok(Outer {
+        family: Family::V6,
+        source: Address::from_bytes(source),
+        destination: Address::from_bytes(destination),
+        payload_len,
+    })
+}
+
+/// The UDP header at `UDP` and what follows it.
+#[inline(always)]
+fn behind<C: Cursor, T: Tables, const UDP: usize>(
+    cursor: C,
+    meta: FrameMeta,
+    outer: &Outer,
+    tables: &T,
+    now_ns: u64,
+) -> Verdict {
+    let Some(udp_len) = cursor.u16_at(UDP + 4) else { return Verdict::Refuse(Counter::RxTruncated) };
+    if (UDP as u32) + u32::from(outer.payload_len) > meta.len {
+        return Verdict::Refuse(Counter::RxTruncated);
+    }
+    if udp_len != outer.payload_len {
+        return Verdict::Refuse(Counter::RxBadLength);
+    }
+    if cursor.u16_at(UDP + 6) != Some(0) {
+        return Verdict::Refuse(Counter::RxOuterChecksum);
+    }
+    let Some(payload_len) = udp_len.checked_sub(UDP_LEN as u16) else {
+        return Verdict::Refuse(Counter::RxBadLength);
+    };
+    let clear = match clear(cursor, UDP + UDP_LEN, payload_len) {
+        Ok(clear) => clear,
+        Err(counter) => return Verdict::Refuse(counter),
+    };
+    let link = match admit(tables, &clear, outer.source, now_ns) {
+        Ok(link) => link,
+        Err(counter) => return Verdict::Refuse(counter),
+    };
+    if link.link.local != outer.destination {
+        return Verdict::Refuse(Counter::RxWrongOuterDestination);
+    }
+    let delivery = Delivery {
+        slot: link.slot,
+        outer: outer.family,
+        inner: clear.inner.family,
+        inner_len: clear.inner.total_len,
+    };
+    if meta.gso && needs_stack(tables, &clear.inner) {
+        return Verdict::LeaveToStack(delivery);
+    }
+    Verdict::Deliver(delivery)
+}
+
+/// Super-packets that a program must not decapsulate: a merged inner UDP packet would keep its
+/// tunnel GSO type and never reach a socket without UDP_GRO, and one to be forwarded could not be
+/// encapsulated again (EALREADY).
+#[inline(always)]
+fn needs_stack<T: Tables>(tables: &T, inner: &Inner) -> bool {
+    inner.protocol == protocol::UDP || tables.by_address(&inner.destination) != Some(LinkRef::LOCAL)
+}
+
+/// A clear frame: header and inner packet agree with one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clear {
+    pub link_id: LinkId,
+    pub inner: Inner,
+}
+
+/// Reads a VXLAN-GPE header at `offset` and the inner packet behind it, which together must be
+/// exactly `payload_len` bytes.
+#[inline(always)]
+pub fn clear<C: Cursor>(cursor: C, offset: usize, payload_len: u16) -> Result<Clear, Counter> {
+    let header = match gpe::Header::parse(cursor, offset) {
+        Ok(header) => header,
+        Err(HeaderError::Truncated) => return Err(Counter::RxTruncated),
+        Err(HeaderError::Reserved) => return Err(Counter::RxBadHeader),
+        Err(HeaderError::UnknownProtocol) => return Err(Counter::RxUnknownProtocol),
+    };
+    let family = match header.next_protocol {
+        NextProtocol::Ipv4 => Family::V4,
+        NextProtocol::Ipv6 => Family::V6,
+    };
+    let inner = match Inner::parse(cursor, offset + gpe::HEADER_LEN, family) {
+        Ok(inner) => inner,
+        Err(InnerError::Truncated) => return Err(Counter::RxTruncated),
+        Err(InnerError::Malformed) => return Err(Counter::RxBadInner),
+    };
+    if payload_len != inner.total_len.saturating_add(gpe::HEADER_LEN as u16) {
+        return Err(Counter::RxBadLength);
+    }
+    Ok(Clear { link_id: header.link_id, inner })
+}
+
+/// A link that a frame was admitted on.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted<'a> {
+    pub slot: u32,
+    pub link: &'a Link,
+}
+
+/// Checks that the link exists and is current, that the frame comes from the link's peer, and that
+/// the peer may use the inner source address.
+#[inline(always)]
+pub fn admit<'a, T: Tables>(
+    tables: &'a T,
+    clear: &Clear,
+    outer_source: Address,
+    now_ns: u64,
+) -> Result<Admitted<'a>, Counter> {
+    let Some(reference) = tables.by_link_id(clear.link_id) else { return Err(Counter::RxUnknownLink) };
+    let link = match follow(tables, reference, now_ns) {
+        Ok(link) => link,
+        Err(Stale::Epoch) => return Err(Counter::RxStaleEpoch),
+        Err(Stale::Lease) => return Err(Counter::RxLeaseExpired),
+    };
+    if link.peer != outer_source {
+        return Err(Counter::RxWrongOuterSource);
+    }
+    match tables.by_address(&clear.inner.source) {
+        Some(owner) if owner.slot == reference.slot => Ok(Admitted { slot: reference.slot, link }),
+        _ => Err(Counter::RxWrongInnerSource),
+    }
+}

@@ -1,0 +1,30 @@
+//! What the kernel programs, the daemon, the simulator and the tests must agree on: wire formats,
+//! map layouts, counters, and the decision about each packet.
+//!
+//! Everything here is `no_std`, free of allocation and of panics on any input, and written so that
+//! the eBPF verifier accepts it: offsets are constants, lengths are checked by the [`cursor`].
+//! This crate does no I/O and keeps no state; the tables that it consults are a trait
+//! ([`tables::Tables`]) that maps, vectors or a test's literals can serve.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod address;
+pub mod checksum;
+pub mod counter;
+pub mod cursor;
+pub mod egress;
+pub mod encapsulation;
+pub mod gpe;
+pub mod hello;
+pub mod icmp;
+pub mod ingress;
+pub mod inner;
+pub mod limits;
+pub mod maps;
+pub mod tables;
+
+pub use address::{Address, Family};
+pub use counter::Counter;
+pub use cursor::Cursor;

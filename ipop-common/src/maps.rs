@@ -1,0 +1,199 @@
+//! Names, keys and values of the kernel maps, written once for both sides of the system call.
+//!
+//! All values are plain data, `repr(C)`, without padding. Numbers are in host order (the maps do
+//! not leave the machine) unless a field says otherwise.
+
+use crate::address::{Address, Family};
+
+/// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
+pub const LAYOUT: u32 = 1;
+
+/// Map names as the kernel knows them (at most 15 bytes).
+pub mod name {
+    pub const CONFIG: &str = "IPOP_CONFIG";
+    pub const LINKS: &str = "IPOP_LINKS";
+    pub const HOSTS: &str = "IPOP_HOSTS";
+    pub const PREFIXES: &str = "IPOP_PREFIXES";
+    pub const LINK_IDS: &str = "IPOP_LINK_IDS";
+    pub const COUNTERS: &str = "IPOP_COUNTERS";
+    pub const LINK_STATS: &str = "IPOP_LINK_STATS";
+
+    pub const ALL: [&str; 7] = [CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS];
+}
+
+/// Program names as the kernel knows them (at most 15 bytes).
+pub mod program {
+    /// TC egress on the virtual device: encapsulates.
+    pub const EGRESS: &str = "ipop_egress";
+    /// TC ingress on the virtual device: checks what the kernel's VXLAN device decapsulated.
+    pub const GUARD: &str = "ipop_guard";
+    /// TC ingress on the underlay interface: checks and decapsulates.
+    pub const INGRESS: &str = "ipop_ingress";
+    /// XDP on the underlay interface: checks and decapsulates before GRO.
+    pub const XDP: &str = "ipop_xdp";
+    /// TC ingress on the helper device: hands what the daemon wrote to the virtual device.
+    pub const DELIVER: &str = "ipop_deliver";
+
+    pub const ALL: [&str; 5] = [EGRESS, GUARD, INGRESS, XDP, DELIVER];
+}
+
+/// The one entry of the config map (array, key 0).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Config {
+    /// [`LAYOUT`] of whoever loaded the programs.
+    pub layout: u32,
+    /// Not zero: egress encapsulates. Zero: every packet misses.
+    pub enabled: u32,
+    /// The virtual device.
+    pub device_ifindex: u32,
+    /// Where egress sends what it misses; 0: leave it to the device (a TUN).
+    pub miss_ifindex: u32,
+    /// Which node's maps these are; see the daemon's adoption.
+    pub owner: u64,
+    /// Which build of the programs uses them.
+    pub object: u64,
+    /// UDP port of the kernel path, host order.
+    pub port: u16,
+    pub reserved: [u8; 6],
+}
+
+/// Where a table points to: a slot of the links map, valid while the epochs agree.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LinkRef {
+    pub slot: u32,
+    pub epoch: u32,
+}
+
+impl LinkRef {
+    /// Marks an address of this node itself: a slot past the end of the links map.
+    pub const LOCAL: Self = Self { slot: u32::MAX, epoch: 0 };
+}
+
+/// Longest header that precedes an inner packet: Ethernet, IPv6, UDP, VXLAN-GPE.
+pub const HEADER_MAX: usize = 14 + 40 + 8 + 8;
+
+/// One direct link, everything that both directions need (array, key: slot).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// CLOCK_MONOTONIC in nanoseconds; past it the entry misses.
+    pub lease_until_ns: u64,
+    /// Never 0 in an entry in use. A table entry with another epoch misses.
+    pub epoch: u32,
+    /// Underlay interface that leads to the peer.
+    pub ifindex: u32,
+    /// Outer address of the peer.
+    pub peer: Address,
+    /// Outer address of this node on this link.
+    pub local: Address,
+    /// Ethernet, IP, UDP and VXLAN-GPE headers as sent, with length fields, IPv4 checksum, source
+    /// port and next protocol still zero. [`crate::encapsulation`] writes and completes it.
+    pub header: [u8; 72],
+    /// Unfolded sum of the IPv4 header in `header`; unused for IPv6.
+    pub header_sum: u32,
+    /// Largest inner packet in bytes.
+    pub mtu: u16,
+    /// 4 or 6: the outer IP version.
+    pub outer_version: u8,
+    pub reserved: [u8; 1],
+}
+
+impl Link {
+    pub const EMPTY: Self = Self {
+        lease_until_ns: 0,
+        epoch: 0,
+        ifindex: 0,
+        peer: Address::from_bytes([0; 16]),
+        local: Address::from_bytes([0; 16]),
+        header: [0; 72],
+        header_sum: 0,
+        mtu: 0,
+        outer_version: 0,
+        reserved: [0],
+    };
+
+    #[inline(always)]
+    pub const fn outer(&self) -> Family {
+        if self.outer_version == 6 { Family::V6 } else { Family::V4 }
+    }
+}
+
+impl core::fmt::Debug for Link {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Link")
+            .field("epoch", &self.epoch)
+            .field("lease_until_ns", &self.lease_until_ns)
+            .field("ifindex", &self.ifindex)
+            .field("local", &self.local)
+            .field("peer", &self.peer)
+            .field("mtu", &self.mtu)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Key of the prefix table (LPM trie).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefixKey {
+    /// Bits of `address` that count, of 128: an IPv4 prefix /n has 96 + n.
+    pub bits: u32,
+    pub address: [u8; 16],
+}
+
+/// Traffic of one link, per CPU (per-CPU array, key: slot / 2).
+///
+/// Packets are counted as on the wire: a super-packet counts its segments. Bytes are inner bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LinkStats {
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+}
+
+impl LinkStats {
+    /// The index of a slot's statistics: both slots of a link share one entry.
+    #[inline(always)]
+    pub const fn index(slot: u32) -> u32 {
+        slot >> 1
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Config>() == 40);
+    assert!(size_of::<LinkRef>() == 8);
+    assert!(size_of::<Link>() == 128);
+    assert!(core::mem::offset_of!(Link, header) == 48);
+    assert!(core::mem::offset_of!(Link, header_sum) == 120);
+    assert!(size_of::<PrefixKey>() == 20);
+    assert!(size_of::<LinkStats>() == 32);
+};
+
+#[cfg(feature = "aya")]
+mod pod {
+    // SAFETY: repr(C) without padding (the sizes are asserted above) and every bit pattern is valid.
+    unsafe impl aya::Pod for super::Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LinkRef {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Link {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LinkStats {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::address::Address {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_keeps_fifteen_bytes_of_a_name() {
+        for name in name::ALL.iter().chain(program::ALL.iter()) {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What a packet's fate is looked up in. The programs serve it from maps, the user path and the
+//! tests from memory; [`crate::ingress`] and [`crate::egress`] do not know which.
+
+use crate::address::Address;
+use crate::gpe::LinkId;
+use crate::maps::{Config, Link, LinkRef};
+
+/// Read access to the forwarding tables of one node.
+pub trait Tables {
+    fn config(&self) -> Option<&Config>;
+
+    /// The link in a slot, whatever its epoch and lease.
+    fn link(&self, slot: u32) -> Option<&Link>;
+
+    /// The link with this id.
+    fn by_link_id(&self, id: LinkId) -> Option<LinkRef>;
+
+    /// The link to (and the only one that may speak for) an inner address, longest prefix first;
+    /// [`LinkRef::LOCAL`] for an address of this node.
+    fn by_address(&self, address: &Address) -> Option<LinkRef>;
+}
+
+/// Why a reference leads to no usable link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    Epoch,
+    Lease,
+}
+
+/// Follows a reference to a link that is current at `now_ns`.
+#[inline(always)]
+pub fn follow<T: Tables>(tables: &T, reference: LinkRef, now_ns: u64) -> Result<&Link, Stale> {
+    let Some(link) = tables.link(reference.slot) else { return Err(Stale::Epoch) };
+    if link.epoch != reference.epoch || link.epoch == 0 {
+        return Err(Stale::Epoch);
+    }
+    if link.lease_until_ns <= now_ns {
+        return Err(Stale::Lease);
+    }
+    Ok(link)
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask build`: the two binaries of the product, with the eBPF objects inside.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::setup::Scope;
+use crate::{setup, sh, ui, workspace};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Build without optimisation (target/debug)
+    #[arg(long)]
+    debug: bool,
+}
+
+/// The binaries that a build leaves.
+#[derive(Debug)]
+pub struct Binaries {
+    pub ipopd: PathBuf,
+    pub ipopctl: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let profile = if args.debug { Profile::Debug } else { Profile::Release };
+    let built = build(profile)?;
+    for file in [&built.ipopd, &built.ipopctl] {
+        let size = file.metadata().with_context(|| format!("{} was not built", file.display()))?.len();
+        ui::say(&format!("{:>6.1} MiB  {}", size as f64 / f64::from(1 << 20), file.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Debug,
+    Release,
+}
+
+/// Sets the machine up and builds; cargo's own progress is shown.
+pub fn build(profile: Profile) -> Result<Binaries> {
+    setup::ensure(Scope::Run)?;
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "ipop-user", "--bins"]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    sh::inherit(&mut cargo)?;
+    binaries(profile)
+}
+
+/// Where the binaries of `profile` are.
+pub fn binaries(profile: Profile) -> Result<Binaries> {
+    let folder = workspace::target()?.join(match profile {
+        Profile::Debug => "debug",
+        Profile::Release => "release",
+    });
+    Ok(Binaries { ipopd: folder.join("ipopd"), ipopctl: folder.join("ipopctl") })
+}

@@ -1,0 +1,42 @@
+//! `cargo xtask`: sets the machine up, builds, demonstrates, tests and measures IPOP.
+//!
+//! Owns the command line only; each command has a file of its own. Depends on no crate of the
+//! product, so it runs also when the product does not compile.
+
+mod build;
+mod privilege;
+mod setup;
+mod sh;
+mod ui;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Set-up, build, demo, tests and benchmarks of IPOP", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what building and running IPOP needs (every other command does this by itself)
+    Setup(setup::Args),
+    /// Build ipopd and ipopctl, eBPF programs included
+    Build(build::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => build::run(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            ui::error(&format!("{error:#}"));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
