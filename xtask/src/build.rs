@@ -9,7 +9,7 @@ use crate::setup::Scope;
 use crate::{setup, sh, ui, workspace};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Build without optimisation (target/debug)
     #[arg(long)]
     debug: bool,
@@ -17,12 +17,12 @@ pub struct Args {
 
 /// The binaries that a build leaves.
 #[derive(Debug)]
-pub struct Binaries {
-    pub ipopd: PathBuf,
-    pub ipopctl: PathBuf,
+pub(crate) struct Binaries {
+    pub(crate) ipopd: PathBuf,
+    pub(crate) ipopctl: PathBuf,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let profile = if args.debug { Profile::Debug } else { Profile::Release };
     let built = build(profile)?;
     for file in [&built.ipopd, &built.ipopctl] {
@@ -33,13 +33,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
+pub(crate) enum Profile {
     Debug,
     Release,
 }
 
 /// Sets the machine up and builds; cargo's own progress is shown.
-pub fn build(profile: Profile) -> Result<Binaries> {
+pub(crate) fn build(profile: Profile) -> Result<Binaries> {
     setup::ensure(Scope::Run)?;
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--package", "ipop-user", "--bins"]);
@@ -51,7 +51,7 @@ pub fn build(profile: Profile) -> Result<Binaries> {
 }
 
 /// Where the binaries of `profile` are.
-pub fn binaries(profile: Profile) -> Result<Binaries> {
+pub(crate) fn binaries(profile: Profile) -> Result<Binaries> {
     let folder = workspace::target()?.join(match profile {
         Profile::Debug => "debug",
         Profile::Release => "release",

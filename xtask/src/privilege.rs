@@ -4,13 +4,13 @@ use std::process::Command;
 
 use crate::sh;
 
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
 /// How this user can do what needs root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     Root,
     /// sudo works without asking for a password.
     Sudo,
@@ -18,7 +18,7 @@ pub enum Access {
 }
 
 impl Access {
-    pub fn probe() -> Self {
+    pub(crate) fn probe() -> Self {
         if is_root() {
             return Self::Root;
         }
@@ -27,7 +27,7 @@ impl Access {
     }
 
     /// `program`, run as root; `None` where that is not possible.
-    pub fn command(self, program: &str) -> Option<Command> {
+    pub(crate) fn command(self, program: &str) -> Option<Command> {
         match self {
             Self::Root => Some(Command::new(program)),
             Self::Sudo => {

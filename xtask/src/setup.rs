@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: brings a machine to where IPOP can be built and run. Idempotent: looks
 //! first, installs only what is missing, and says what and why.
 
+mod debian;
 mod packages;
 mod toolchain;
 
@@ -13,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::{ui, workspace};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only say what is missing; exit 1 if anything is
     #[arg(long)]
     check: bool,
@@ -24,12 +25,12 @@ pub struct Args {
 
 /// How much of the machine a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     Run,
     RunAndVm,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let scope = if args.vm { Scope::RunAndVm } else { Scope::Run };
     if args.check {
         return check(scope);
@@ -40,7 +41,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Installs what `scope` needs and is missing; says nothing when nothing is.
-pub fn ensure(scope: Scope) -> Result<()> {
+pub(crate) fn ensure(scope: Scope) -> Result<()> {
     // Two set-ups at once would unpack into the same folder.
     let _lock = lock()?;
     packages::ensure(scope)?;

@@ -13,7 +13,7 @@ const TAIL_LINES: usize = 20;
 
 /// Runs `command` with its output captured. An exit code other than 0 is an error that quotes
 /// the last lines of the output.
-pub fn capture(command: &mut Command) -> Result<String> {
+pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if !output.status.success() {
         bail!("`{}` failed ({}){}", shown(command), output.status, tail(&output));
@@ -22,12 +22,12 @@ pub fn capture(command: &mut Command) -> Result<String> {
 }
 
 /// Runs `command` with its output captured, whatever its exit code.
-pub fn output(command: &mut Command) -> Result<Output> {
+pub(crate) fn output(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{}`", shown(command)))
 }
 
 /// Runs `command` with our own output; an exit code other than 0 is an error.
-pub fn inherit(command: &mut Command) -> Result<()> {
+pub(crate) fn inherit(command: &mut Command) -> Result<()> {
     let status = command
         .stdin(Stdio::null())
         .status()
@@ -39,7 +39,7 @@ pub fn inherit(command: &mut Command) -> Result<()> {
 }
 
 /// The command as one would type it (without quoting: for messages only).
-pub fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy()];
     words.extend(command.get_args().map(OsStr::to_string_lossy));
     words.join(" ")
@@ -47,7 +47,7 @@ pub fn shown(command: &Command) -> String {
 
 /// Where the program `name` is: in PATH, or in the system folders that an ordinary user's PATH
 /// leaves out.
-pub fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
@@ -76,7 +76,10 @@ mod tests {
         let error = capture(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]))
             .expect_err("exit 3 is a failure")
             .to_string();
-        assert!(error.contains("exit status: 3") && error.contains("out") && error.contains("err"), "{error}");
+        assert!(
+            error.contains("exit status: 3") && error.contains("out") && error.contains("err"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Prints one line to standard output. A reader that went away (`| head`) is not an error.
-pub fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Prints one line to standard error, as a remark that does not belong to the result.
-pub fn note(line: &str) {
+pub(crate) fn note(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-pub fn error(line: &str) {
+pub(crate) fn error(line: &str) {
     note(&format!("{} {line}", paint(Colour::Red, "error:")));
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Colour {
+pub(crate) enum Colour {
     Red,
     Green,
     Yellow,
@@ -32,7 +32,7 @@ pub enum Colour {
 }
 
 /// `text` in `colour` where both outputs are terminals and NO_COLOR is not set, else plain.
-pub fn paint(colour: Colour, text: &str) -> String {
+pub(crate) fn paint(colour: Colour, text: &str) -> String {
     if !is_coloured() {
         return text.to_owned();
     }
@@ -58,14 +58,14 @@ fn is_coloured() -> bool {
 
 /// One piece of work that takes a while: a spinner on a terminal, else a line when it starts.
 #[derive(Debug)]
-pub struct Task {
+pub(crate) struct Task {
     bar: ProgressBar,
     label: String,
     started: Instant,
 }
 
 impl Task {
-    pub fn start(label: &str) -> Self {
+    pub(crate) fn start(label: &str) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new_spinner();
             bar.set_style(
@@ -83,7 +83,7 @@ impl Task {
     }
 
     /// Replaces the spinner by a line that says that it is done.
-    pub fn done(self) {
+    pub(crate) fn done(self) {
         self.bar.finish_and_clear();
         let took_s = self.started.elapsed().as_secs_f64();
         note(&format!("{} {} ({took_s:.1} s)", paint(Colour::Green, "✓"), self.label));

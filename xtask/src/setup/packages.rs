@@ -11,9 +11,9 @@ use crate::{sh, ui};
 
 /// A Debian package, why it is wanted, and what shows that it is there.
 #[derive(Debug, Clone, Copy)]
-pub struct Package {
-    pub name: &'static str,
-    pub why: &'static str,
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) why: &'static str,
     proof: Proof,
     vm_only: bool,
 }
@@ -56,12 +56,17 @@ const PACKAGES: &[Package] = &[
 ];
 
 /// The packages of `scope` that are not there.
-pub fn missing(scope: Scope) -> Vec<Package> {
-    PACKAGES.iter().filter(|p| !p.vm_only || scope == Scope::RunAndVm).filter(|p| !p.is_there()).copied().collect()
+pub(crate) fn missing(scope: Scope) -> Vec<Package> {
+    PACKAGES
+        .iter()
+        .filter(|p| !p.vm_only || scope == Scope::RunAndVm)
+        .filter(|p| !p.is_there())
+        .copied()
+        .collect()
 }
 
 /// Installs the packages of `scope` that are not there.
-pub fn ensure(scope: Scope) -> Result<()> {
+pub(crate) fn ensure(scope: Scope) -> Result<()> {
     let missing = missing(scope);
     if missing.is_empty() {
         return Ok(());
@@ -80,7 +85,7 @@ pub fn ensure(scope: Scope) -> Result<()> {
 
 /// `apt-get install`, as root or through sudo; where neither is possible the error is the
 /// command that root must run.
-pub fn install(names: &[&str]) -> Result<()> {
+pub(crate) fn install(names: &[&str]) -> Result<()> {
     if sh::find("apt-get").is_none() {
         bail!("this is not Debian (no apt-get): please install what serves as {}", names.join(" "));
     }
@@ -109,18 +114,18 @@ pub fn install(names: &[&str]) -> Result<()> {
 }
 
 /// Whether apt's lists, as they are, can install `name`.
-pub fn has_candidate(name: &str) -> bool {
+pub(crate) fn has_candidate(name: &str) -> bool {
     candidate(name).is_some()
 }
 
 /// The version of `name` that apt would install.
-pub fn candidate(name: &str) -> Option<String> {
+pub(crate) fn candidate(name: &str) -> Option<String> {
     let policy = sh::capture(Command::new("apt-cache").args(["policy", name])).ok()?;
     parse_candidate(&policy)
 }
 
 /// `apt-get update`.
-pub fn update(access: Access) -> Result<()> {
+pub(crate) fn update(access: Access) -> Result<()> {
     let mut command = access.command("apt-get").context("`apt-get update` needs root")?;
     let task = ui::Task::start("apt-get update");
     sh::capture(command.args(["update", "-qq"]))?;
@@ -137,10 +142,8 @@ impl Package {
     fn is_there(&self) -> bool {
         match self.proof {
             Proof::Program(name) => sh::find(name).is_some(),
-            Proof::Library(module) => {
-                sh::output(Command::new("pkg-config").args(["--exists", module]))
-                    .is_ok_and(|output| output.status.success())
-            }
+            Proof::Library(module) => sh::output(Command::new("pkg-config").args(["--exists", module]))
+                .is_ok_and(|output| output.status.success()),
             Proof::File(path) => Path::new(path).exists(),
         }
     }
