@@ -1,1 +1,4 @@
+//! The IPOP daemon and its control tool.
 
+pub mod kernel;
+pub mod userpath;

@@ -1,0 +1,226 @@
+//! The forwarding tables of the user path, in memory. The daemon builds a new [`Table`] for every
+//! change and publishes it whole; the data threads only read. Nothing here knows the kernel's maps.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ipop_common::Address;
+use ipop_common::gpe::LinkId;
+use ipop_common::maps::{Config, Link, LinkRef, PrefixKey};
+use ipop_common::tables::Tables;
+
+use super::counters::LinkTraffic;
+
+/// One direct link as the user path needs it.
+#[derive(Clone, Debug)]
+pub struct UserLink {
+    /// The peer's name in messages.
+    pub name: Arc<str>,
+    pub id: LinkId,
+    /// Epoch, lease, outer addresses and MTU; the header template is not used here.
+    pub link: Link,
+    /// Where the peer's daemon listens.
+    pub endpoint: SocketAddr,
+    /// False: packets to the peer are answered with ICMP unreachable. What it sends is still taken.
+    pub reachable: bool,
+    /// Survives table swaps: hand the same one to the next table.
+    pub traffic: Arc<LinkTraffic>,
+}
+
+impl UserLink {
+    /// A reachable link to `endpoint` from address `local`, which never expires by itself: the user
+    /// path dies with the daemon that would renew it.
+    ///
+    /// `mtu` is the largest inner packet in bytes.
+    pub fn new(name: &str, id: LinkId, local: Address, endpoint: SocketAddr, mtu: u16) -> Self {
+        let link = Link {
+            lease_until_ns: u64::MAX,
+            epoch: 1,
+            peer: Address::from(endpoint.ip()),
+            local,
+            mtu,
+            outer_version: if endpoint.is_ipv4() { 4 } else { 6 },
+            ..Link::EMPTY
+        };
+        Self { name: name.into(), id, link, endpoint, reachable: true, traffic: Arc::default() }
+    }
+}
+
+/// Links by slot, link id and inner address.
+#[derive(Clone, Debug)]
+pub struct Table {
+    config: Config,
+    links: Vec<Option<UserLink>>,
+    by_link_id: HashMap<LinkId, LinkRef>,
+    hosts: HashMap<Address, LinkRef>,
+    /// Longest first.
+    prefixes: Vec<(PrefixKey, LinkRef)>,
+}
+
+impl Table {
+    /// A table without links: every packet out meets no route, every packet in an unknown link.
+    pub fn new() -> Self {
+        Self {
+            config: Config { enabled: 1, ..Config::default() },
+            links: Vec::new(),
+            by_link_id: HashMap::new(),
+            hosts: HashMap::new(),
+            prefixes: Vec::new(),
+        }
+    }
+
+    /// Puts a link into `slot`, makes it known by its id, and returns what prefixes lead to.
+    ///
+    /// # Errors
+    /// Gives the link back where the slot or its id is taken.
+    pub fn insert_link(&mut self, slot: u32, link: UserLink) -> Result<LinkRef, Box<UserLink>> {
+        let index = slot as usize;
+        if self.by_link_id.contains_key(&link.id) || self.user_link(slot).is_some() {
+            return Err(Box::new(link));
+        }
+        if self.links.len() <= index {
+            self.links.resize(index + 1, None);
+        }
+        let reference = LinkRef { slot, epoch: link.link.epoch };
+        self.by_link_id.insert(link.id, reference);
+        self.links[index] = Some(link);
+        Ok(reference)
+    }
+
+    /// Leads the inner addresses under `prefix` to a link, or to this node with [`LinkRef::LOCAL`].
+    /// Bits of the address past the prefix's length are ignored; a prefix given again replaces.
+    pub fn insert_prefix(&mut self, prefix: PrefixKey, reference: LinkRef) {
+        let prefix = masked(prefix);
+        if prefix.bits == 128 {
+            self.hosts.insert(Address::from_bytes(prefix.address), reference);
+            return;
+        }
+        self.prefixes.retain(|(known, _)| *known != prefix);
+        let at = self.prefixes.partition_point(|(known, _)| known.bits >= prefix.bits);
+        self.prefixes.insert(at, (prefix, reference));
+    }
+
+    pub fn user_link(&self, slot: u32) -> Option<&UserLink> {
+        self.links.get(slot as usize)?.as_ref()
+    }
+
+    /// All links with their slots.
+    pub fn links(&self) -> impl Iterator<Item = (u32, &UserLink)> {
+        self.links.iter().zip(0u32..).filter_map(|(link, slot)| Some((slot, link.as_ref()?)))
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tables for Table {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+
+    fn link(&self, slot: u32) -> Option<&Link> {
+        Some(&self.user_link(slot)?.link)
+    }
+
+    fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {
+        self.by_link_id.get(&id).copied()
+    }
+
+    fn by_address(&self, address: &Address) -> Option<LinkRef> {
+        if let Some(reference) = self.hosts.get(address) {
+            return Some(*reference);
+        }
+        let bits = u128::from_be_bytes(address.to_bytes());
+        let covers = |(prefix, _): &&(PrefixKey, LinkRef)| {
+            bits & mask(prefix.bits) == u128::from_be_bytes(prefix.address)
+        };
+        self.prefixes.iter().find(covers).map(|(_, reference)| *reference)
+    }
+}
+
+/// The first `bits` of 128.
+const fn mask(bits: u32) -> u128 {
+    match bits {
+        0 => 0,
+        bits if bits >= 128 => u128::MAX,
+        bits => u128::MAX << (128 - bits),
+    }
+}
+
+fn masked(prefix: PrefixKey) -> PrefixKey {
+    let bits = prefix.bits.min(128);
+    let address = u128::from_be_bytes(prefix.address) & mask(bits);
+    PrefixKey { bits, address: address.to_be_bytes() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn prefix(text: &str, len: u32) -> PrefixKey {
+        let address = address(text);
+        let offset = if address.family() == ipop_common::Family::V4 { 96 } else { 0 };
+        PrefixKey { bits: offset + len, address: address.to_bytes() }
+    }
+
+    fn link(id: u32) -> UserLink {
+        UserLink::new(
+            "peer",
+            LinkId::new(id).unwrap(),
+            address("10.200.0.1"),
+            "10.200.0.2:15000".parse().unwrap(),
+            1464,
+        )
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_in_whatever_order_they_came() {
+        let mut table = Table::new();
+        let refs: Vec<_> = (0..4).map(|slot| table.insert_link(slot, link(slot + 1)).unwrap()).collect();
+        table.insert_prefix(prefix("10.1.0.0", 16), refs[1]);
+        table.insert_prefix(prefix("10.0.0.0", 8), refs[0]);
+        table.insert_prefix(prefix("10.1.2.3", 32), refs[3]);
+        table.insert_prefix(prefix("10.1.2.0", 24), refs[2]);
+        for (text, slot) in [("10.9.9.9", 0), ("10.1.9.9", 1), ("10.1.2.9", 2), ("10.1.2.3", 3)] {
+            assert_eq!(table.by_address(&address(text)), Some(refs[slot]), "{text}");
+        }
+        assert_eq!(table.by_address(&address("11.0.0.1")), None);
+        assert_eq!(table.by_address(&address("fd00::1")), None);
+    }
+
+    #[test]
+    fn a_default_route_of_one_family_does_not_take_the_other() {
+        let mut table = Table::new();
+        let reference = table.insert_link(0, link(1)).unwrap();
+        table.insert_prefix(prefix("0.0.0.0", 0), reference);
+        assert_eq!(table.by_address(&address("192.0.2.1")), Some(reference));
+        assert_eq!(table.by_address(&address("2001:db8::1")), None);
+    }
+
+    #[test]
+    fn a_prefix_given_again_replaces_and_host_bits_do_not_matter() {
+        let mut table = Table::new();
+        let reference = table.insert_link(0, link(1)).unwrap();
+        table.insert_prefix(prefix("fd00::1", 64), LinkRef::LOCAL);
+        table.insert_prefix(prefix("fd00::2", 64), reference);
+        assert_eq!(table.by_address(&address("fd00::3")), Some(reference));
+    }
+
+    #[test]
+    fn a_taken_slot_or_link_id_is_refused() {
+        let mut table = Table::new();
+        table.insert_link(2, link(1)).unwrap();
+        assert!(table.insert_link(2, link(2)).is_err());
+        assert!(table.insert_link(3, link(1)).is_err());
+        assert_eq!(table.links().map(|(slot, _)| slot).collect::<Vec<_>>(), [2]);
+    }
+}
