@@ -1,0 +1,147 @@
+//! `[underlay]`: where we listen, on which interfaces, and which networks are trusted.
+
+use std::net::SocketAddr;
+
+use ipop_common::limits::KERNEL_PORT;
+use toml::Spanned;
+
+use super::Checker;
+use crate::config::endpoint::{parse_endpoint, parse_listen};
+use crate::config::name::InterfaceName;
+use crate::config::raw::{RawUnderlay, Text};
+use crate::config::{Endpoint, Prefix, Underlay, default_listen};
+
+pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Underlay> {
+    let listen = match &raw.listen {
+        Some(list) => listen(checker, list),
+        None => Some(default_listen()),
+    };
+    let interfaces = match &raw.interfaces {
+        Some(list) => interfaces(checker, list).map(Some),
+        None => Some(None),
+    };
+    let bootstrap = match &raw.bootstrap {
+        Some(list) => bootstrap(checker, list),
+        None => Some(Vec::new()),
+    };
+    let trusted = trusted(checker, &raw.trusted);
+    Some(Underlay { listen: listen?, interfaces: interfaces?, bootstrap: bootstrap?, trusted: trusted? })
+}
+
+fn listen(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<SocketAddr>> {
+    if list.get_ref().is_empty() {
+        return checker.error(
+            list.span(),
+            "`underlay.listen` is empty",
+            "list an address like \"udp://0.0.0.0:15000\", or take the key out for the default",
+        );
+    }
+    let mut addresses = Vec::new();
+    let mut complete = true;
+    for text in list.get_ref() {
+        match listen_address(checker, text, &addresses) {
+            Some(address) => addresses.push(address),
+            None => complete = false,
+        }
+    }
+    complete.then_some(addresses)
+}
+
+fn listen_address(checker: &mut Checker<'_>, text: &Text, before: &[SocketAddr]) -> Option<SocketAddr> {
+    let address = match parse_listen(text.get_ref()) {
+        Ok(address) => address,
+        Err((reason, advice)) => return checker.error(text.span(), reason, advice),
+    };
+    if address.port() == KERNEL_PORT {
+        return checker.error(
+            text.span(),
+            format!("port {KERNEL_PORT} belongs to the kernel path"),
+            "choose another port, like 15000",
+        );
+    }
+    if let Some(other) = before.iter().find(|other| in_the_way(**other, address)) {
+        return checker.error(
+            text.span(),
+            format!("`{address}` cannot be bound beside `{other}`"),
+            "take one of them out",
+        );
+    }
+    Some(address)
+}
+
+/// Whether the kernel would refuse to bind both. IPv6 sockets of ours take no IPv4.
+fn in_the_way(one: SocketAddr, other: SocketAddr) -> bool {
+    let wildcard = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.is_ipv4() == other.is_ipv4() && one.port() == other.port() && (wildcard || one.ip() == other.ip())
+}
+
+fn interfaces(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<InterfaceName>> {
+    if list.get_ref().is_empty() {
+        return checker.error(
+            list.span(),
+            "`underlay.interfaces` is empty",
+            "list interfaces, or take the key out to use those on the routes to the peers",
+        );
+    }
+    let mut names: Vec<InterfaceName> = Vec::new();
+    let mut complete = true;
+    for text in list.get_ref() {
+        let name = InterfaceName::existing(text.get_ref());
+        match name {
+            Ok(name) if names.contains(&name) => {
+                complete = false;
+                checker.error::<()>(
+                    text.span(),
+                    format!("interface `{name}` is listed twice"),
+                    "take one of them out",
+                );
+            }
+            Ok(name) => names.push(name),
+            Err(reason) => {
+                complete = false;
+                checker.error::<()>(
+                    text.span(),
+                    format!("interface name `{}` {reason}", text.get_ref()),
+                    "`ip link` lists the names",
+                );
+            }
+        }
+    }
+    complete.then_some(names)
+}
+
+fn bootstrap(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<Endpoint>> {
+    let mut endpoints = Vec::new();
+    for text in list.get_ref() {
+        match parse_endpoint(text.get_ref()) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err((reason, advice)) => {
+                checker.error::<()>(text.span(), reason, advice);
+            }
+        }
+    }
+    if !list.get_ref().is_empty() {
+        checker.warn(
+            list.span(),
+            "`underlay.bootstrap` is not used by this version",
+            "list every peer as a [[peer]]",
+        );
+    }
+    (endpoints.len() == list.get_ref().len()).then_some(endpoints)
+}
+
+fn trusted(checker: &mut Checker<'_>, texts: &[Text]) -> Option<Vec<Prefix>> {
+    let mut prefixes = Vec::with_capacity(texts.len());
+    for text in texts {
+        let Some(prefix) = checker.network_prefix(text) else { continue };
+        if prefix.len() == 0 {
+            checker.warn(
+                text.span(),
+                format!("`{prefix}` trusts every network, and what crosses it can be read and forged"),
+                "list only networks that are yours",
+            );
+        }
+        prefixes.push(prefix);
+    }
+    (prefixes.len() == texts.len()).then_some(prefixes)
+}

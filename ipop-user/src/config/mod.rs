@@ -1,0 +1,287 @@
+//! The configuration file of `ipopd`: read once, checked once, and from then on only valid values.
+//!
+//! Owns the language (sections, keys, defaults) and every message about a mistake in it. It opens
+//! no sockets, resolves no names and looks at no interfaces: what the machine says about a valid
+//! configuration is the daemon's to find out.
+
+mod check;
+mod endpoint;
+mod explain;
+mod name;
+mod overlap;
+mod prefix;
+mod problem;
+mod raw;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::key::PublicKey;
+
+pub use endpoint::Endpoint;
+pub use name::InterfaceName;
+pub use prefix::{Prefix, PrefixError};
+pub use problem::{ConfigErrors, Problem};
+
+/// Where `ipopd` and `ipopctl` look if nobody says otherwise.
+pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
+
+/// What a key has when the file is silent about it. The keys without an entry here are required
+/// (`node.name`, `node.key_file`, `network.name`, `network.addresses`), or optional with no value
+/// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
+/// `underlay.bootstrap`). `network.secret` is required as soon as there is a peer.
+pub mod defaults {
+    use super::{Io, Kernel, Mtu, Xdp};
+
+    pub const STATE_DIR: &str = "/var/lib/ipop";
+    pub const CONTROL_SOCKET: &str = "/run/ipop/ipopd.sock";
+    /// `network.mode`.
+    pub const MODE: &str = "l3";
+    pub const DEVICE: &str = "ipop0";
+    pub const MTU: Mtu = Mtu::Auto;
+    /// Port of both wildcard addresses that `underlay.listen` defaults to.
+    pub const PORT: u16 = 15_000;
+    pub const KERNEL: Kernel = Kernel::Auto;
+    pub const XDP: Xdp = Xdp::Auto;
+    pub const IO: Io = Io::Auto;
+    /// `datapath.security`.
+    pub const SECURITY: &str = "clear-if-trusted";
+}
+
+/// A node shares one secret with its whole network, so it must not be guessable.
+pub const SECRET_LEN_MIN: usize = 16;
+/// No configuration of ours comes near; a device file or a mistaken path does.
+const FILE_LEN_MAX: u64 = 16 << 20;
+
+/// A whole valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub node: Node,
+    pub network: Network,
+    pub underlay: Underlay,
+    pub datapath: Datapath,
+    /// The static peers, in the order of the file. Names, keys and prefixes are disjoint.
+    pub peers: Vec<Peer>,
+}
+
+/// `[node]`. Paths that the file gives relative are relative to the file's directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    pub key_file: PathBuf,
+    pub state_dir: PathBuf,
+    pub control_socket: PathBuf,
+    /// TCP address that serves `/metrics`, beside the control socket which always does.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub name: String,
+    /// Present if there are peers.
+    pub secret: Option<Secret>,
+    /// At most [`name::DEVICE_LEN_MAX`] bytes, so that helper devices can add a suffix.
+    pub device: InterfaceName,
+    /// This node's own addresses, at least one, host bits kept: `10.128.0.1/24`.
+    pub addresses: Vec<Prefix>,
+    pub mtu: Mtu,
+}
+
+/// `[underlay]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// UDP addresses to bind, at least one, none of them in another's way.
+    pub listen: Vec<SocketAddr>,
+    /// `None`: those that the routes to the peers use.
+    pub interfaces: Option<Vec<InterfaceName>>,
+    pub bootstrap: Vec<Endpoint>,
+    /// Networks over which links may be clear.
+    pub trusted: Vec<Prefix>,
+}
+
+impl Underlay {
+    /// Whether a clear link may use this address.
+    pub fn trusts(&self, addr: IpAddr) -> bool {
+        self.trusted.iter().any(|prefix| prefix.contains(addr))
+    }
+}
+
+/// `[datapath]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datapath {
+    pub kernel: Kernel,
+    pub xdp: Xdp,
+    pub io: Io,
+}
+
+/// `[[peer]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub name: String,
+    pub public_key: PublicKey,
+    /// What is reached through this peer, at least one prefix, no host bits.
+    pub addresses: Vec<Prefix>,
+    /// `None`: the peer comes to us.
+    pub endpoint: Option<Endpoint>,
+    /// Line of its `[[peer]]` in the file, for messages.
+    pub line: usize,
+}
+
+/// `datapath.kernel`: whether packets of direct links stay in the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernel {
+    /// Where the kernel lets us; otherwise the user path, and we say why.
+    #[default]
+    Auto,
+    /// Or do not start.
+    On,
+    Off,
+}
+
+/// `datapath.xdp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    #[default]
+    Auto,
+    Native,
+    Generic,
+    Off,
+}
+
+/// `datapath.io`: how the user path reads and writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Io {
+    #[default]
+    Auto,
+    IoUring,
+    Epoll,
+}
+
+/// `network.mtu`: the largest inner packet in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mtu {
+    /// What the interface below carries, less the outer headers.
+    Auto,
+    Bytes(u16),
+}
+
+/// `network.secret`. It is wiped when dropped, and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// The bytes of the secret, for key derivation.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(secret)")
+    }
+}
+
+/// A valid configuration and what is questionable about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// Each one is a line to log; none keeps the daemon from working.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks a configuration file, and warns if others may read it or the key beside it.
+pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    let text = read(path)?;
+    let mut loaded = parse(&text, path)?;
+    if loaded.config.network.secret.is_some() {
+        loaded.warnings.extend(permission_warning(path));
+    }
+    loaded.warnings.extend(permission_warning(&loaded.config.node.key_file));
+    Ok(loaded)
+}
+
+/// Checks the text of a configuration file. `path` is for messages and for relative paths.
+///
+/// A mistake in the structure (syntax, an unknown key, a wrong type) is reported alone, because
+/// what follows it cannot be trusted; mistakes in the values are reported all at once.
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigErrors> {
+    let raw = explain::structure(text, path)?;
+    check::config(raw, problem::Source { text, path })
+}
+
+impl Config {
+    /// What only the holder of the private key can check: that no peer has our own public key.
+    pub fn check_own_key(&self, path: &Path, own: &PublicKey) -> Result<(), ConfigErrors> {
+        match self.peers.iter().find(|peer| peer.public_key == *own) {
+            None => Ok(()),
+            Some(peer) => Err(ConfigErrors::from(Problem {
+                line: Some(peer.line),
+                ..Problem::new(
+                    path,
+                    format!("peer `{}` has this node's own public key", peer.name),
+                    "take this [[peer]] out, or give it the other node's key",
+                )
+            })),
+        }
+    }
+}
+
+/// The two wildcard addresses on the default port.
+fn default_listen() -> Vec<SocketAddr> {
+    vec![
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, defaults::PORT)),
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, defaults::PORT)),
+    ]
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, ConfigErrors> {
+    let failed = |error: io::Error| {
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound => "write one with `ipopctl init`, or name another with --config",
+            io::ErrorKind::PermissionDenied => "run as root, or as the user who owns it",
+            _ => "check the path",
+        };
+        ConfigErrors::from(Problem::new(path, format!("cannot read: {error}"), advice))
+    };
+    let mut bytes = Zeroizing::new(Vec::new());
+    File::open(path).and_then(|file| file.take(FILE_LEN_MAX).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 == FILE_LEN_MAX {
+        return Err(Problem::new(path, "too long for a configuration file", "check the path").into());
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(error) => {
+            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            let problem = Problem::new(path, "not UTF-8 text", "save the file as UTF-8");
+            Err(Problem { line: Some(line), ..problem }.into())
+        }
+    }
+}
+
+/// A file of secrets that others than its owner may open. A file that is not there says so when it
+/// is read.
+fn permission_warning(path: &Path) -> Option<Problem> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o066 != 0).then(|| {
+        Problem::new(
+            path,
+            format!("holds a secret, and its mode {mode:04o} opens it to others than its owner"),
+            format!("run `chmod 600 {}`", path.display()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! The configuration file as TOML gives it: the known sections and keys, each value with its place
+//! in the text. What the values mean is not decided here.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use toml::Spanned;
+
+pub(super) type Text = Spanned<String>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) node: RawNode,
+    pub(super) network: Spanned<RawNetwork>,
+    #[serde(default)]
+    pub(super) underlay: RawUnderlay,
+    #[serde(default)]
+    pub(super) datapath: RawDatapath,
+    #[serde(default, rename = "peer")]
+    pub(super) peers: Vec<Spanned<RawPeer>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNode {
+    pub(super) name: Text,
+    pub(super) key_file: Text,
+    pub(super) state_dir: Option<Text>,
+    pub(super) control_socket: Option<Text>,
+    pub(super) metrics: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNetwork {
+    pub(super) name: Text,
+    pub(super) secret: Option<Text>,
+    pub(super) mode: Option<Spanned<RawMode>>,
+    pub(super) device: Option<Text>,
+    pub(super) addresses: Spanned<RawAddresses>,
+    pub(super) mtu: Option<Spanned<RawMtu>>,
+}
+
+impl fmt::Debug for RawNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawNetwork").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUnderlay {
+    pub(super) listen: Option<Spanned<Vec<Text>>>,
+    pub(super) interfaces: Option<Spanned<Vec<Text>>>,
+    pub(super) bootstrap: Option<Spanned<Vec<Text>>>,
+    #[serde(default)]
+    pub(super) trusted: Vec<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDatapath {
+    #[serde(default)]
+    pub(super) kernel: super::Kernel,
+    #[serde(default)]
+    pub(super) xdp: super::Xdp,
+    #[serde(default)]
+    pub(super) io: super::Io,
+    pub(super) security: Option<Spanned<RawSecurity>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPeer {
+    pub(super) name: Text,
+    pub(super) public_key: Text,
+    pub(super) addresses: Spanned<Vec<Text>>,
+    pub(super) endpoint: Option<Text>,
+}
+
+/// Values that the configuration language has and that this version may not serve yet.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawMode {
+    L3,
+    L2,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawSecurity {
+    Sealed,
+    ClearIfTrusted,
+}
+
+#[derive(Debug)]
+pub(super) enum RawAddresses {
+    Dhcp,
+    List(Vec<Text>),
+}
+
+impl<'de> Deserialize<'de> for RawAddresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AddressesVisitor;
+
+        impl<'de> Visitor<'de> for AddressesVisitor {
+            type Value = RawAddresses;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list like [\"10.128.0.1/24\"]")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawAddresses, E> {
+                match text {
+                    "dhcp" => Ok(RawAddresses::Dhcp),
+                    _ => Err(E::invalid_type(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawAddresses, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(RawAddresses::List(texts))
+            }
+        }
+
+        deserializer.deserialize_any(AddressesVisitor)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RawMtu {
+    Auto,
+    Bytes(i64),
+}
+
+impl<'de> Deserialize<'de> for RawMtu {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MtuVisitor;
+
+        impl Visitor<'_> for MtuVisitor {
+            type Value = RawMtu;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\" or a number of bytes")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawMtu, E> {
+                match text {
+                    "auto" => Ok(RawMtu::Auto),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_i64<E: Error>(self, bytes: i64) -> Result<RawMtu, E> {
+                Ok(RawMtu::Bytes(bytes))
+            }
+        }
+
+        deserializer.deserialize_any(MtuVisitor)
+    }
+}
