@@ -4,7 +4,7 @@ use crate::address::Family;
 use crate::counter::Counter;
 use crate::cursor::Cursor;
 use crate::inner::{Inner, InnerError, protocol};
-use crate::limits::MTU_IPV6_MIN;
+use crate::limits::{INNER_LEN_MAX, MTU_IPV6_MIN};
 use crate::maps::LinkRef;
 use crate::tables::{Stale, Tables, follow};
 
@@ -62,6 +62,10 @@ pub fn packet<C: Cursor, T: Tables>(
     let len = if meta.gso_size == 0 { meta.len } else { segment_len(cursor, &inner, meta.gso_size) };
     if len > u32::from(link.mtu) {
         return oversized(&inner, len, link.mtu);
+    }
+    // A forwarded super-packet may be longer than an outer length field can say.
+    if meta.len > INNER_LEN_MAX as u32 {
+        return Verdict::Miss(Counter::TxFragmented);
     }
     Verdict::Encapsulate { slot: reference.slot, outer: link.outer() }
 }

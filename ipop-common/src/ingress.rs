@@ -9,7 +9,7 @@ use crate::counter::Counter;
 use crate::cursor::Cursor;
 use crate::gpe::{self, HeaderError, LinkId, NextProtocol};
 use crate::inner::{Inner, InnerError, protocol};
-use crate::maps::{Link, LinkRef};
+use crate::maps::{Link, LinkStats};
 use crate::tables::{Stale, Tables, follow};
 
 /// Length of an Ethernet header without tags.
@@ -216,7 +216,7 @@ fn behind<C: Cursor, T: Tables, const UDP: usize>(
 /// encapsulated again (EALREADY).
 #[inline(always)]
 fn needs_stack<T: Tables>(tables: &T, inner: &Inner) -> bool {
-    inner.protocol == protocol::UDP || tables.by_address(&inner.destination) != Some(LinkRef::LOCAL)
+    inner.protocol == protocol::UDP || !tables.is_local(&inner.destination)
 }
 
 /// A clear frame: header and inner packet agree with one another.
@@ -277,7 +277,9 @@ pub fn admit<'a, T: Tables>(
         return Err(Counter::RxWrongOuterSource);
     }
     match tables.by_address(&clear.inner.source) {
-        Some(owner) if owner.slot == reference.slot => Ok(Admitted { slot: reference.slot, link }),
+        Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(reference.slot) => {
+            Ok(Admitted { slot: reference.slot, link })
+        }
         _ => Err(Counter::RxWrongInnerSource),
     }
 }

@@ -18,6 +18,12 @@ pub trait Tables {
     /// The link to (and the only one that may speak for) an inner address, longest prefix first;
     /// [`LinkRef::LOCAL`] for an address of this node.
     fn by_address(&self, address: &Address) -> Option<LinkRef>;
+
+    /// Whether an inner address is one of this node's own.
+    #[inline(always)]
+    fn is_local(&self, address: &Address) -> bool {
+        self.by_address(address) == Some(LinkRef::LOCAL)
+    }
 }
 
 /// Why a reference leads to no usable link.

@@ -3,4 +3,5 @@
 pub mod config;
 pub mod kernel;
 pub mod key;
+pub mod netlink;
 pub mod userpath;

@@ -1,0 +1,151 @@
+//! TC egress on the virtual device: put the outer headers on and send the packet out.
+
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::programs::TcContext;
+use ipop_common::egress::{PacketMeta, Verdict, packet};
+use ipop_common::encapsulation::{self, V4_LEN, V6_LEN, overhead, write_v4, write_v6};
+use ipop_common::icmp::{self, QUOTE_LEN};
+use ipop_common::ingress::ETHERNET_LEN;
+use ipop_common::tables::Tables;
+use ipop_common::{Counter, Cursor, Family, checksum};
+
+use crate::maps::{Maps, count, count_tx};
+use crate::skb::{DROP, PASS, Skb, now_ns, redirect, redirect_ingress};
+use crate::trace::refused;
+
+/// Bytes that the decision may look at: an IP header and a TCP header's start.
+const HEADERS_MAX: u32 = 40 + 20;
+
+pub fn run(ctx: &TcContext) -> i32 {
+    let skb = Skb::of(ctx);
+    let Some(family) = skb.family() else {
+        count(Counter::TxNotIp);
+        return PASS;
+    };
+    if !skb.packet().holds(HEADERS_MAX as usize) {
+        skb.pull(HEADERS_MAX);
+    }
+    let meta = PacketMeta { len: skb.len(), gso_size: skb.gso_size() };
+    match packet(skb.packet(), family, meta, &Maps, now_ns()) {
+        Verdict::Encapsulate { slot, outer } => encapsulate(skb, slot, outer, family, meta),
+        Verdict::Miss(counter) => miss(counter),
+        Verdict::TooBig { mtu } => too_big(ctx, skb, family, mtu),
+        Verdict::Refuse(counter) => refuse(ctx, counter),
+    }
+}
+
+/// Hands the packet to the user path: through the helper device, or by letting it pass.
+#[inline(always)]
+fn miss(counter: Counter) -> i32 {
+    count(counter);
+    match Maps.config() {
+        Some(config) if config.miss_ifindex != 0 => redirect(config.miss_ifindex),
+        _ => PASS,
+    }
+}
+
+#[inline(always)]
+fn refuse(ctx: &TcContext, counter: Counter) -> i32 {
+    refused!(ctx, counter);
+    count(counter);
+    DROP
+}
+
+#[inline(always)]
+fn encapsulate(skb: Skb, slot: u32, outer: Family, inner: Family, meta: PacketMeta) -> i32 {
+    let Some(link) = Maps.link(slot) else { return miss(Counter::TxStaleEpoch) };
+    let source_port = encapsulation::source_port(skb.flow_hash());
+    let segments = skb.segments();
+    let written = push_header(skb, outer, meta.gso_size != 0)
+        && match outer {
+            Family::V4 => match skb.packet().head_mut::<V4_LEN>() {
+                Some(head) => {
+                    write_v4(head, link, inner, meta.len as u16, source_port);
+                    true
+                }
+                None => false,
+            },
+            Family::V6 => match skb.packet().head_mut::<V6_LEN>() {
+                Some(head) => {
+                    write_v6(head, link, inner, meta.len as u16, source_port);
+                    true
+                }
+                None => false,
+            },
+        };
+    if !written {
+        count(Counter::TxNoRoom);
+        return DROP;
+    }
+    count(Counter::TxEncapsulated);
+    count_tx(slot, segments, meta.len);
+    redirect(link.ifindex)
+}
+
+/// Room for the outer headers: in one step for a single packet, in two for a super-packet, whose
+/// segmentation must know where the tunnel starts.
+#[inline(always)]
+fn push_header(skb: Skb, outer: Family, gso: bool) -> bool {
+    let overhead = usize::from(overhead(outer));
+    if gso {
+        skb.grow_tunnel(overhead, outer) && skb.push(ETHERNET_LEN)
+    } else {
+        skb.push(ETHERNET_LEN + overhead)
+    }
+}
+
+/// Turns the packet into the ICMP error about it and lets that come in on the virtual device.
+#[inline(always)]
+fn too_big(ctx: &TcContext, skb: Skb, family: Family, mtu: u16) -> i32 {
+    count(Counter::TxTooBig);
+    refused!(ctx, Counter::TxTooBig);
+    let written = match family {
+        Family::V4 => write_error_v4(skb, mtu),
+        Family::V6 => write_error_v6(skb, mtu),
+    };
+    match (written, Maps.config()) {
+        (Some(()), Some(config)) => redirect_ingress(config.device_ifindex),
+        _ => refuse(ctx, Counter::TxNoRoom),
+    }
+}
+
+#[inline(always)]
+fn write_error_v4(skb: Skb, mtu: u16) -> Option<()> {
+    let packet = skb.packet();
+    let (source, destination) = (packet.bytes::<4>(12)?, packet.bytes::<4>(16)?);
+    let quote_sum = quote(skb)?;
+    if !skb.grow(icmp::V4_LEN) {
+        return None;
+    }
+    let head = skb.packet().head_mut::<{ icmp::V4_LEN }>()?;
+    icmp::write_v4(head, icmp::Error::TooBig { mtu }, source, destination, quote_sum);
+    Some(())
+}
+
+#[inline(always)]
+fn write_error_v6(skb: Skb, mtu: u16) -> Option<()> {
+    let packet = skb.packet();
+    let (source, destination) = (packet.bytes::<16>(8)?, packet.bytes::<16>(24)?);
+    let quote_sum = quote(skb)?;
+    if !skb.grow(icmp::V6_LEN) {
+        return None;
+    }
+    let head = skb.packet().head_mut::<{ icmp::V6_LEN }>()?;
+    icmp::write_v6(head, icmp::Error::TooBig { mtu }, source, destination, quote_sum);
+    Some(())
+}
+
+/// Cuts the packet to what the error quotes and sums that up.
+#[inline(always)]
+fn quote(skb: Skb) -> Option<u32> {
+    if !skb.truncate(QUOTE_LEN) {
+        return None;
+    }
+    skb.pull(QUOTE_LEN as u32);
+    let quoted = skb.packet().head_mut::<QUOTE_LEN>()?;
+    // SAFETY: the array is inside the packet; a `from` of size 0 may be null.
+    let sum = unsafe {
+        helpers::bpf_csum_diff(core::ptr::null_mut(), 0, quoted.as_mut_ptr().cast(), QUOTE_LEN as u32, 0)
+    };
+    Some(u32::from(u16::from_be(checksum::fold(sum as u32))))
+}

@@ -1,0 +1,156 @@
+//! TC ingress: on underlay interfaces, take the outer headers off; on the virtual device, check
+//! what came in by another way; on the helper device, pass on what the daemon wrote.
+
+use core::mem::{self, MaybeUninit};
+
+use aya_ebpf::bindings::{BPF_F_TUNINFO_IPV6, bpf_tunnel_key};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::programs::TcContext;
+use ipop_common::gpe::LinkId;
+use ipop_common::ingress::{Clear, Delivery, FRAME_HEADERS_MAX, FrameMeta, Verdict, admit, frame};
+use ipop_common::inner::Inner;
+use ipop_common::tables::Tables;
+use ipop_common::{Address, Counter, Cursor};
+
+use crate::maps::{Maps, count, count_rx};
+use crate::skb::{DROP, PASS, Skb, now_ns, redirect_ingress};
+use crate::trace::refused;
+use crate::xdp;
+
+/// On an underlay interface.
+pub fn run(ctx: &TcContext) -> i32 {
+    let skb = Skb::of(ctx);
+    if xdp::marked(skb.metadata(), skb.packet()) {
+        return deliver();
+    }
+    let verdict = match decide(skb) {
+        // The headers may lie outside the linear part.
+        Verdict::Refuse(Counter::RxTruncated) if !skb.packet().holds(FRAME_HEADERS_MAX) => {
+            skb.pull(FRAME_HEADERS_MAX as u32);
+            decide(skb)
+        }
+        verdict => verdict,
+    };
+    match verdict {
+        Verdict::NotOurs => not_ours(),
+        Verdict::Refuse(counter) => refuse(ctx, counter),
+        Verdict::LeaveToStack(_) => {
+            count(Counter::RxToStack);
+            PASS
+        }
+        Verdict::Deliver(delivery) => decapsulate(ctx, skb, &delivery),
+    }
+}
+
+/// Bytes that tell whether a frame is ours: up to the UDP ports behind an IPv6 header.
+const PORTS_END: usize = 14 + 40 + 4;
+
+#[inline(always)]
+fn decide(skb: Skb) -> Verdict {
+    if skb.family().is_none() || skb.tagged() || !skb.for_this_host() {
+        return Verdict::NotOurs;
+    }
+    let len = skb.len();
+    if !skb.packet().holds(PORTS_END) && len as usize >= PORTS_END {
+        skb.pull(PORTS_END as u32);
+    }
+    frame(skb.packet(), FrameMeta { len, gso: skb.gso_size() != 0 }, &Maps, now_ns())
+}
+
+#[inline(always)]
+fn not_ours() -> i32 {
+    count(Counter::RxNotOurs);
+    PASS
+}
+
+#[inline(always)]
+fn refuse(ctx: &TcContext, counter: Counter) -> i32 {
+    refused!(ctx, counter);
+    count(counter);
+    DROP
+}
+
+#[inline(always)]
+fn decapsulate(ctx: &TcContext, skb: Skb, delivery: &Delivery) -> i32 {
+    let segments = skb.segments();
+    if !skb.shrink_tunnel(delivery.overhead(), delivery.outer, delivery.inner) {
+        // Before Linux 6.3 the families cannot change here; the VXLAN device can do it.
+        if delivery.outer != delivery.inner {
+            count(Counter::RxToStack);
+            return PASS;
+        }
+        return refuse(ctx, Counter::RxNoRoom);
+    }
+    count(Counter::RxDecapsulated);
+    count_rx(delivery.slot, segments, u32::from(delivery.inner_len));
+    deliver()
+}
+
+/// Lets the packet come in on the virtual device.
+#[inline(always)]
+pub fn deliver() -> i32 {
+    match Maps.config() {
+        Some(config) => redirect_ingress(config.device_ifindex),
+        None => PASS,
+    }
+}
+
+/// On the virtual device: what our own programs redirected has been checked; what the kernel's
+/// VXLAN device decapsulated (super-packets left to it, frames from interfaces without a program)
+/// carries tunnel metadata and is checked here.
+pub fn guard(ctx: &TcContext) -> i32 {
+    let skb = Skb::of(ctx);
+    let Some((link_id, source)) = tunnel_source(skb) else { return PASS };
+    match check(skb, link_id, source) {
+        Ok((slot, len)) => {
+            count(Counter::RxFromStack);
+            count_rx(slot, skb.segments(), len);
+            PASS
+        }
+        Err(counter) => refuse(ctx, counter),
+    }
+}
+
+#[inline(always)]
+fn check(skb: Skb, link_id: u32, source: Address) -> Result<(u32, u32), Counter> {
+    let Some(family) = skb.family() else { return Err(Counter::RxBadInner) };
+    let Some(link_id) = LinkId::new(link_id) else { return Err(Counter::RxBadHeader) };
+    if !skb.packet().holds(family.header_len()) {
+        skb.pull(family.header_len() as u32);
+    }
+    let Ok(inner) = Inner::parse(skb.packet(), 0, family) else { return Err(Counter::RxBadInner) };
+    let admitted = admit(&Maps, &Clear { link_id, inner }, source, now_ns())?;
+    Ok((admitted.slot, skb.len()))
+}
+
+const EPROTO: i64 = 71;
+
+/// VNI and outer source of a packet that the VXLAN device decapsulated; `None` for any other.
+#[inline(always)]
+fn tunnel_source(skb: Skb) -> Option<(u32, Address)> {
+    let mut key = MaybeUninit::<bpf_tunnel_key>::uninit();
+    let size = mem::size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: the helper writes all `size` bytes of the key, also where it fails.
+    let result = unsafe { helpers::bpf_skb_get_tunnel_key(skb.raw, key.as_mut_ptr(), size, 0) };
+    if result == 0 {
+        // SAFETY: written by the helper; over IPv4 this member of the union is the valid one.
+        let (id, remote) =
+            unsafe { ((*key.as_ptr()).tunnel_id, (*key.as_ptr()).__bindgen_anon_1.remote_ipv4) };
+        return Some((id, Address::from_v4(remote.to_be_bytes())));
+    }
+    if result != -EPROTO {
+        return None;
+    }
+    // SAFETY: as above.
+    let result =
+        unsafe { helpers::bpf_skb_get_tunnel_key(skb.raw, key.as_mut_ptr(), size, u64::from(BPF_F_TUNINFO_IPV6)) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: written by the helper; over IPv6 this member of the union is the valid one.
+    let (id, [a, b, c, d]) =
+        unsafe { ((*key.as_ptr()).tunnel_id, (*key.as_ptr()).__bindgen_anon_1.remote_ipv6) };
+    let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_ne_bytes(), b.to_ne_bytes());
+    let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c.to_ne_bytes(), d.to_ne_bytes());
+    Some((id, Address::from_bytes([a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3])))
+}

@@ -1,0 +1,104 @@
+//! The kernel maps, and the forwarding tables that they are.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use ipop_common::counter::COUNTERS;
+use ipop_common::gpe::LinkId;
+use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX};
+use ipop_common::maps::{Config, Link, LinkRef, LinkStats};
+use ipop_common::tables::Tables;
+use ipop_common::{Address, Counter};
+
+#[btf_map]
+static IPOP_CONFIG: Array<Config, 1> = Array::new();
+/// Shared with the daemon by mmap: leases and epochs change with one store.
+#[btf_map]
+static IPOP_LINKS: Array<Link, { LINK_SLOTS_MAX as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+static IPOP_HOSTS: HashMap<Address, LinkRef, { HOSTS_MAX as usize }> = HashMap::new();
+#[btf_map]
+static IPOP_PREFIXES: LpmTrie<[u8; 16], LinkRef, { PREFIXES_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+static IPOP_LINK_IDS: HashMap<u32, LinkRef, { LINKS_MAX as usize }> = HashMap::new();
+#[btf_map]
+static IPOP_COUNTERS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
+#[btf_map]
+static IPOP_LINK_STATS: PerCpuArray<LinkStats, { LINKS_MAX as usize }> = PerCpuArray::new();
+
+/// The maps of this node.
+pub struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        IPOP_CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn link(&self, slot: u32) -> Option<&Link> {
+        IPOP_LINKS.get(slot)
+    }
+
+    #[inline(always)]
+    fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {
+        // SAFETY: the value is copied at once; an element that is replaced meanwhile is at worst a
+        // reference with an old epoch, which misses.
+        unsafe { IPOP_LINK_IDS.get(id.value()).copied() }
+    }
+
+    /// Whole addresses first, by hash; then prefixes.
+    #[inline(always)]
+    fn by_address(&self, address: &Address) -> Option<LinkRef> {
+        // SAFETY: as above.
+        if let Some(reference) = unsafe { IPOP_HOSTS.get(address) } {
+            return Some(*reference);
+        }
+        IPOP_PREFIXES.get(&Key::new(128, address.to_bytes())).copied()
+    }
+
+    /// Own addresses are whole addresses. (The comparison stays inside the arm: an `Option` that is
+    /// compared as a whole makes the compiler read a payload that is not there.)
+    #[inline(always)]
+    fn is_local(&self, address: &Address) -> bool {
+        // SAFETY: as above.
+        match unsafe { IPOP_HOSTS.get(address) } {
+            Some(reference) => reference.slot == LinkRef::LOCAL.slot,
+            None => false,
+        }
+    }
+}
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = IPOP_COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the element is this CPU's own, and programs on it do not nest.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Adds to a link's traffic on this CPU.
+#[inline(always)]
+pub fn count_tx(slot: u32, packets: u32, bytes: u32) {
+    if let Some(stats) = IPOP_LINK_STATS.get_ptr_mut(LinkStats::index(slot)) {
+        // SAFETY: as in `count`.
+        unsafe {
+            (*stats).tx_packets += u64::from(packets);
+            (*stats).tx_bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// As [`count_tx`], for what was received.
+#[inline(always)]
+pub fn count_rx(slot: u32, packets: u32, bytes: u32) {
+    if let Some(stats) = IPOP_LINK_STATS.get_ptr_mut(LinkStats::index(slot)) {
+        // SAFETY: as in `count`.
+        unsafe {
+            (*stats).rx_packets += u64::from(packets);
+            (*stats).rx_bytes += u64::from(bytes);
+        }
+    }
+}

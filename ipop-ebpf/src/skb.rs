@@ -1,0 +1,176 @@
+//! What the TC programs share: socket buffer fields, helper calls with their flags, time.
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
+};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::programs::TcContext;
+use ipop_common::Family;
+
+use crate::cursor::Packet;
+
+/// Lets the next program, or the stack, see the packet.
+pub const PASS: i32 = TC_ACT_UNSPEC;
+pub const DROP: i32 = TC_ACT_SHOT as i32;
+
+/// One socket buffer.
+#[derive(Clone, Copy)]
+pub struct Skb {
+    pub raw: *mut __sk_buff,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn of(ctx: &TcContext) -> Self {
+        Self { raw: ctx.skb.skb }
+    }
+
+    /// The linear part, from the first header that the hook sees.
+    #[inline(always)]
+    pub fn packet(self) -> Packet {
+        // SAFETY: the context is valid for the program's run; these are its documented fields.
+        unsafe { Packet { data: (*self.raw).data as usize, end: (*self.raw).data_end as usize } }
+    }
+
+    /// Where metadata of XDP starts; equal to the packet's start where there is none.
+    #[inline(always)]
+    pub fn metadata(self) -> usize {
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).data_meta as usize }
+    }
+
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).len }
+    }
+
+    /// Payload bytes per segment of a super-packet; 0 for a single packet.
+    #[inline(always)]
+    pub fn gso_size(self) -> u32 {
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).gso_size }
+    }
+
+    /// Packets on the wire that this buffer stands for.
+    #[inline(always)]
+    pub fn segments(self) -> u32 {
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).gso_segs }.max(1)
+    }
+
+    /// The IP version by the buffer's protocol field.
+    #[inline(always)]
+    pub fn family(self) -> Option<Family> {
+        // SAFETY: as in `packet`.
+        match u16::from_be(unsafe { (*self.raw).protocol } as u16) {
+            0x0800 => Some(Family::V4),
+            0x86dd => Some(Family::V6),
+            _ => None,
+        }
+    }
+
+    /// Whether the frame carries a VLAN tag that the NIC or the stack took out.
+    #[inline(always)]
+    pub fn tagged(self) -> bool {
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).vlan_present != 0 }
+    }
+
+    /// Whether the frame's destination MAC is this interface's own.
+    #[inline(always)]
+    pub fn for_this_host(self) -> bool {
+        // SAFETY: as in `packet`. 0 is PACKET_HOST.
+        unsafe { (*self.raw).pkt_type == 0 }
+    }
+
+    /// Makes at least `len` bytes directly readable where the buffer has them.
+    #[inline(always)]
+    pub fn pull(self, len: u32) {
+        let len = len.min(self.len());
+        // SAFETY: a helper call on a valid context. Failure shows as a packet that ends early.
+        let _ = unsafe { helpers::bpf_skb_pull_data(self.raw, len) };
+    }
+
+    /// The flow hash; asked for before the packet changes.
+    #[inline(always)]
+    pub fn flow_hash(self) -> u32 {
+        // SAFETY: a helper call on a valid context.
+        unsafe { helpers::bpf_get_hash_recalc(self.raw) }
+    }
+
+    /// Puts `len` bytes of outer headers between the MAC and the IP header of a super-packet, and
+    /// marks it so that it is segmented with them.
+    #[inline(always)]
+    pub fn grow_tunnel(self, len: usize, outer: Family) -> bool {
+        let l3 = match outer {
+            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        };
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | l3;
+        self.adjust_room(len as i32, flags)
+    }
+
+    /// Makes room for `len` bytes between the MAC and the IP header.
+    #[inline(always)]
+    pub fn grow(self, len: usize) -> bool {
+        self.adjust_room(len as i32, BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+    }
+
+    /// Removes `len` bytes of outer headers. FIXED_GSO: a super-packet's segments keep their size.
+    #[inline(always)]
+    pub fn shrink_tunnel(self, len: usize, outer: Family, inner: Family) -> bool {
+        // The flag (Linux 6.3) changes the buffer's protocol; without need for it, older kernels do.
+        let l3 = match (outer, inner) {
+            (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+            _ => 0,
+        };
+        self.adjust_room(-(len as i32), BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | l3)
+    }
+
+    #[inline(always)]
+    fn adjust_room(self, len: i32, flags: u32) -> bool {
+        // SAFETY: a helper call on a valid context.
+        unsafe {
+            helpers::bpf_skb_adjust_room(self.raw, len, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, u64::from(flags)) == 0
+        }
+    }
+
+    /// Puts `len` zero bytes before the packet.
+    #[inline(always)]
+    pub fn push(self, len: usize) -> bool {
+        // SAFETY: a helper call on a valid context.
+        unsafe { helpers::bpf_skb_change_head(self.raw, len as u32, 0) == 0 }
+    }
+
+    /// Cuts the packet to `len` bytes.
+    #[inline(always)]
+    pub fn truncate(self, len: usize) -> bool {
+        // SAFETY: a helper call on a valid context.
+        unsafe { helpers::bpf_skb_change_tail(self.raw, len as u32, 0) == 0 }
+    }
+}
+
+/// Sends the packet out of an interface.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> i32 {
+    // SAFETY: a helper call without pointers.
+    unsafe { helpers::bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// Lets the packet come in on an interface.
+#[inline(always)]
+pub fn redirect_ingress(ifindex: u32) -> i32 {
+    // SAFETY: a helper call without pointers.
+    unsafe { helpers::bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+/// CLOCK_MONOTONIC, as of the last tick: what leases are compared with.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: a helper call without pointers.
+    unsafe { helpers::bpf_ktime_get_coarse_ns() }
+}

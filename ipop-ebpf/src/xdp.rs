@@ -1,0 +1,86 @@
+//! XDP on an underlay interface: take the outer headers off before GRO, so that GRO merges the
+//! inner packets; TC ingress on the same interface then hands them to the virtual device.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::programs::XdpContext;
+use ipop_common::ingress::{Delivery, ETHERNET_LEN, FrameMeta, Verdict, frame};
+use ipop_common::tables::Tables;
+use ipop_common::{Counter, Cursor};
+
+use crate::cursor::Packet;
+use crate::maps::{Maps, count, count_rx};
+use crate::skb::now_ns;
+use crate::trace::refused;
+
+/// In the metadata before a packet: decapsulated and checked by this node's XDP program. Nothing
+/// that comes off a wire has metadata.
+const MARK: u32 = 0x1b0f_0de1;
+const MARK_LEN: usize = 4;
+
+pub fn run(ctx: &XdpContext) -> u32 {
+    // SAFETY: a helper call on a valid context.
+    let len = unsafe { helpers::bpf_xdp_get_buff_len(ctx.ctx) } as u32;
+    match frame(packet(ctx), FrameMeta { len, gso: false }, &Maps, now_ns()) {
+        // TC ingress sees these too and counts them.
+        Verdict::NotOurs | Verdict::LeaveToStack(_) => XDP_PASS,
+        Verdict::Refuse(counter) => refuse(ctx, counter),
+        Verdict::Deliver(delivery) => decapsulate(ctx, &delivery),
+    }
+}
+
+/// Whether metadata that starts at `metadata` marks `packet` as decapsulated by [`run`].
+#[inline(always)]
+pub fn marked(metadata: usize, packet: Packet) -> bool {
+    if metadata + MARK_LEN > packet.data {
+        return false;
+    }
+    // SAFETY: [metadata, metadata + 4) ends at or before the packet, as just compared; the driver
+    // aligns metadata to 4 bytes.
+    unsafe { *(metadata as *const u32) == MARK }
+}
+
+#[inline(always)]
+fn packet(ctx: &XdpContext) -> Packet {
+    Packet { data: ctx.data(), end: ctx.data_end() }
+}
+
+#[inline(always)]
+fn refuse(ctx: &XdpContext, counter: Counter) -> u32 {
+    refused!(ctx, counter);
+    count(counter);
+    XDP_DROP
+}
+
+#[inline(always)]
+fn decapsulate(ctx: &XdpContext, delivery: &Delivery) -> u32 {
+    let Some(macs) = packet(ctx).bytes::<12>(0) else { return refuse(ctx, Counter::RxTruncated) };
+    let Some(link) = Maps.link(delivery.slot) else { return refuse(ctx, Counter::RxStaleEpoch) };
+    // A frame for another host, on an interface in promiscuous mode: TC sees that by the packet's
+    // type, here it is the destination MAC.
+    if macs.first_chunk::<6>() != link.header.get(6..12).and_then(|mac| mac.first_chunk::<6>()) {
+        return XDP_PASS;
+    }
+    // SAFETY: a helper call on a valid context.
+    if unsafe { helpers::bpf_xdp_adjust_head(ctx.ctx, delivery.overhead() as i32) } != 0 {
+        return refuse(ctx, Counter::RxNoRoom);
+    }
+    let Some(head) = packet(ctx).head_mut::<ETHERNET_LEN>() else { return refuse(ctx, Counter::RxNoRoom) };
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
+    let [type_high, type_low] = delivery.inner.ethertype().to_be_bytes();
+    *head = [a, b, c, d, e, f, g, h, i, j, k, l, type_high, type_low];
+    // SAFETY: a helper call on a valid context.
+    if unsafe { helpers::bpf_xdp_adjust_meta(ctx.ctx, -(MARK_LEN as i32)) } != 0 {
+        return refuse(ctx, Counter::RxNoRoom);
+    }
+    // SAFETY: the context's documented fields.
+    let metadata = unsafe { (*ctx.ctx).data_meta } as usize;
+    if metadata + MARK_LEN > ctx.data() {
+        return refuse(ctx, Counter::RxNoRoom);
+    }
+    // SAFETY: four bytes before the packet, as just compared, aligned by the driver.
+    unsafe { *(metadata as *mut u32) = MARK };
+    count(Counter::RxXdpDecapsulated);
+    count_rx(delivery.slot, 1, u32::from(delivery.inner_len));
+    XDP_PASS
+}

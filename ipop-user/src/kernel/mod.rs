@@ -1,0 +1,359 @@
+//! The kernel path as the daemon sees it: programs loaded or adopted, attached, and their maps
+//! filled from the links that the daemon decides on.
+//!
+//! Persistence: programs are attached to the devices themselves (tcx without a link object, or
+//! clsact filters), not held by file descriptors or pins, so the kernel path outlives the daemon in
+//! any mount namespace; a later daemon finds programs and maps by the owner that the config map
+//! names ([`adopt`]). See docs/decisions/0002-persistence.md.
+
+mod adopt;
+mod attach;
+mod links;
+mod maps;
+mod object;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use aya::programs::ProgramError;
+use ipop_common::counter::COUNTERS;
+use ipop_common::encapsulation::{Underlay, write_template};
+use ipop_common::gpe::LinkId;
+use ipop_common::limits::{KERNEL_PORT, LINKS_MAX};
+use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, LinkStats, program};
+use ipop_common::{Address, Counter};
+use tracing::{debug, info};
+
+pub use adopt::owner;
+pub use attach::{Hook, Method};
+use links::LinkTable;
+use maps::Maps;
+pub use maps::Prefix;
+use object::Programs;
+
+/// Why the kernel path cannot be had or used.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error("BPF is refused ({0}): run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    Refused(io::Error),
+    #[error("the kernel's verifier or loader refused the programs: {0}")]
+    Load(String),
+    #[error("cannot attach {program} to interface {ifindex}: {error}")]
+    Attach { program: &'static str, ifindex: u32, error: String },
+    #[error("map {name}: {error}")]
+    Map { name: &'static str, error: String },
+    #[error("all {LINKS_MAX} links are in use")]
+    Full,
+    #[error("prefix {0} belongs to two links")]
+    PrefixTaken(String),
+}
+
+impl KernelError {
+    fn from_program(error: ProgramError) -> Self {
+        match error {
+            ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
+                Self::Refused(io_error)
+            }
+            ProgramError::LoadError { io_error, verifier_log } => {
+                let log = verifier_log.to_string();
+                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+                Self::Load(format!("{io_error}: {last}"))
+            }
+            other => Self::Load(other.to_string()),
+        }
+    }
+}
+
+/// What the maps must know about a direct link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkIntent {
+    pub underlay: Underlay,
+    /// Underlay interface that leads to the peer.
+    pub ifindex: u32,
+    /// Largest inner packet in bytes.
+    pub mtu: u16,
+    /// Inner addresses that belong to the peer.
+    pub prefixes: Vec<Prefix>,
+}
+
+struct Installed {
+    slot: u32,
+    epoch: u32,
+    /// `None` for an entry taken over from an earlier daemon and not yet confirmed.
+    intent: Option<LinkIntent>,
+    prefixes: Vec<Prefix>,
+}
+
+/// Everything the daemon holds of the kernel path.
+pub struct KernelPath {
+    programs: Programs,
+    maps: Maps,
+    links: LinkTable,
+    attachments: attach::Attachments,
+    installed: BTreeMap<LinkId, Installed>,
+    local: HashSet<Address>,
+    config: Config,
+    epoch: u32,
+    adopted: bool,
+}
+
+impl std::fmt::Debug for KernelPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelPath").field("config", &self.config).field("links", &self.installed.len()).finish()
+    }
+}
+
+/// How a kernel path is to be set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The virtual device.
+    pub device_ifindex: u32,
+    /// The helper device for misses; 0 where the virtual device is a TUN itself.
+    pub miss_ifindex: u32,
+    /// From [`owner`].
+    pub owner: u64,
+    /// Log every refusal (a second build of the programs).
+    pub log: bool,
+}
+
+impl KernelPath {
+    /// Loads the programs, and takes over the tables of an earlier daemon with the same owner.
+    ///
+    /// The programs are always this daemon's own: where an earlier one's are attached, `attach`
+    /// replaces them in one step, after the tables have been copied, so that no packet finds a gap.
+    pub fn open(settings: Settings) -> Result<Self, KernelError> {
+        let bytes = object::bytes(settings.log);
+        let previous = adopt::find(settings.owner);
+        let mut attachments = attach::Attachments::new(attach::method(), settings.owner);
+        let (programs, mut maps) = object::load(bytes)?;
+        let mut links = LinkTable::map(maps.links_fd())?;
+        let mut adopted = false;
+        if let Some(previous) = &previous {
+            attachments.replace(previous.program_ids());
+            if previous.config.layout == LAYOUT {
+                info!("taking over the links of an earlier run");
+                adopted = true;
+                maps.copy_from(&previous.maps)?;
+                links.copy_from(&LinkTable::map(previous.maps.links_fd())?);
+            }
+        }
+        let enabled = u32::from(!adopted || maps.config()?.enabled != 0);
+        let config = Config {
+            layout: LAYOUT,
+            enabled,
+            device_ifindex: settings.device_ifindex,
+            miss_ifindex: settings.miss_ifindex,
+            owner: settings.owner,
+            object: object::identity(bytes),
+            port: KERNEL_PORT,
+            reserved: [0; 6],
+        };
+        let mut path = Self {
+            programs,
+            maps,
+            links,
+            attachments,
+            installed: BTreeMap::new(),
+            local: HashSet::new(),
+            config,
+            epoch: 0,
+            adopted,
+        };
+        path.maps.set_config(&path.config)?;
+        path.take_over_entries()?;
+        Ok(path)
+    }
+
+    /// Whether links of an earlier run were taken over.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// How TC programs are attached on this kernel.
+    pub fn method(&self) -> Method {
+        self.attachments.method()
+    }
+
+    /// Attaches what belongs on the virtual device and on the helper device.
+    pub fn attach_devices(&mut self) -> Result<(), KernelError> {
+        let device = self.config.device_ifindex;
+        if self.config.miss_ifindex != 0 {
+            self.attach(program::DELIVER, self.config.miss_ifindex, Hook::Ingress)?;
+        }
+        self.attach(program::GUARD, device, Hook::Ingress)?;
+        self.attach(program::EGRESS, device, Hook::Egress)
+    }
+
+    /// Attaches TC ingress to an underlay interface; repeated calls are harmless.
+    pub fn attach_underlay(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.attach(program::INGRESS, ifindex, Hook::Ingress)
+    }
+
+    /// Forgets an underlay interface, detaching where it still exists.
+    pub fn detach_underlay(&mut self, ifindex: u32) {
+        self.attachments.detach(&self.programs, ifindex);
+    }
+
+    fn attach(&mut self, name: &'static str, ifindex: u32, hook: Hook) -> Result<(), KernelError> {
+        self.attachments.attach(&mut self.programs, name, ifindex, hook)
+    }
+
+    /// The XDP program, to be attached by netlink.
+    pub fn xdp_program(&self) -> Result<BorrowedFd<'_>, KernelError> {
+        self.programs.fd(program::XDP)
+    }
+
+    /// Switches encapsulation on or off; off, every packet misses.
+    pub fn set_enabled(&mut self, enabled: bool) -> Result<(), KernelError> {
+        self.config.enabled = u32::from(enabled);
+        self.maps.set_config(&self.config)
+    }
+
+    pub fn enabled(&self) -> bool {
+        self.config.enabled != 0
+    }
+
+    /// Declares this node's own inner addresses.
+    pub fn set_local(&mut self, addresses: &[Address]) -> Result<(), KernelError> {
+        let wanted: HashSet<Address> = addresses.iter().copied().collect();
+        for gone in self.local.difference(&wanted) {
+            self.maps.remove_prefix(&Prefix::host(*gone))?;
+        }
+        for address in &wanted {
+            self.maps.set_prefix(&Prefix::host(*address), LinkRef::LOCAL)?;
+        }
+        self.local = wanted;
+        Ok(())
+    }
+
+    /// Makes the maps carry a link, until `lease_until_ns` (CLOCK_MONOTONIC).
+    ///
+    /// A changed link is written to the slot that is not in use, then the tables are switched over,
+    /// then the old slot is emptied: no packet sees half of an entry.
+    pub fn install(&mut self, id: LinkId, intent: &LinkIntent, lease_until_ns: u64) -> Result<(), KernelError> {
+        if let Some(installed) = self.installed.get(&id)
+            && installed.intent.as_ref() == Some(intent)
+        {
+            self.links.renew(installed.slot, lease_until_ns);
+            return Ok(());
+        }
+        let slot = self.free_slot(id)?;
+        let epoch = self.next_epoch();
+        let mut link = Link { epoch, ifindex: intent.ifindex, mtu: intent.mtu, lease_until_ns, ..Link::EMPTY };
+        write_template(&mut link, &intent.underlay);
+        self.links.write(slot, &link);
+        let reference = LinkRef { slot, epoch };
+        for prefix in &intent.prefixes {
+            self.maps.set_prefix(prefix, reference)?;
+        }
+        self.maps.set_link_id(id, reference)?;
+        let entry =
+            Installed { slot, epoch, intent: Some(intent.clone()), prefixes: intent.prefixes.clone() };
+        debug!(link = id.value(), slot, epoch, ?link, "link installed");
+        if let Some(old) = self.installed.insert(id, entry) {
+            self.links.clear(old.slot);
+            for prefix in old.prefixes.iter().filter(|p| !intent.prefixes.contains(p)) {
+                self.maps.remove_prefix(prefix)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every cached entry of a link miss, with one store.
+    pub fn invalidate(&mut self, id: LinkId) {
+        if let Some(installed) = self.installed.get_mut(&id) {
+            self.links.clear(installed.slot);
+            installed.intent = None;
+        }
+    }
+
+    /// Takes a link out of the maps.
+    pub fn remove(&mut self, id: LinkId) -> Result<(), KernelError> {
+        let Some(installed) = self.installed.remove(&id) else { return Ok(()) };
+        self.links.clear(installed.slot);
+        self.maps.remove_link_id(id)?;
+        for prefix in &installed.prefixes {
+            self.maps.remove_prefix(prefix)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all links that are not in `keep`.
+    pub fn retain(&mut self, keep: &HashSet<LinkId>) -> Result<(), KernelError> {
+        let gone: Vec<_> = self.installed.keys().filter(|id| !keep.contains(id)).copied().collect();
+        gone.into_iter().try_for_each(|id| self.remove(id))
+    }
+
+    /// The entry of a link as the programs see it now.
+    pub fn entry(&self, id: LinkId) -> Option<Link> {
+        let installed = self.installed.get(&id)?;
+        Some(self.links.read(installed.slot)).filter(|link| link.epoch == installed.epoch)
+    }
+
+    /// All counters, summed over CPUs, in the order of [`Counter::ALL`].
+    pub fn counters(&self) -> Result<[u64; COUNTERS as usize], KernelError> {
+        let mut values = [0; COUNTERS as usize];
+        for (value, counter) in values.iter_mut().zip(Counter::ALL) {
+            *value = self.maps.counter(*counter)?;
+        }
+        Ok(values)
+    }
+
+    /// Traffic of a link through the kernel path, summed over CPUs; zero for an unknown one.
+    pub fn stats(&self, id: LinkId) -> Result<LinkStats, KernelError> {
+        match self.installed.get(&id) {
+            Some(installed) => self.maps.stats(LinkStats::index(installed.slot)),
+            None => Ok(LinkStats::default()),
+        }
+    }
+
+    /// Detaches everything that this daemon attached by TC. Devices are the caller's.
+    pub fn close(mut self) {
+        self.attachments.detach_all(&self.programs);
+    }
+
+    /// A slot that no table refers to: the other one of the link's pair, or one of a free pair,
+    /// whose statistics start at zero.
+    fn free_slot(&mut self, id: LinkId) -> Result<u32, KernelError> {
+        if let Some(installed) = self.installed.get(&id) {
+            return Ok(installed.slot ^ 1);
+        }
+        let used: HashSet<u32> = self.installed.values().map(|i| LinkStats::index(i.slot)).collect();
+        let index = (0..LINKS_MAX).find(|index| !used.contains(index)).ok_or(KernelError::Full)?;
+        self.maps.set_stats(index, LinkStats::default())?;
+        Ok(index * 2)
+    }
+
+    fn next_epoch(&mut self) -> u32 {
+        self.epoch = self.epoch.checked_add(1).unwrap_or(1);
+        self.epoch
+    }
+
+    /// Learns from the maps what an earlier daemon installed; its leases run on.
+    fn take_over_entries(&mut self) -> Result<(), KernelError> {
+        let mut by_slot: HashMap<u32, Vec<Prefix>> = HashMap::new();
+        for (prefix, reference) in self.maps.prefixes()? {
+            if reference == LinkRef::LOCAL {
+                self.local.insert(prefix.address);
+            } else {
+                by_slot.entry(reference.slot).or_default().push(prefix);
+            }
+        }
+        for (id, reference) in self.maps.link_ids()? {
+            self.epoch = self.epoch.max(reference.epoch);
+            let prefixes = by_slot.remove(&reference.slot).unwrap_or_default();
+            let entry = Installed { slot: reference.slot, epoch: reference.epoch, intent: None, prefixes };
+            self.installed.insert(id, entry);
+        }
+        for prefix in by_slot.into_values().flatten() {
+            self.maps.remove_prefix(&prefix)?;
+        }
+        Ok(())
+    }
+}
+
+fn raw(fd: &impl AsRawFd) -> u32 {
+    // A valid descriptor is never negative.
+    fd.as_raw_fd().unsigned_abs()
+}
