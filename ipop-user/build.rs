@@ -67,7 +67,9 @@ fn compile(root: &Path, target: &Path, features: &[&str]) {
     match cargo.status() {
         Ok(status) if status.success() => {}
         Ok(status) => fail(&format!("compiling ipop-ebpf failed ({status}): run `cargo xtask setup` once")),
-        Err(error) => fail(&format!("cannot start cargo for ipop-ebpf: {error}: run `cargo xtask setup` once")),
+        Err(error) => {
+            fail(&format!("cannot start cargo for ipop-ebpf: {error}: run `cargo xtask setup` once"))
+        }
     }
 }
 
@@ -84,10 +86,13 @@ fn toolchain(private: &Path) -> Command {
     }
     match rustc {
         Ok(rustc) => cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg("build"),
-        Err(_) => cargo
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .env_remove("CARGO")
-            .args(["run", "nightly", "cargo", "build", "-Zbuild-std=core"]),
+        Err(_) => cargo.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").args([
+            "run",
+            "nightly",
+            "cargo",
+            "build",
+            "-Zbuild-std=core",
+        ]),
     };
     if let Ok(linker) = linker {
         cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);

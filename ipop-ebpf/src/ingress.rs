@@ -142,8 +142,9 @@ fn tunnel_source(skb: Skb) -> Option<(u32, Address)> {
         return None;
     }
     // SAFETY: as above.
-    let result =
-        unsafe { helpers::bpf_skb_get_tunnel_key(skb.raw, key.as_mut_ptr(), size, u64::from(BPF_F_TUNINFO_IPV6)) };
+    let result = unsafe {
+        helpers::bpf_skb_get_tunnel_key(skb.raw, key.as_mut_ptr(), size, u64::from(BPF_F_TUNINFO_IPV6))
+    };
     if result != 0 {
         return None;
     }

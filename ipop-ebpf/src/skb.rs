@@ -109,7 +109,8 @@ impl Skb {
             Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
             Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
         };
-        let flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | l3;
+        let flags =
+            BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | l3;
         self.adjust_room(len as i32, flags)
     }
 
@@ -135,7 +136,8 @@ impl Skb {
     fn adjust_room(self, len: i32, flags: u32) -> bool {
         // SAFETY: a helper call on a valid context.
         unsafe {
-            helpers::bpf_skb_adjust_room(self.raw, len, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, u64::from(flags)) == 0
+            helpers::bpf_skb_adjust_room(self.raw, len, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, u64::from(flags))
+                == 0
         }
     }
 

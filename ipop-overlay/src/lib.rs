@@ -1,1 +1,24 @@
+//! The overlay node as a state machine: bytes and time in, bytes and decisions out.
+//!
+//! Nothing here opens a socket, reads a clock, spawns a task or draws a random number; the daemon
+//! and the simulator do, and drive the same code. One mutation, then drain
+//! [`Node::poll_output`] until it is empty and ask [`Node::poll_timeout`] when to come back.
+//!
+//! In this version peers are static and links are clear: a node keeps one control conversation
+//! with each configured peer (`hello`), learns from it whether, where and how the peer can be
+//! reached, and decides which path packets to it take.
 #![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod keys;
+mod node;
+mod peer;
+mod time;
+
+pub use keys::{LinkKeys, NetworkKey};
+pub use node::{Command, Config, Node, Output, PeerConfig, PeerId, Refusal};
+pub use peer::{NoPath, Path, PeerView, UserReason};
+pub use time::{Instant, Reason};

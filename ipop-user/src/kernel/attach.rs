@@ -171,7 +171,12 @@ mod tcx {
         expected_revision: u64,
     }
 
-    pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook, old: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(super) fn attach(
+        program: BorrowedFd<'_>,
+        ifindex: u32,
+        hook: Hook,
+        old: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let mut attributes = attributes(program, ifindex, hook);
         if let Some(old) = old {
             attributes.attach_flags = BPF_F_REPLACE;
@@ -224,12 +229,20 @@ mod clsact {
         hook: Hook,
     ) -> Result<(), KernelError> {
         let program = programs.classifier(name)?;
-        try_attach(program, priority, ifindex, hook)
-            .map_err(|error| KernelError::Attach { program: name, ifindex, error: error.to_string() })
+        try_attach(program, priority, ifindex, hook).map_err(|error| KernelError::Attach {
+            program: name,
+            ifindex,
+            error: error.to_string(),
+        })
     }
 
     /// Replaces the filter of an earlier daemon in place, or adds one.
-    fn try_attach(program: &mut SchedClassifier, priority: u16, ifindex: u32, hook: Hook) -> Result<(), ProgramError> {
+    fn try_attach(
+        program: &mut SchedClassifier,
+        priority: u16,
+        ifindex: u32,
+        hook: Hook,
+    ) -> Result<(), ProgramError> {
         let device = device(ifindex)?;
         // An existing qdisc is reported as an error, and is what we want.
         let _ = qdisc_add_clsact(&device);

@@ -55,7 +55,8 @@ impl Maps {
     /// Takes the maps out of a loaded object.
     pub(super) fn from_object(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Self::build(|name| {
-            ebpf.take_map(name).ok_or_else(|| KernelError::Map { name, error: "not in the object".to_owned() })
+            ebpf.take_map(name)
+                .ok_or_else(|| KernelError::Map { name, error: "not in the object".to_owned() })
         })
     }
 
@@ -129,7 +130,10 @@ impl Maps {
         }
         for entry in self.prefixes.iter() {
             let (key, reference) = entry.map_err(error(name::PREFIXES))?;
-            all.push((Prefix { address: Address::from_bytes(key.data()), bits: key.prefix_len() }, reference));
+            all.push((
+                Prefix { address: Address::from_bytes(key.data()), bits: key.prefix_len() },
+                reference,
+            ));
         }
         Ok(all)
     }

@@ -100,7 +100,10 @@ pub struct KernelPath {
 
 impl std::fmt::Debug for KernelPath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KernelPath").field("config", &self.config).field("links", &self.installed.len()).finish()
+        f.debug_struct("KernelPath")
+            .field("config", &self.config)
+            .field("links", &self.installed.len())
+            .finish()
     }
 }
 
@@ -231,7 +234,12 @@ impl KernelPath {
     ///
     /// A changed link is written to the slot that is not in use, then the tables are switched over,
     /// then the old slot is emptied: no packet sees half of an entry.
-    pub fn install(&mut self, id: LinkId, intent: &LinkIntent, lease_until_ns: u64) -> Result<(), KernelError> {
+    pub fn install(
+        &mut self,
+        id: LinkId,
+        intent: &LinkIntent,
+        lease_until_ns: u64,
+    ) -> Result<(), KernelError> {
         if let Some(installed) = self.installed.get(&id)
             && installed.intent.as_ref() == Some(intent)
         {
@@ -240,7 +248,8 @@ impl KernelPath {
         }
         let slot = self.free_slot(id)?;
         let epoch = self.next_epoch();
-        let mut link = Link { epoch, ifindex: intent.ifindex, mtu: intent.mtu, lease_until_ns, ..Link::EMPTY };
+        let mut link =
+            Link { epoch, ifindex: intent.ifindex, mtu: intent.mtu, lease_until_ns, ..Link::EMPTY };
         write_template(&mut link, &intent.underlay);
         self.links.write(slot, &link);
         let reference = LinkRef { slot, epoch };
