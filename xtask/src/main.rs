@@ -3,10 +3,16 @@
 //! Owns the command line only; each command has a file of its own. Depends on no crate of the
 //! product, so it runs also when the product does not compile.
 
+mod bench;
 mod build;
+mod config;
+mod daemon;
+mod netns;
 mod privilege;
+mod process;
 mod setup;
 mod sh;
+mod stop;
 mod ui;
 mod workspace;
 
@@ -25,15 +31,23 @@ enum Command {
     Setup(setup::Args),
     /// Build ipopd and ipopctl, eBPF programs included
     Build(build::Args),
+    /// Measure every path beside the bare wire and the kernel's VXLAN
+    Bench(bench::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match outcome {
         Ok(code) => code,
+        Err(_) if stop::requested() => {
+            ui::error("stopped by a signal; everything that had been set up is removed");
+            // As a shell reports a program that SIGINT has ended.
+            std::process::ExitCode::from(130)
+        }
         Err(error) => {
             ui::error(&format!("{error:#}"));
             std::process::ExitCode::FAILURE

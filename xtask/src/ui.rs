@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Prints one line to standard output. A reader that went away (`| head`) is not an error.
@@ -54,6 +55,27 @@ fn is_coloured() -> bool {
             && std::io::stdout().is_terminal()
             && std::io::stderr().is_terminal()
     })
+}
+
+/// What a terminal of a usual size shows in one line.
+pub(crate) const WIDTH: u16 = 100;
+
+/// A table of at most `WIDTH` columns: the first column to the left, all others to the right.
+pub(crate) fn table(header: &[&str]) -> Table {
+    const STYLE: TableStyle = TableStyle::new()
+        .header_separator(LineStyle::new('─', '─', '─', '─'))
+        .bottom_border(LineStyle::new('─', '─', '─', '─'));
+    let mut table = Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.set_header(header);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if index == 0 {
+            column.set_padding((0, 1));
+        } else {
+            column.set_padding((1, 0)).set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
 }
 
 /// One piece of work that takes a while: a spinner on a terminal, else a line when it starts.

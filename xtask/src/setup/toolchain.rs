@@ -279,6 +279,7 @@ fn install_linker(staging: &Path, llvm_major: &str, toolchain: Option<&str>) -> 
         // It links small programs: building it fast matters more than its own speed.
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    sh::ends_with_us(&mut cargo);
     sh::capture(&mut cargo)?;
     task.done();
     Ok(())

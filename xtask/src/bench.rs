@@ -1,0 +1,145 @@
+//! `cargo xtask bench`: every path of IPOP beside the bare wire and the kernel's VXLAN, measured
+//! in one interleaved run. Owns the command line and the order of a run.
+
+mod bars;
+mod icmp;
+mod lab;
+mod load;
+mod machine;
+mod plan;
+mod plot;
+mod report;
+mod results;
+mod rounds;
+mod stats;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::build::Profile;
+use crate::{build, daemon, privilege, setup, stop, ui};
+use machine::{CpuTime, Machine};
+use plan::{Metric, System, Timing, Wire};
+use results::{Results, Settings};
+
+/// How long the machine is watched before the run, to tell whether it is quiet.
+const BACKGROUND_WINDOW: Duration = Duration::from_millis(500);
+/// Fewer repetitions than this have no spread worth the name.
+const ROUNDS_MIN: usize = 5;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Fewer and shorter windows: under 90 s, for a first look
+    #[arg(long)]
+    quick: bool,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write bar charts as SVG
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
+    /// Repetitions of every measurement (at least 5)
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// Only these systems (the bare wire is always among them)
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    only: Vec<System>,
+    /// Only this wire
+    #[arg(long, value_enum)]
+    wire: Option<Wire>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let systems = systems(&args.only);
+    let wires = args.wire.map_or(Wire::ALL.to_vec(), |wire| vec![wire]);
+    let timing = timing(args)?;
+    let binaries = if systems.iter().any(|system| system.datapath().is_some()) {
+        Some(build::build(Profile::Release)?)
+    } else {
+        setup::ensure(setup::Scope::Run)?;
+        None
+    };
+    if !privilege::is_root() {
+        return privilege::again_as_root();
+    }
+    stop::watch()?;
+    for left in daemon::sweep(lab::PREFIX) {
+        ui::note(&format!("removed {left}, left behind by an earlier bench"));
+    }
+    let results = measure(&wires, &systems, timing, binaries.as_ref())?;
+    report::print(&results);
+    write_files(args, &results)?;
+    let complete = results.rows.iter().all(|row| row.problems.is_empty());
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn systems(only: &[System]) -> Vec<System> {
+    let wanted = |system: &System| only.is_empty() || only.contains(system) || *system == System::Bare;
+    System::ALL.into_iter().filter(wanted).collect()
+}
+
+fn timing(args: &Args) -> Result<Timing> {
+    let timing = if args.quick { Timing::QUICK } else { Timing::FULL };
+    let rounds = args.runs.unwrap_or(timing.rounds);
+    if rounds < ROUNDS_MIN {
+        bail!("--runs {rounds}: at least {ROUNDS_MIN} repetitions are needed for a median with a spread");
+    }
+    Ok(Timing { rounds, ..timing })
+}
+
+fn measure(
+    wires: &[Wire],
+    systems: &[System],
+    timing: Timing,
+    binaries: Option<&build::Binaries>,
+) -> Result<Results> {
+    let mut settings = Settings::new(timing, wires);
+    let time = machine::time();
+    settings.background_share = machine::background_share(BACKGROUND_WINDOW)?;
+    let before = CpuTime::now()?;
+    let progress = progress(rounds::progress_steps(systems.len(), timing) * wires.len() as u64);
+    let mut rows = Vec::new();
+    for &wire in wires {
+        let records = rounds::measure(wire, systems, timing, binaries, |what| {
+            progress.set_message(what.to_owned());
+            progress.inc(1);
+        })?;
+        rows.extend(results::rows(wire, &records));
+    }
+    progress.finish_and_clear();
+    settings.steal_share = CpuTime::now()?.steal_share_since(&before);
+    Ok(Results {
+        machine: Machine::read(),
+        kernel: machine::kernel(),
+        commit: machine::commit(),
+        time,
+        settings,
+        bars: bars::evaluate(&rows),
+        original_paper: results::original_paper(&rows),
+        rows,
+    })
+}
+
+/// Drawn only between windows, never by a thread of its own: that would be a third busy party.
+fn progress(steps: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40.cyan} {percent:>3} % {msg} ({eta} left)");
+    ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn write_files(args: &Args, results: &Results) -> Result<()> {
+    if let Some(file) = &args.json {
+        let text = serde_json::to_string_pretty(results).context("cannot write the results as JSON")?;
+        fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        ui::note(&format!("results written to {}", file.display()));
+    }
+    if let Some(folder) = &args.plot {
+        plot::write(results, folder)?;
+        ui::note(&format!("{} charts written to {}", Metric::ALL.len(), folder.display()));
+    }
+    Ok(())
+}

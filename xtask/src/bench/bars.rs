@@ -1,0 +1,169 @@
+//! The figures that IPOP has set itself ("must hold"), each put beside what was measured. Owns
+//! the figures; a missed one is told, never hidden, and does not fail the run.
+
+use serde::Serialize;
+
+use super::plan::{Metric, System, Wire};
+use super::results::{KERNEL_HIT_RATE_MIN, Row};
+
+/// One figure asked for, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Bar {
+    pub(crate) wire: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) asked: String,
+    pub(crate) measured: Option<f64>,
+    pub(crate) verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verdict {
+    Ok,
+    Missed,
+    NotMeasured,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+    MoreThan(f64),
+}
+
+impl Limit {
+    fn holds(self, measured: f64) -> bool {
+        match self {
+            Self::AtLeast(limit) => measured >= limit,
+            Self::AtMost(limit) => measured <= limit,
+            Self::MoreThan(limit) => measured > limit,
+        }
+    }
+
+    fn shown(self) -> String {
+        match self {
+            Self::AtLeast(limit) => format!(">= {limit}"),
+            Self::AtMost(limit) => format!("<= {limit}"),
+            Self::MoreThan(limit) => format!("> {limit}"),
+        }
+    }
+}
+
+/// A bar before it is measured: which row, which figure, which limit.
+struct Asked {
+    wire: Wire,
+    system: System,
+    what: &'static str,
+    figure: fn(&Row) -> Option<f64>,
+    limit: Limit,
+}
+
+/// All bars of the wires and systems that were part of the run.
+pub(crate) fn evaluate(rows: &[Row]) -> Vec<Bar> {
+    let find = |asked: &Asked| rows.iter().find(|row| row.key == (asked.wire, asked.system));
+    asked().iter().filter_map(|asked| Some(judge(asked, find(asked)?))).collect()
+}
+
+fn judge(asked: &Asked, row: &Row) -> Bar {
+    let measured = (asked.figure)(row);
+    let verdict = match measured {
+        None => Verdict::NotMeasured,
+        Some(value) if asked.limit.holds(value) => Verdict::Ok,
+        Some(_) => Verdict::Missed,
+    };
+    Bar {
+        wire: asked.wire.name(),
+        path: asked.system.path(),
+        what: asked.what,
+        asked: asked.limit.shown(),
+        measured,
+        verdict,
+    }
+}
+
+fn asked() -> Vec<Asked> {
+    let mut asked = Vec::new();
+    for system in [System::KernelTc, System::KernelXdp] {
+        asked.extend(kernel_bars(Wire::Offload, system, 0.85));
+        asked.extend(vxlan_bars(system));
+        asked.extend(kernel_bars(Wire::Nic, system, 0.80));
+    }
+    asked.extend(user_bars());
+    asked.sort_by_key(|asked| (asked.wire, asked.system));
+    asked
+}
+
+fn kernel_bars(wire: Wire, system: System, tcp_min: f64) -> [Asked; 6] {
+    let bar = |what, figure, limit| Asked { wire, system, what, figure, limit };
+    [
+        bar("TCP / bare", |row| row.to_bare(Metric::Tcp), Limit::AtLeast(tcp_min)),
+        bar("UDP 64 B / bare", |row| row.to_bare(Metric::Udp64), Limit::AtLeast(0.80)),
+        bar("ping flood - bare, us", |row| *row.added_us.get(Metric::Ping.key())?, Limit::AtMost(1.5)),
+        bar("TCP rr / bare", |row| row.to_bare(Metric::TcpRr), Limit::AtMost(1.15)),
+        bar("UDP rr / bare", |row| row.to_bare(Metric::UdpRr), Limit::AtMost(1.15)),
+        bar("kernel hit rate", |row| row.kernel_hit_rate, Limit::MoreThan(KERNEL_HIT_RATE_MIN)),
+    ]
+}
+
+fn vxlan_bars(system: System) -> [Asked; 2] {
+    let bar = |what, figure, limit| Asked { wire: Wire::Offload, system, what, figure, limit };
+    [
+        bar("TCP / VXLAN", |row| row.to_vxlan(Metric::Tcp), Limit::AtLeast(1.05)),
+        bar("UDP 64 B / VXLAN", |row| row.to_vxlan(Metric::Udp64), Limit::AtLeast(1.2)),
+    ]
+}
+
+fn user_bars() -> [Asked; 3] {
+    let bar =
+        |what, figure, limit| Asked { wire: Wire::Offload, system: System::UserIoUring, what, figure, limit };
+    [
+        bar("TCP, Gbit/s", |row| row.median(Metric::Tcp), Limit::AtLeast(4.0)),
+        bar("TCP segments out of order", |row| Some(row.tcp_out_of_order? as f64), Limit::AtMost(0.0)),
+        bar("ipopd idle, MB", |row| Some(row.ipopd_idle_bytes? as f64 / 1e6), Limit::AtMost(30.0)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::results::rows;
+    use crate::bench::rounds::Record;
+
+    fn verdict(bars: &[Bar], what: &str) -> Verdict {
+        bars.iter().find(|bar| bar.what == what).expect("the bar is there").verdict
+    }
+
+    #[test]
+    fn bars_hold_or_are_missed_by_the_figure() {
+        let records = [
+            Record::with_samples(
+                System::Bare,
+                &[(Metric::Tcp, &[10.0]), (Metric::TcpRr, &[10.0]), (Metric::Ping, &[4.0])],
+            ),
+            Record::with_samples(System::Vxlan, &[(Metric::Tcp, &[8.0])]),
+            Record::with_samples(
+                System::KernelTc,
+                &[(Metric::Tcp, &[8.5]), (Metric::TcpRr, &[11.6]), (Metric::Ping, &[5.5])],
+            ),
+        ];
+        let bars = evaluate(&rows(Wire::Offload, &records));
+        assert_eq!(verdict(&bars, "TCP / bare"), Verdict::Ok);
+        assert_eq!(verdict(&bars, "TCP / VXLAN"), Verdict::Ok);
+        assert_eq!(verdict(&bars, "TCP rr / bare"), Verdict::Missed);
+        assert_eq!(verdict(&bars, "ping flood - bare, us"), Verdict::Ok);
+        assert_eq!(verdict(&bars, "kernel hit rate"), Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn bars_of_rows_that_were_not_asked_for_are_left_out() {
+        let records = [Record::with_samples(System::Bare, &[(Metric::Tcp, &[10.0])])];
+        assert!(evaluate(&rows(Wire::Nic, &records)).is_empty());
+    }
+
+    #[test]
+    fn limits_include_or_exclude_their_value() {
+        assert!(Limit::AtLeast(0.8).holds(0.8) && Limit::AtMost(0.0).holds(0.0));
+        assert!(!Limit::MoreThan(0.999).holds(0.999));
+    }
+}

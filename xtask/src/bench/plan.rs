@@ -1,0 +1,245 @@
+//! What is measured: wires, systems, metrics, and for how long. Pure data.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::config::{Datapath, Side};
+use crate::netns::Pair;
+
+/// How the two hosts are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Wire {
+    /// veth as it comes: super-packets cross it whole
+    Offload,
+    /// veth made like a network card without segmentation: TSO off, GRO on, at both ends
+    Nic,
+}
+
+impl Wire {
+    pub(crate) const ALL: [Self; 2] = [Self::Offload, Self::Nic];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Offload => "offload",
+            Self::Nic => "nic",
+        }
+    }
+
+    pub(crate) fn description(self) -> &'static str {
+        match self {
+            Self::Offload => "veth as it comes: super-packets cross it whole",
+            Self::Nic => "veth with TSO off and GRO on at both ends, as on a network card",
+        }
+    }
+
+    /// What `ethtool -K DEVICE` is given.
+    pub(crate) fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Offload => &[],
+            Self::Nic => &["tso", "off", "gro", "on"],
+        }
+    }
+}
+
+/// One way to carry packets from one host to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum System {
+    Bare,
+    Vxlan,
+    UserEpoll,
+    #[value(name = "user-io_uring")]
+    UserIoUring,
+    KernelTc,
+    KernelXdp,
+}
+
+impl System {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Bare, Self::Vxlan, Self::UserEpoll, Self::UserIoUring, Self::KernelTc, Self::KernelXdp];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Bare => "bare wire",
+            Self::Vxlan => "kernel VXLAN",
+            Self::UserEpoll => "ipop user epoll",
+            Self::UserIoUring => "ipop user io_uring",
+            Self::KernelTc => "ipop kernel tc",
+            Self::KernelXdp => "ipop kernel xdp",
+        }
+    }
+
+    /// The column `system` of the results.
+    pub(crate) fn system(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Vxlan => "vxlan",
+            _ => "ipop",
+        }
+    }
+
+    /// The column `path` of the results.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Bare => "wire",
+            Self::Vxlan => "kernel",
+            Self::UserEpoll => "user-epoll",
+            Self::UserIoUring => "user-io_uring",
+            Self::KernelTc => "kernel-tc",
+            Self::KernelXdp => "kernel-xdp",
+        }
+    }
+
+    pub(crate) fn is_kernel_path(self) -> bool {
+        matches!(self, Self::KernelTc | Self::KernelXdp)
+    }
+
+    /// How ipopd is configured for this row; `None` where there is no ipopd.
+    pub(crate) fn datapath(self) -> Option<Datapath> {
+        let auto = Datapath::AUTO;
+        match self {
+            Self::Bare | Self::Vxlan => None,
+            Self::UserEpoll => Some(Datapath { kernel: "off", io: "epoll", ..auto }),
+            Self::UserIoUring => Some(Datapath { kernel: "off", io: "io_uring", ..auto }),
+            Self::KernelTc => Some(Datapath { kernel: "on", xdp: "off", ..auto }),
+            Self::KernelXdp => Some(Datapath { kernel: "on", xdp: "native", ..auto }),
+        }
+    }
+
+    /// What `ipopctl peers` must call the path before anything is measured.
+    pub(crate) fn peer_path(self) -> &'static str {
+        if self.is_kernel_path() { "direct-kernel" } else { "direct-user" }
+    }
+
+    /// The address of the far host that the load is sent to.
+    pub(crate) fn target(self) -> Ipv4Addr {
+        let text = match self {
+            Self::Bare => Pair::FAR_ADDRESS,
+            Self::Vxlan => VXLAN_FAR_ADDRESS,
+            _ => Side::Far.virtual_v4(),
+        };
+        text.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+}
+
+pub(crate) const VXLAN_NEAR_ADDRESS: &str = "172.16.0.1";
+pub(crate) const VXLAN_FAR_ADDRESS: &str = "172.16.0.2";
+
+/// A figure that every system gets on every wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Metric {
+    Tcp,
+    Udp64,
+    Ping,
+    TcpRr,
+    UdpRr,
+    /// Measured in the same windows as `Udp64`.
+    Cpu,
+}
+
+impl Metric {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Tcp, Self::Udp64, Self::Ping, Self::TcpRr, Self::UdpRr, Self::Cpu];
+    /// Those that have windows of their own.
+    pub(crate) const WINDOWS: [Self; 5] = [Self::Tcp, Self::Udp64, Self::Ping, Self::TcpRr, Self::UdpRr];
+
+    /// The key in the results.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp_gbps",
+            Self::Udp64 => "udp64_kpps",
+            Self::Ping => "ping_us",
+            Self::TcpRr => "tcp_rr_us",
+            Self::UdpRr => "udp_rr_us",
+            Self::Cpu => "cpu_us_per_packet",
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP throughput, Gbit/s",
+            Self::Udp64 => "UDP 64-byte datagrams received, thousands per second",
+            Self::Ping => "ping-flood round trip, us",
+            Self::TcpRr => "TCP request-response, us",
+            Self::UdpRr => "UDP request-response, us",
+            Self::Cpu => "CPU time of the whole machine per datagram, us",
+        }
+    }
+
+    /// The head of a column, in two lines.
+    pub(crate) fn head(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP\nGbit/s",
+            Self::Udp64 => "UDP 64 B\nkpps",
+            Self::Ping => "ping\nus",
+            Self::TcpRr => "TCP rr\nus",
+            Self::UdpRr => "UDP rr\nus",
+            Self::Cpu => "CPU\nus/pkt",
+        }
+    }
+
+    pub(crate) fn decimals(self) -> usize {
+        match self {
+            Self::Udp64 => 0,
+            Self::Cpu => 2,
+            _ => 1,
+        }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timing {
+    pub(crate) rounds: usize,
+    /// Length of a throughput window.
+    pub(crate) window: Duration,
+    /// TCP traffic before each of its windows, so that slow start is over.
+    pub(crate) tcp_warm_up: Duration,
+    /// Length of a latency window.
+    pub(crate) latency_window: Duration,
+}
+
+impl Timing {
+    pub(crate) const FULL: Self = Self {
+        rounds: 15,
+        window: Duration::from_millis(250),
+        tcp_warm_up: Duration::from_millis(60),
+        latency_window: Duration::from_millis(120),
+    };
+    pub(crate) const QUICK: Self = Self {
+        rounds: 5,
+        window: Duration::from_millis(150),
+        tcp_warm_up: Duration::from_millis(60),
+        latency_window: Duration::from_millis(80),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_on_the_command_line_are_those_of_the_results() {
+        for system in System::ALL {
+            let name = system.to_possible_value().expect("every system can be named").get_name().to_owned();
+            let expected = match system {
+                System::Bare | System::Vxlan => system.system(),
+                _ => system.path(),
+            };
+            assert_eq!(name, expected);
+            assert!(!system.target().is_unspecified());
+        }
+    }
+
+    #[test]
+    fn metrics_index_their_own_place() {
+        for (place, metric) in Metric::ALL.into_iter().enumerate() {
+            assert_eq!(metric.index(), place);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The results as a person reads them in a terminal of 100 columns. Owns the layout; every figure
+//! is computed elsewhere.
+
+use comfy_table::{Cell, Color, Table};
+
+use super::bars::{Bar, Verdict};
+use super::plan::{Metric, Wire};
+use super::results::{Results, Row};
+use crate::ui::{self, Colour, paint, table};
+
+const UNKNOWN: &str = "-";
+
+pub(crate) fn print(results: &Results) {
+    for wire in Wire::ALL {
+        let rows: Vec<&Row> = results.rows.iter().filter(|row| row.key.0 == wire).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        heading(&format!("{} wire", wire.name()), wire.description());
+        ui::say(&figures(&rows).to_string());
+        ui::say("");
+        ui::say("as a ratio, round by round, median");
+        ui::say(&ratios(&rows).to_string());
+    }
+    print_extras(results);
+    print_bars(&results.bars);
+    print_paper(results);
+    print_problems(&results.rows);
+    print_settings(results);
+}
+
+fn heading(title: &str, remark: &str) {
+    ui::say("");
+    ui::say(&format!("{}  {}", paint(Colour::Bold, title), paint(Colour::Dim, remark)));
+}
+
+/// Medians with half the interquartile range.
+fn figures(rows: &[&Row]) -> Table {
+    let mut header = vec!["median ± half of\nthe quartile range"];
+    header.extend(Metric::ALL.iter().map(|metric| metric.head()));
+    header.push("kernel\nhits %");
+    let mut table = table(&header);
+    for row in rows {
+        let mut cells = vec![row.key.1.label().to_owned()];
+        cells.extend(Metric::ALL.iter().map(|metric| figure(row, *metric)));
+        cells.push(
+            row.kernel_hit_rate.map_or_else(|| UNKNOWN.to_owned(), |rate| format!("{:.3}", rate * 100.0)),
+        );
+        table.add_row(cells);
+    }
+    table
+}
+
+fn figure(row: &Row, metric: Metric) -> String {
+    let decimals = metric.decimals();
+    row.summary(metric).map_or_else(
+        || UNKNOWN.to_owned(),
+        |summary| format!("{:.decimals$} ±{:.decimals$}", summary.median, summary.half_range()),
+    )
+}
+
+fn ratios(rows: &[&Row]) -> Table {
+    let mut table = table(&[
+        "by bare wire",
+        "TCP",
+        "UDP 64 B",
+        "ping",
+        "TCP rr",
+        "UDP rr",
+        "CPU",
+        "TCP by\nVXLAN",
+        "UDP by\nVXLAN",
+        "ping\nadded us",
+    ]);
+    let shown = |ratio: Option<f64>| ratio.map_or_else(|| UNKNOWN.to_owned(), |ratio| format!("{ratio:.2}"));
+    for row in rows {
+        let mut cells = vec![row.key.1.label().to_owned()];
+        cells.extend(Metric::ALL.iter().map(|metric| shown(row.to_bare(*metric))));
+        cells.push(shown(row.to_vxlan(Metric::Tcp)));
+        cells.push(shown(row.to_vxlan(Metric::Udp64)));
+        cells.push(shown(row.added_us.get(Metric::Ping.key()).copied().flatten()));
+        table.add_row(cells);
+    }
+    table
+}
+
+/// Memory, order and loss: one line per row that has an ipopd.
+fn print_extras(results: &Results) {
+    let rows: Vec<&Row> = results.rows.iter().filter(|row| row.ipopd_idle_bytes.is_some()).collect();
+    if rows.is_empty() {
+        return;
+    }
+    heading("Memory, order and loss", "per row, over all rounds");
+    let header =
+        ["wire", "system", "ipopd idle MB", "TCP out of order", "TCP retransmits", "UDP 64 B lost %"];
+    let mut table = table(&header);
+    let number = |value: Option<u64>| value.map_or_else(|| UNKNOWN.to_owned(), |value| value.to_string());
+    for row in rows {
+        table.add_row(vec![
+            row.wire.to_owned(),
+            row.key.1.label().to_owned(),
+            row.ipopd_idle_bytes
+                .map_or_else(|| UNKNOWN.to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6)),
+            number(row.tcp_out_of_order),
+            number(row.tcp_retransmits),
+            row.udp64_loss.map_or_else(|| UNKNOWN.to_owned(), |loss| format!("{:.1}", loss * 100.0)),
+        ]);
+    }
+    ui::say(&table.to_string());
+}
+
+fn print_bars(bars: &[Bar]) {
+    if bars.is_empty() {
+        return;
+    }
+    heading("Bars", "what IPOP has set itself, beside what was measured in this run");
+    let mut table = table(&["wire", "path", "what", "asked", "measured", ""]);
+    for bar in bars {
+        let verdict = match bar.verdict {
+            Verdict::Ok => Cell::new("ok").fg(Color::Green),
+            Verdict::Missed => Cell::new("MISSED").fg(Color::Red),
+            Verdict::NotMeasured => Cell::new("not measured").fg(Color::Yellow),
+        };
+        let measured = bar.measured.map_or_else(|| UNKNOWN.to_owned(), shown_to_three_digits);
+        let mut cells: Vec<Cell> =
+            [bar.wire, bar.path, bar.what, &bar.asked, &measured].map(Cell::new).into();
+        cells.push(verdict);
+        table.add_row(cells);
+    }
+    ui::say(&table.to_string());
+}
+
+/// As many decimals as three significant digits take; shares close to one keep them all.
+fn shown_to_three_digits(value: f64) -> String {
+    let decimals = if value.abs() >= 100.0 {
+        0
+    } else if value.abs() >= 10.0 {
+        1
+    } else if (0.99..1.0).contains(&value) {
+        5
+    } else {
+        2
+    };
+    format!("{value:.decimals$}")
+}
+
+fn print_paper(results: &Results) {
+    heading("The original IPOP", "its authors' figures (IPDPS 2006) beside ours on the offload wire");
+    for row in &results.original_paper {
+        let ours = row.ours.as_deref().unwrap_or("not measured here");
+        ui::say(&format!("  {:<34} {:<24} ours: {ours}", row.what, row.theirs));
+    }
+}
+
+fn print_problems(rows: &[Row]) {
+    let problems: Vec<String> = rows
+        .iter()
+        .flat_map(|row| {
+            row.problems.iter().map(move |problem| format!("{}, {}: {problem}", row.wire, row.key.1.label()))
+        })
+        .collect();
+    if problems.is_empty() {
+        return;
+    }
+    heading("Could not be measured, or not as it should be", "");
+    for problem in problems {
+        ui::say(&format!("  {} {problem}", paint(Colour::Red, "!")));
+    }
+}
+
+fn print_settings(results: &Results) {
+    let settings = &results.settings;
+    ui::say("");
+    ui::say(&format!(
+        "{}, {} cores, {} GiB; {}; Linux {}; commit {}; {}",
+        results.machine.cpu,
+        results.machine.cores,
+        results.machine.memory_mib.div_ceil(1024),
+        results.machine.system,
+        results.kernel,
+        results.commit,
+        results.time
+    ));
+    ui::say(&format!(
+        "{} rounds, windows of {} ms (latency {} ms), rotating over all systems; {}; TCP writes of {} KiB; \
+         requests and datagrams of {} B",
+        settings.rounds,
+        settings.window_ms,
+        settings.latency_window_ms,
+        settings.congestion_control,
+        settings.tcp_write_bytes / 1024,
+        settings.datagram_bytes
+    ));
+    let sysctls: Vec<String> =
+        settings.sysctls.iter().map(|(name, value)| format!("{}={value}", name.replace('/', "."))).collect();
+    ui::say(&sysctls.join("; "));
+    let quiet =
+        settings.background_share < BACKGROUND_SHARE_QUIET && settings.steal_share < BACKGROUND_SHARE_QUIET;
+    let remark = format!(
+        "others used {:.1} % of this machine just before, the hypervisor withheld {:.1} % during the run{}",
+        settings.background_share * 100.0,
+        settings.steal_share * 100.0,
+        if quiet { "" } else { ": NOT a quiet machine" }
+    );
+    ui::say(&if quiet { remark } else { paint(Colour::Yellow, &remark) });
+}
+
+/// Above this share of the machine's time, others disturb the figures.
+const BACKGROUND_SHARE_QUIET: f64 = 0.05;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::plan::System;
+    use crate::bench::results::rows;
+    use crate::bench::rounds::Record;
+
+    #[test]
+    fn tables_fit_100_columns() {
+        let values: &[(Metric, &[f64])] = &[
+            (Metric::Tcp, &[100.0, 120.0]),
+            (Metric::Udp64, &[1000.0, 1200.0]),
+            (Metric::Ping, &[100.0, 120.0]),
+            (Metric::TcpRr, &[100.0, 120.0]),
+            (Metric::UdpRr, &[100.0, 120.0]),
+            (Metric::Cpu, &[10.0, 12.0]),
+        ];
+        let records: Vec<Record> = System::ALL.map(|system| Record::with_samples(system, values)).into();
+        let rows = rows(Wire::Offload, &records);
+        let rows: Vec<&Row> = rows.iter().collect();
+        for table in [figures(&rows), ratios(&rows)] {
+            let text = table.to_string();
+            for system in System::ALL {
+                assert!(text.contains(system.label()), "a label was broken in two:\n{text}");
+            }
+            assert!(
+                text.lines().all(|line| line.chars().count() <= usize::from(ui::WIDTH)),
+                "too wide:\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn digits_follow_the_size() {
+        assert_eq!(shown_to_three_digits(0.999_98), "0.99998");
+        assert_eq!(shown_to_three_digits(0.874), "0.87");
+        assert_eq!(shown_to_three_digits(13.62), "13.6");
+        assert_eq!(shown_to_three_digits(281.4), "281");
+    }
+}

@@ -1,0 +1,218 @@
+//! Writes configuration files of ipopd for two nodes on one wire. Owns the choice of names and
+//! addresses; the language itself is ipopd's.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// One of the two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Near,
+    Far,
+}
+
+impl Side {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Near => Self::Far,
+            Self::Far => Self::Near,
+        }
+    }
+
+    pub(crate) fn node_name(self) -> &'static str {
+        match self {
+            Self::Near => "alpha",
+            Self::Far => "beta",
+        }
+    }
+
+    pub(crate) fn virtual_v4(self) -> &'static str {
+        match self {
+            Self::Near => "10.128.0.1",
+            Self::Far => "10.128.0.2",
+        }
+    }
+
+    pub(crate) fn virtual_v6(self) -> &'static str {
+        match self {
+            Self::Near => "fd00:128::1",
+            Self::Far => "fd00:128::2",
+        }
+    }
+}
+
+/// The virtual device of every node of ours.
+pub(crate) const DEVICE: &str = "ipop0";
+const PORT: u16 = 15000;
+
+/// What one node's configuration says.
+#[derive(Debug, Clone)]
+pub(crate) struct Node<'a> {
+    pub(crate) side: Side,
+    /// Where key, state and socket are; different for every node on a machine.
+    pub(crate) folder: PathBuf,
+    pub(crate) network: &'a str,
+    pub(crate) secret: &'a str,
+    pub(crate) wire_device: &'a str,
+    pub(crate) wire_prefix: &'a str,
+    /// The underlay address of the other node.
+    pub(crate) peer_address: &'a str,
+    pub(crate) peer_key: &'a str,
+    pub(crate) datapath: Datapath,
+}
+
+/// The `[datapath]` section, in ipopd's own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Datapath {
+    pub(crate) kernel: &'static str,
+    pub(crate) xdp: &'static str,
+    pub(crate) io: &'static str,
+}
+
+impl Datapath {
+    pub(crate) const AUTO: Self = Self { kernel: "auto", xdp: "auto", io: "auto" };
+}
+
+impl Node<'_> {
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.folder.join("node.key")
+    }
+
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.folder.join("control.sock")
+    }
+
+    pub(crate) fn to_toml(&self) -> String {
+        let peer = self.side.other();
+        let mut text = String::new();
+        section(
+            &mut text,
+            "[node]",
+            &[
+                ("name", quoted(self.side.node_name())),
+                ("key_file", quoted_path(&self.key_file())),
+                ("state_dir", quoted_path(&self.folder.join("state"))),
+                ("control_socket", quoted_path(&self.control_socket())),
+            ],
+        );
+        let addresses = [format!("{}/24", self.side.virtual_v4()), format!("{}/64", self.side.virtual_v6())];
+        section(
+            &mut text,
+            "[network]",
+            &[
+                ("name", quoted(self.network)),
+                ("secret", quoted(self.secret)),
+                ("mode", quoted("l3")),
+                ("device", quoted(DEVICE)),
+                ("addresses", list(&addresses)),
+                ("mtu", quoted("auto")),
+            ],
+        );
+        section(
+            &mut text,
+            "[underlay]",
+            &[
+                ("listen", list(&[format!("udp://0.0.0.0:{PORT}")])),
+                ("interfaces", list(&[self.wire_device])),
+                ("trusted", list(&[self.wire_prefix])),
+            ],
+        );
+        section(
+            &mut text,
+            "[datapath]",
+            &[
+                ("kernel", quoted(self.datapath.kernel)),
+                ("xdp", quoted(self.datapath.xdp)),
+                ("io", quoted(self.datapath.io)),
+                ("security", quoted("clear-if-trusted")),
+            ],
+        );
+        section(
+            &mut text,
+            "[[peer]]",
+            &[
+                ("name", quoted(peer.node_name())),
+                ("public_key", quoted(self.peer_key)),
+                ("addresses", list(&[peer.virtual_v4(), peer.virtual_v6()])),
+                ("endpoint", quoted(&format!("udp://{}:{PORT}", self.peer_address))),
+            ],
+        );
+        text
+    }
+}
+
+fn section(text: &mut String, header: &str, entries: &[(&str, String)]) {
+    let gap = if text.is_empty() { "" } else { "\n" };
+    let _ = writeln!(text, "{gap}{header}");
+    for (key, value) in entries {
+        let _ = writeln!(text, "{key} = {value}");
+    }
+}
+
+/// A TOML basic string.
+fn quoted(value: &str) -> String {
+    let mut text = String::from('"');
+    for character in value.chars() {
+        match character {
+            '"' => text.push_str("\\\""),
+            '\\' => text.push_str("\\\\"),
+            control if control.is_control() => {
+                let _ = write!(text, "\\u{:04X}", u32::from(control));
+            }
+            other => text.push(other),
+        }
+    }
+    text.push('"');
+    text
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn list<T: AsRef<str>>(values: &[T]) -> String {
+    let quoted: Vec<String> = values.iter().map(|value| quoted(value.as_ref())).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_written_in_the_config_language() {
+        let node = Node {
+            side: Side::Far,
+            folder: PathBuf::from("/tmp/x y"),
+            network: "demo",
+            secret: "a \"quoted\" secret",
+            wire_device: "p2",
+            wire_prefix: "10.200.0.0/24",
+            peer_address: "10.200.0.1",
+            peer_key: "base64=",
+            datapath: Datapath { kernel: "off", ..Datapath::AUTO },
+        };
+        let text = node.to_toml();
+        for line in [
+            "name = \"beta\"",
+            "key_file = \"/tmp/x y/node.key\"",
+            "secret = \"a \\\"quoted\\\" secret\"",
+            "addresses = [\"10.128.0.2/24\", \"fd00:128::2/64\"]",
+            "interfaces = [\"p2\"]",
+            "kernel = \"off\"",
+            "xdp = \"auto\"",
+            "addresses = [\"10.128.0.1\", \"fd00:128::1\"]",
+            "endpoint = \"udp://10.200.0.1:15000\"",
+        ] {
+            assert!(text.lines().any(|written| written == line), "no line {line} in\n{text}");
+        }
+        let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
+        assert_eq!(headers, ["[node]", "[network]", "[underlay]", "[datapath]", "[[peer]]"]);
+    }
+
+    #[test]
+    fn strings_are_escaped() {
+        assert_eq!(quoted("a\\b\n"), "\"a\\\\b\\u000A\"");
+        assert_eq!(list::<&str>(&[]), "[]");
+    }
+}
