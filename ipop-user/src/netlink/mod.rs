@@ -1,0 +1,41 @@
+//! The host's network as the kernel tells it: devices, addresses, routes, neighbours and their
+//! changes, by rtnetlink. Owns the one request socket and the types that the rest of the daemon
+//! sees; decides nothing about peers or links, and keeps no state of its own.
+//!
+//! Sockets belong to the network namespace of the thread that opens them, so [`Netlink::connect`]
+//! and [`Monitor::open`] speak of the namespace that their caller is in. Both need a tokio runtime
+//! with I/O and time enabled.
+//!
+//! | file | what |
+//! |---|---|
+//! | `link` | device state, up and down, MTU, quietness |
+//! | `vxlan` | the VXLAN-GPE device: make, recognise |
+//! | `address`, `route` | bring addresses and routes of our device to a wanted set |
+//! | `path`, `neighbour` | how packets to a peer leave this host |
+//! | `xdp` | XDP attachment that outlives the daemon |
+//! | `monitor` | what changed |
+//! | `request`, `error` | one request and its answer, errors in words |
+
+mod address;
+mod error;
+mod link;
+mod monitor;
+mod neighbour;
+mod path;
+mod request;
+mod route;
+mod vxlan;
+mod xdp;
+
+pub use error::{Error, Result};
+pub use link::{LinkRef, LinkState};
+pub use monitor::{Change, Monitor};
+pub use path::Path;
+pub use route::{ROUTE_METRIC, ROUTE_PROTOCOL, Route, RouteConflict};
+pub use xdp::{XdpAttachment, XdpMode};
+
+/// A handle to the kernel's rtnetlink. Cheap to clone; all clones share one socket.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+}

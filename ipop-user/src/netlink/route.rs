@@ -1,0 +1,338 @@
+//! Routes into our device, brought to a wanted set. Owns the routes that carry our protocol number
+//! on that device, and no others; finds who else claims the same prefixes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::address::family;
+use super::{Error, Netlink, Result};
+
+/// The `RTPROT_` number of our routes: 117 is unassigned in rtnetlink.h, in iproute2's
+/// rt_protos and in FRR. `ip route show proto 117` lists them.
+pub const ROUTE_PROTOCOL: u8 = 117;
+
+/// The metric of our routes. Not the default, so that replacing one never meets a route of the
+/// same prefix that someone else has set: the kernel finds the route to replace by prefix and
+/// metric alone.
+pub const ROUTE_METRIC: u32 = 117;
+
+/// A route into our device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Network and prefix length; host bits are ignored.
+    pub prefix: (IpAddr, u8),
+    /// Largest IP packet in bytes, if less than the device's.
+    pub mtu: Option<u32>,
+    /// Source address for what this host originates; `None` lets the kernel choose.
+    pub source: Option<IpAddr>,
+}
+
+/// Somebody else's route to addresses that should go into our device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteConflict {
+    pub wanted: (IpAddr, u8),
+    pub existing: (IpAddr, u8),
+    /// Our device.
+    pub device: String,
+    /// Where the existing route leads: a device, or `unreachable`, `blackhole`, ..
+    pub other: String,
+}
+
+impl fmt::Display for RouteConflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wanted, existing, device, other } = self;
+        write!(
+            f,
+            "cannot route {}/{} to {device}: {}/{} goes to {other} already: choose other virtual addresses or \
+             remove that route",
+            wanted.0, wanted.1, existing.0, existing.1
+        )
+    }
+}
+
+impl Netlink {
+    /// Makes `wanted` the routes of ours on the device, in the main table: adds, replaces and
+    /// removes as needed, and leaves alone what is right already and whatever is not ours.
+    ///
+    /// # Errors
+    /// [`Error::RouteConflict`] if another device has a route to the same prefix or into it. Such a
+    /// route is not added; all the others are seen to before the first error is returned.
+    pub async fn sync_routes(&self, ifindex: u32, wanted: &[Route]) -> Result<()> {
+        let table = self.main_table().await?;
+        let prefixes: Vec<_> = wanted.iter().map(|route| route.prefix).collect();
+        let conflicts = self.conflicts_in(&table, ifindex, &prefixes).await;
+        let mut plan = plan(&table, ifindex, wanted);
+        plan.add.retain(|route| conflicts.iter().all(|conflict| conflict.wanted != route.prefix));
+        let outcome = self.apply(ifindex, plan).await;
+        match conflicts.into_iter().next() {
+            Some(conflict) => outcome.and(Err(Error::RouteConflict(conflict))),
+            None => outcome,
+        }
+    }
+
+    /// The routes of other devices in the main table that lead to one of the prefixes or into it,
+    /// so that packets would not reach our device. A prefix of length 0 conflicts with nothing:
+    /// every other route is meant to be preferred to it.
+    pub async fn route_conflicts(
+        &self,
+        ifindex: u32,
+        prefixes: &[(IpAddr, u8)],
+    ) -> Result<Vec<RouteConflict>> {
+        let table = self.main_table().await?;
+        Ok(self.conflicts_in(&table, ifindex, prefixes).await)
+    }
+
+    async fn conflicts_in(
+        &self,
+        table: &[Entry],
+        ifindex: u32,
+        prefixes: &[(IpAddr, u8)],
+    ) -> Vec<RouteConflict> {
+        let mut conflicts = Vec::new();
+        for (wanted, entry) in overlaps(table, ifindex, prefixes) {
+            let other = match entry.ifindex {
+                Some(other) => self.name_of(other).await,
+                None => entry.kind.into(),
+            };
+            let device = self.name_of(ifindex).await;
+            conflicts.push(RouteConflict { wanted, existing: entry.prefix, device, other });
+        }
+        conflicts
+    }
+
+    async fn apply(&self, ifindex: u32, plan: Plan) -> Result<()> {
+        let mut outcome = Ok(());
+        for route in plan.remove {
+            outcome = outcome.and(self.remove_route(ifindex, &route).await);
+        }
+        for route in plan.replace {
+            outcome = outcome.and(self.put_route(ifindex, &route, NLM_F_REPLACE).await);
+        }
+        for route in plan.add {
+            outcome = outcome.and(self.put_route(ifindex, &route, NLM_F_EXCL).await);
+        }
+        outcome
+    }
+
+    async fn put_route(&self, ifindex: u32, route: &Route, flag: u16) -> Result<()> {
+        let verb = format!("route {}/{} to {{}}", route.prefix.0, route.prefix.1);
+        let message = RouteNetlinkMessage::NewRoute(message(ifindex, route));
+        self.request_for(ifindex, &verb, message, NLM_F_CREATE | flag).await.map(drop)
+    }
+
+    async fn remove_route(&self, ifindex: u32, route: &Route) -> Result<()> {
+        let message = RouteNetlinkMessage::DelRoute(message(ifindex, route));
+        match self.request(message, 0).await {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.errno() == Some(libc::ESRCH) => Ok(()),
+            Err(failure) => {
+                let verb = format!("remove the route to {}/{} from {{}}", route.prefix.0, route.prefix.1);
+                Err(self.explain_for(ifindex, &verb, failure).await)
+            }
+        }
+    }
+
+    async fn main_table(&self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            request.header.table = RouteHeader::RT_TABLE_MAIN;
+            match self.dump(RouteNetlinkMessage::GetRoute(request)).await {
+                Ok(answer) => entries.extend(answer.iter().filter_map(new_route).filter_map(Entry::parse)),
+                // No IPv6, or no table yet because it has had no route.
+                Err(failure) if matches!(failure.errno(), Some(libc::EOPNOTSUPP | libc::ENOENT)) => {}
+                Err(failure) => return Err(failure.explain("list the routes".into(), "any")),
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// A route as the main table has it.
+#[derive(Clone, Debug, PartialEq)]
+struct Entry {
+    prefix: (IpAddr, u8),
+    /// The device; the first, if there are several; none for `unreachable` and the like.
+    ifindex: Option<u32>,
+    protocol: u8,
+    metric: u32,
+    mtu: Option<u32>,
+    source: Option<IpAddr>,
+    kind: &'static str,
+}
+
+impl Entry {
+    fn parse(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        let mut entry = Self {
+            prefix: (unspecified(header.address_family)?, header.destination_prefix_length),
+            ifindex: None,
+            protocol: header.protocol.into(),
+            metric: 0,
+            mtu: None,
+            source: None,
+            kind: kind(header.kind)?,
+        };
+        let mut table = u32::from(header.table);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => entry.prefix.0 = ip(address)?,
+                RouteAttribute::Oif(ifindex) => entry.ifindex = Some(*ifindex),
+                RouteAttribute::MultiPath(hops) => {
+                    entry.ifindex = hops.first().map(|hop| hop.interface_index);
+                }
+                RouteAttribute::Priority(metric) => entry.metric = *metric,
+                RouteAttribute::PrefSource(address) => entry.source = ip(address),
+                RouteAttribute::Metrics(metrics) => entry.mtu = mtu(metrics),
+                RouteAttribute::Table(number) => table = *number,
+                _ => {}
+            }
+        }
+        (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(entry)
+    }
+
+    fn is_ours(&self, ifindex: u32) -> bool {
+        self.ifindex == Some(ifindex) && self.protocol == ROUTE_PROTOCOL && self.metric == ROUTE_METRIC
+    }
+
+    fn route(&self) -> Route {
+        Route { prefix: self.prefix, mtu: self.mtu, source: self.source }
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Plan {
+    remove: Vec<Route>,
+    replace: Vec<Route>,
+    add: Vec<Route>,
+}
+
+fn plan(table: &[Entry], ifindex: u32, wanted: &[Route]) -> Plan {
+    let wanted: BTreeMap<_, _> = wanted
+        .iter()
+        .map(|route| (network(route.prefix), Route { prefix: network(route.prefix), ..*route }))
+        .collect();
+    let present: BTreeMap<_, _> = table
+        .iter()
+        .filter(|entry| entry.is_ours(ifindex))
+        .map(|entry| (entry.prefix, entry.route()))
+        .collect();
+    let mut plan = Plan::default();
+    for (prefix, route) in &wanted {
+        match present.get(prefix) {
+            Some(present) if present == route => {}
+            Some(_) => plan.replace.push(*route),
+            None => plan.add.push(*route),
+        }
+    }
+    plan.remove = present
+        .into_iter()
+        .filter(|(prefix, _)| !wanted.contains_key(prefix))
+        .map(|(_, route)| route)
+        .collect();
+    plan
+}
+
+/// Each prefix with the first foreign entry that takes traffic from it.
+fn overlaps<'a>(
+    table: &'a [Entry],
+    ifindex: u32,
+    prefixes: &'a [(IpAddr, u8)],
+) -> impl Iterator<Item = ((IpAddr, u8), &'a Entry)> {
+    prefixes.iter().filter_map(move |&prefix| {
+        let foreign = |entry: &&Entry| entry.ifindex != Some(ifindex);
+        let inside = |entry: &&Entry| prefix.1 > 0 && contains(prefix, entry.prefix);
+        table.iter().filter(foreign).find(inside).map(|entry| (network(prefix), entry))
+    })
+}
+
+/// Whether `inner` is `outer` or a part of it.
+fn contains(outer: (IpAddr, u8), inner: (IpAddr, u8)) -> bool {
+    inner.1 >= outer.1 && network((inner.0, outer.1)) == network(outer)
+}
+
+/// The prefix without its host bits.
+fn network((address, len): (IpAddr, u8)) -> (IpAddr, u8) {
+    let address = match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(len.into())).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(len.into())).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    };
+    (address, len)
+}
+
+fn message(ifindex: u32, route: &Route) -> RouteMessage {
+    let (address, len) = network(route.prefix);
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = family(address);
+    header.destination_prefix_length = len;
+    header.table = RouteHeader::RT_TABLE_MAIN;
+    header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    header.kind = RouteType::Unicast;
+    // IPv6 knows no scopes of routes and ignores it.
+    header.scope = RouteScope::Link;
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Destination(address.into()));
+    attributes.push(RouteAttribute::Oif(ifindex));
+    attributes.push(RouteAttribute::Priority(ROUTE_METRIC));
+    attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+    message
+}
+
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+pub(super) fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}
+
+pub(super) fn new_route(message: &RouteNetlinkMessage) -> Option<&RouteMessage> {
+    match message {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    }
+}
+
+fn unspecified(family: AddressFamily) -> Option<IpAddr> {
+    match family {
+        AddressFamily::Inet => Some(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
+        AddressFamily::Inet6 => Some(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)),
+        _ => None,
+    }
+}
+
+/// The kinds of route that decide where a unicast packet goes.
+fn kind(kind: RouteType) -> Option<&'static str> {
+    match kind {
+        RouteType::Unicast => Some("unicast"),
+        RouteType::BlackHole => Some("blackhole"),
+        RouteType::Unreachable => Some("unreachable"),
+        RouteType::Prohibit => Some("prohibit"),
+        RouteType::Throw => Some("throw"),
+        _ => None,
+    }
+}

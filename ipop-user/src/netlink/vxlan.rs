@@ -1,0 +1,99 @@
+//! The kernel's VXLAN device as IPOP uses it: `external gpe`, so that it owns the UDP port and its
+//! receive offload, reserves headroom, and outlives the daemon. What is sent through it is the eBPF
+//! programs' business.
+
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
+
+use super::link::LinkRef;
+use super::request::Failure;
+use super::{Error, Netlink, Result};
+
+impl Netlink {
+    /// Makes the VXLAN-GPE device and returns its index: `ip link add NAME mtu MTU type vxlan
+    /// external gpe dstport PORT udp6zerocsumrx nolearning`. It is down; its port is opened by
+    /// [`Self::set_up`].
+    ///
+    /// # Errors
+    /// [`Error::NoVxlan`], [`Error::DeviceExists`], [`Error::PortInUse`] (another VXLAN device of
+    /// that port), [`Error::NotPermitted`].
+    pub async fn create_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<u32> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(settings(port))),
+            ]),
+        ];
+        match self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await {
+            Ok(_) => self.link(name).await.map(|link| link.ifindex),
+            Err(failure) => Err(self.explain_create(name, port, failure).await),
+        }
+    }
+
+    /// The index of the device `name`, if it is just what [`Self::create_vxlan`] makes for that
+    /// port; `None` if there is no such device or it is of another kind.
+    pub async fn vxlan_matches(&self, name: &str, port: u16) -> Result<Option<u32>> {
+        match self.link_message(LinkRef::Name(name)).await {
+            Ok(message) => Ok(is_ours(&message, port).then_some(message.header.index)),
+            Err(failure) if failure.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(failure) => Err(failure.explain(format!("look up device {name}"), name)),
+        }
+    }
+
+    async fn explain_create(&self, name: &str, port: u16, failure: Failure) -> Error {
+        match failure.errno() {
+            Some(libc::EOPNOTSUPP | libc::EPFNOSUPPORT | libc::EAFNOSUPPORT) => Error::NoVxlan,
+            // The kernel says the same of a name and of a port that are taken.
+            Some(libc::EEXIST) if self.link(name).await.is_ok() => Error::DeviceExists { name: name.into() },
+            Some(libc::EEXIST | libc::EADDRINUSE) => Error::PortInUse { port, device: name.into() },
+            _ => failure.explain(format!("create the VXLAN device {name}"), name),
+        }
+    }
+
+    /// The error for a device that could not open its port.
+    pub(super) async fn port_in_use(&self, ifindex: u32, failure: Failure) -> Error {
+        let message = self.link_message(LinkRef::Index(ifindex)).await.ok();
+        let port = message.as_ref().and_then(|message| info(message)).and_then(port);
+        match port {
+            Some(port) => Error::PortInUse { port, device: self.name_of(ifindex).await },
+            None => self.explain_for(ifindex, "set {} up", failure).await,
+        }
+    }
+}
+
+/// Learning is off, because there is nothing to learn from headers that we write ourselves; outer
+/// UDP checksums are zero, over IPv6 too, because the inner packet has its own.
+fn settings(port: u16) -> Vec<InfoVxlan> {
+    vec![
+        InfoVxlan::CollectMetadata(true),
+        InfoVxlan::Gpe,
+        InfoVxlan::Port(port),
+        InfoVxlan::Learning(false),
+        InfoVxlan::UDPZeroCsumRX(true),
+    ]
+}
+
+fn is_ours(message: &LinkMessage, port: u16) -> bool {
+    info(message).is_some_and(|info| settings(port).iter().all(|setting| info.contains(setting)))
+}
+
+fn info(message: &LinkMessage) -> Option<&[InfoVxlan]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(info) => info.iter().find_map(|info| match info {
+            LinkInfo::Data(InfoData::Vxlan(info)) => Some(info.as_slice()),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+fn port(info: &[InfoVxlan]) -> Option<u16> {
+    info.iter().find_map(|info| match info {
+        InfoVxlan::Port(port) => Some(*port),
+        _ => None,
+    })
+}
