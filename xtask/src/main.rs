@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod config;
 mod daemon;
+mod demo;
 mod netns;
 mod privilege;
 mod process;
@@ -31,6 +32,8 @@ enum Command {
     Setup(setup::Args),
     /// Build ipopd and ipopctl, eBPF programs included
     Build(build::Args),
+    /// Show two hosts talking over IPOP, by the kernel path and by the user path
+    Demo(demo::Args),
     /// Measure every path beside the bare wire and the kernel's VXLAN
     Bench(bench::Args),
 }
@@ -39,6 +42,7 @@ fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {
