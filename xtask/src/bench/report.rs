@@ -171,33 +171,30 @@ fn print_problems(rows: &[Row]) {
 fn print_settings(results: &Results) {
     let settings = &results.settings;
     ui::say("");
+    let machine = &results.machine;
+    let memory_gib = machine.memory_mib.div_ceil(1024);
     ui::say(&format!(
-        "{}, {} cores, {} GiB; {}; Linux {}; commit {}; {}",
-        results.machine.cpu,
-        results.machine.cores,
-        results.machine.memory_mib.div_ceil(1024),
-        results.machine.system,
-        results.kernel,
-        results.commit,
-        results.time
+        "{}, {} cores, {memory_gib} GiB; {}; Linux {}",
+        machine.cpu, machine.cores, machine.system, results.kernel
+    ));
+    ui::say(&format!("commit {}; {}", results.commit, results.time));
+    ui::say(&format!(
+        "{} rounds, windows of {} ms (latency {} ms), rotating over all systems",
+        settings.rounds, settings.window_ms, settings.latency_window_ms
     ));
     ui::say(&format!(
-        "{} rounds, windows of {} ms (latency {} ms), rotating over all systems; {}; TCP writes of {} KiB; \
-         requests and datagrams of {} B",
-        settings.rounds,
-        settings.window_ms,
-        settings.latency_window_ms,
+        "{}; TCP writes of {} KiB; requests and datagrams of {} B",
         settings.congestion_control,
         settings.tcp_write_bytes / 1024,
         settings.datagram_bytes
     ));
-    let sysctls: Vec<String> =
-        settings.sysctls.iter().map(|(name, value)| format!("{}={value}", name.replace('/', "."))).collect();
-    ui::say(&sysctls.join("; "));
+    for (name, value) in &settings.sysctls {
+        ui::say(&format!("{} = {value}", name.replace('/', ".")));
+    }
     let quiet =
         settings.background_share < BACKGROUND_SHARE_QUIET && settings.steal_share < BACKGROUND_SHARE_QUIET;
     let remark = format!(
-        "others used {:.1} % of this machine just before, the hypervisor withheld {:.1} % during the run{}",
+        "just before, others used {:.1} % of this machine; during it, {:.1} % was withheld from it{}",
         settings.background_share * 100.0,
         settings.steal_share * 100.0,
         if quiet { "" } else { ": NOT a quiet machine" }

@@ -1,0 +1,169 @@
+//! `cargo xtask demo`: two hosts on one wire, in namespaces, that talk over IPOP by the kernel
+//! path and by the user path, with ipopd's own counters as proof of which carried what.
+
+mod story;
+mod transfer;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::build::{Binaries, Profile};
+use crate::config::{Datapath, Side};
+use crate::daemon::{Daemons, Traffic};
+use crate::netns::Pair;
+use crate::{build, daemon, privilege, stop, ui};
+use story::Story;
+use transfer::{Measured, Transfer};
+
+/// How namespaces and folders of a demo begin.
+const PREFIX: &str = "ipop-demo";
+/// The share of a leg's packets that must have taken the path that is being shown. Not all: a
+/// daemon's own probes go by the user path.
+const PROOF_SHARE_MIN: f64 = 0.99;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Length of each TCP transfer
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Print the result as JSON and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one leg of the demo has shown.
+#[derive(Debug, Serialize)]
+struct Leg {
+    path: &'static str,
+    #[serde(flatten)]
+    measured: Measured,
+    kernel_packets: Option<u64>,
+    user_packets: Option<u64>,
+    /// Whether the counters say that the packets took this path; `null` for the bare wire.
+    proved: Option<bool>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let binaries = build::build(Profile::Release)?;
+    if !privilege::is_root() {
+        return privilege::again_as_root();
+    }
+    stop::watch()?;
+    let story = Story::new(args.json);
+    for left in daemon::sweep(PREFIX) {
+        ui::note(&format!("removed {left}, left behind by an earlier demo"));
+    }
+    // Everything that `show` sets up is removed when it returns, by an error or a signal too.
+    let legs = show(&binaries, args.seconds, &story)?;
+    story.torn_down();
+    let proved = legs.iter().all(|leg| leg.proved != Some(false));
+    if args.json {
+        ui::say(&serde_json::json!({ "proved": proved, "legs": legs }).to_string());
+    } else {
+        story.table(&legs, proved);
+    }
+    Ok(if proved { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(binaries: &Binaries, seconds: u64, story: &Story) -> Result<Vec<Leg>> {
+    story.step("Two hosts, one wire");
+    let pair = Pair::create(PREFIX, "host")?;
+    story.host(Side::Near, pair.near.name(), Pair::NEAR_ADDRESS);
+    story.host(Side::Far, pair.far.name(), Pair::FAR_ADDRESS);
+    let transfer = Transfer::prepare(PREFIX, &pair, seconds)?;
+
+    story.step("The bare wire, to compare with");
+    let bare = Leg {
+        path: "bare wire",
+        measured: measure(&transfer, Pair::FAR_ADDRESS, story)?,
+        kernel_packets: None,
+        user_packets: None,
+        proved: None,
+    };
+
+    story.step("An ipopd on each host");
+    let mut daemons = Daemons::start(binaries, &pair, "demo", Datapath::AUTO)?;
+    daemons.wait_for_path(KERNEL.peer_path)?;
+    story.reached(&daemons.near.peer()?, Side::Far);
+
+    let kernel = leg(&KERNEL, &daemons, &transfer, story)?;
+    switch_kernel_path(&mut daemons, "off", &USER, story)?;
+    let user = leg(&USER, &daemons, &transfer, story)?;
+    switch_kernel_path(&mut daemons, "on", &KERNEL, story)?;
+    let again = leg(&KERNEL, &daemons, &transfer, story)?;
+
+    story.step("Tear-down");
+    Ok(vec![bare, kernel, user, Leg { path: "kernel path again", ..again }])
+}
+
+/// One of the two paths, in our words and in ipopd's.
+struct Path {
+    name: &'static str,
+    title: &'static str,
+    peer_path: &'static str,
+}
+
+const KERNEL: Path = Path {
+    name: "kernel path",
+    title: "The kernel path: no packet needs the daemon",
+    peer_path: "direct-kernel",
+};
+const USER: Path = Path {
+    name: "user path",
+    title: "The user path: every packet goes through the daemon",
+    peer_path: "direct-user",
+};
+
+fn leg(path: &Path, daemons: &Daemons, transfer: &Transfer<'_>, story: &Story) -> Result<Leg> {
+    story.step(path.title);
+    let before = daemons.counters()?;
+    let measured = measure(transfer, Side::Far.virtual_v4(), story)?;
+    let traffic = daemons.traffic_since(&before)?;
+    let proved = is_proof(&traffic, path.peer_path == KERNEL.peer_path);
+    story.counters(&traffic, path.name, proved);
+    Ok(Leg {
+        path: path.name,
+        measured,
+        kernel_packets: Some(traffic.kernel_tx + traffic.kernel_rx),
+        user_packets: Some(traffic.user_tx + traffic.user_rx),
+        proved: Some(proved),
+    })
+}
+
+fn measure(transfer: &Transfer<'_>, target: &str, story: &Story) -> Result<Measured> {
+    let ping_us = transfer.ping(target)?;
+    story.ping(target, ping_us);
+    let tcp_gbps = transfer.tcp(target)?;
+    story.tcp(target, tcp_gbps);
+    Ok(Measured { ping_us, tcp_gbps })
+}
+
+fn switch_kernel_path(daemons: &mut Daemons, to: &str, path: &Path, story: &Story) -> Result<()> {
+    let words = format!("datapath kernel {to}");
+    story.command(&format!("ipopctl {words}"));
+    daemons.near.ctl(&words)?;
+    daemons.far.ctl(&words)?;
+    daemons.wait_for_path(path.peer_path)
+}
+
+fn is_proof(traffic: &Traffic, by_kernel: bool) -> bool {
+    let share = traffic.kernel_share().map(|share| if by_kernel { share } else { 1.0 - share });
+    share.is_some_and(|share| share >= PROOF_SHARE_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counters_prove_a_path_or_do_not() {
+        let by_kernel = Traffic { kernel_tx: 1000, kernel_rx: 500, user_tx: 3, user_rx: 2 };
+        assert!(is_proof(&by_kernel, true) && !is_proof(&by_kernel, false));
+        let by_user = Traffic { user_tx: 1000, user_rx: 500, ..Traffic::default() };
+        assert!(is_proof(&by_user, false) && !is_proof(&by_user, true));
+        let nothing = Traffic::default();
+        assert!(!is_proof(&nothing, true) && !is_proof(&nothing, false));
+    }
+}
