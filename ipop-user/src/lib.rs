@@ -1,6 +1,8 @@
 //! The IPOP daemon and its control tool.
 
+pub mod api;
 pub mod config;
+pub mod control;
 pub mod kernel;
 pub mod key;
 pub mod netlink;

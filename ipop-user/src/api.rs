@@ -1,0 +1,559 @@
+//! The shapes of the control API: what `ipopd` answers on its control socket, and what
+//! `ipopctl --json` prints. Stable: fields are added, never renamed or removed.
+//!
+//! The transport is in `control` (server) and `ctl` (client); filling the shapes is the daemon's.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipop_common::Counter;
+use ipop_common::counter::Class;
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::key::{NodeAddress, PublicKey};
+
+/// Paths of the resources, relative to the control socket.
+pub mod paths {
+    pub const STATUS: &str = "/v1/status";
+    pub const PEERS: &str = "/v1/peers";
+    pub const LINKS: &str = "/v1/links";
+    pub const ROUTES: &str = "/v1/routes";
+    /// `GET` with `?peer=`, a [`super::Selector`] in text form.
+    pub const EXPLAIN: &str = "/v1/explain";
+    pub const COUNTERS: &str = "/v1/counters";
+    /// `POST` a [`super::PingOrder`].
+    pub const PING: &str = "/v1/ping";
+    /// `POST` a [`super::KernelOrder`].
+    pub const DATAPATH_KERNEL: &str = "/v1/datapath/kernel";
+    /// `POST`, no body.
+    pub const RELOAD: &str = "/v1/reload";
+    /// Prometheus text, also on `node.metrics`.
+    pub const METRICS: &str = "/metrics";
+}
+
+/// Most probes that one ping order may ask for.
+pub const PING_COUNT_MAX: u32 = 100;
+/// Longest pause between the probes of one ping order, in milliseconds.
+pub const PING_INTERVAL_MS_MAX: u64 = 10_000;
+/// How long a probe waits for its answer, in milliseconds. A later answer counts as lost.
+pub const PING_TIMEOUT_MS: u64 = 1_000;
+
+/// How packets to a peer travel now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Path {
+    DirectKernel,
+    DirectUser,
+    Relay,
+    Overlay,
+    None,
+}
+
+impl Path {
+    pub const ALL: [Path; 5] = [Path::DirectKernel, Path::DirectUser, Path::Relay, Path::Overlay, Path::None];
+
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Path::DirectKernel => "direct-kernel",
+            Path::DirectUser => "direct-user",
+            Path::Relay => "relay",
+            Path::Overlay => "overlay",
+            Path::None => "none",
+        }
+    }
+
+    /// Whether no third node is on the way.
+    pub fn is_direct(self) -> bool {
+        matches!(self, Path::DirectKernel | Path::DirectUser)
+    }
+}
+
+/// Whether what travels to a peer can be read and forged by the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    Sealed,
+    Clear,
+}
+
+impl Security {
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Security::Sealed => "sealed",
+            Security::Clear => "clear",
+        }
+    }
+}
+
+/// Packets and bytes of one peer or link since the daemon knows it. Bytes are inner bytes. The
+/// totals are the sums of both paths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub tx_packets: u64,
+    pub rx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_bytes: u64,
+    pub kernel_tx_packets: u64,
+    pub kernel_rx_packets: u64,
+    pub user_tx_packets: u64,
+    pub user_rx_packets: u64,
+}
+
+/// One peer. `ipopctl peers --json` is an array of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub name: String,
+    pub address: NodeAddress,
+    /// See [`virtual_ips`].
+    pub virtual_ips: Vec<String>,
+    /// `null` while it is not known where the peer is.
+    pub endpoint: Option<String>,
+    pub path: Path,
+    /// One sentence: why this path and no better one.
+    pub path_reason: String,
+    pub security: Security,
+    /// Smoothed round trip of control messages; `null` before the first.
+    pub rtt_us: Option<u64>,
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// Seconds since the peer last proved who it is; `null` if it never did.
+    pub last_handshake_s: Option<u64>,
+    pub public_key: String,
+    /// Largest inner packet in bytes; `null` without a link.
+    pub mtu: Option<u32>,
+    /// Six hexadecimal digits; `null` without a link.
+    pub link_id: Option<String>,
+}
+
+/// A node's prefixes as JSON gives them: single addresses bare, others with their length.
+pub fn virtual_ips(prefixes: &[config::Prefix]) -> Vec<String> {
+    prefixes
+        .iter()
+        .map(|prefix| if prefix.is_host() { prefix.addr().to_string() } else { prefix.to_string() })
+        .collect()
+}
+
+/// A link id as JSON gives it.
+pub fn link_id(id: u32) -> String {
+    format!("{id:06x}")
+}
+
+/// One direct link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The peer's name.
+    pub peer: String,
+    /// Six hexadecimal digits.
+    pub link_id: String,
+    /// The peer's outer address and port.
+    pub endpoint: SocketAddr,
+    /// Our outer address; `null` while there is no route to the peer.
+    pub local: Option<IpAddr>,
+    /// The physical interface on the route to the peer.
+    pub interface: Option<String>,
+    pub next_hop_mac: Option<String>,
+    /// Largest inner packet in bytes.
+    pub mtu: u32,
+    pub epoch: u32,
+    /// How long the kernel path goes on without the daemon; `null` if the link is not in the kernel.
+    pub lease_remaining_ms: Option<u64>,
+    /// Whether the kernel path holds the link.
+    pub kernel: bool,
+    pub path: Path,
+    pub security: Security,
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// Where a virtual prefix leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub prefix: String,
+    /// The peer's name.
+    pub peer: String,
+    /// Six hexadecimal digits; `null` if no link carries the prefix now.
+    pub link_id: Option<String>,
+    pub path: Path,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub name: String,
+    pub address: NodeAddress,
+    pub public_key: String,
+    pub version: String,
+    pub uptime_s: u64,
+    /// `network.name`.
+    pub network: String,
+    pub device: String,
+    /// With their lengths, as on the device.
+    pub virtual_ips: Vec<String>,
+    /// Of the device, in bytes.
+    pub mtu: u32,
+    pub listen: Vec<SocketAddr>,
+    pub datapath: Datapath,
+    pub interfaces: Vec<Interface>,
+    pub peers_total: u32,
+    pub peers_direct: u32,
+    /// What an operator should know, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// What carries packets on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datapath {
+    pub kernel: KernelState,
+    /// Why it is not `on`.
+    pub kernel_reason: Option<String>,
+    /// `null` if nothing is attached.
+    pub attach: Option<Attach>,
+    pub xdp: XdpState,
+    /// Why it is not what was asked for.
+    pub xdp_reason: Option<String>,
+    pub io: IoBackend,
+    /// Why it is not what was asked for.
+    pub io_reason: Option<String>,
+    pub device_kind: DeviceKind,
+}
+
+/// The kernel path as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelState {
+    On,
+    /// Switched off by the configuration or by `ipopctl datapath kernel off`.
+    Off,
+    /// The kernel, or our rights, do not allow it.
+    Unavailable,
+}
+
+/// How the TC programs hang on their devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    Tcx,
+    Clsact,
+}
+
+/// How the XDP program hangs on the physical interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpState {
+    Off,
+    Native,
+    Generic,
+}
+
+/// How the user path does I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoBackend {
+    IoUring,
+    Epoll,
+}
+
+/// What the virtual device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    Vxlan,
+    Tun,
+}
+
+/// A device that programs of ours hang on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    /// Such as `tcx ingress` or `xdp native`.
+    pub attached: Vec<String>,
+}
+
+/// Which path a packet to the peer takes now, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The peer's name.
+    pub peer: String,
+    pub path: Path,
+    /// One sentence.
+    pub verdict: String,
+    /// The questions in the order in which they are asked. The first that fails decides.
+    pub steps: Vec<Step>,
+}
+
+/// One question of an explanation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub check: String,
+    pub ok: bool,
+    pub detail: String,
+}
+
+/// Every named counter, by path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    pub kernel: CounterGroup,
+    pub user: CounterGroup,
+}
+
+/// Counters by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CounterGroup(pub BTreeMap<String, CounterValue>);
+
+impl FromIterator<(Counter, u64)> for CounterGroup {
+    fn from_iter<I: IntoIterator<Item = (Counter, u64)>>(values: I) -> Self {
+        let entry = |(counter, value): (Counter, u64)| {
+            let value = CounterValue {
+                value,
+                help: counter.help().to_owned(),
+                class: counter.class().name().to_owned(),
+            };
+            (counter.name().to_owned(), value)
+        };
+        Self(values.into_iter().map(entry).collect())
+    }
+}
+
+/// One counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterValue {
+    /// Packets.
+    pub value: u64,
+    /// What happened to them.
+    pub help: String,
+    /// `ok`, `passed`, `refused` or `dropped`: [`Class::name`].
+    pub class: String,
+}
+
+impl CounterValue {
+    /// Where the class stands among the others; unknown ones, of a newer daemon, are last.
+    pub fn class_rank(&self) -> usize {
+        let classes = [Class::Ok, Class::Passed, Class::Refused, Class::Dropped];
+        classes.iter().position(|class| class.name() == self.class).unwrap_or(classes.len())
+    }
+}
+
+/// Measures the round trip of control messages to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PingOrder {
+    /// A [`Selector`] in text form.
+    pub peer: String,
+    /// 1 to [`PING_COUNT_MAX`].
+    pub count: u32,
+    /// Between the probes, at most [`PING_INTERVAL_MS_MAX`].
+    pub interval_ms: u64,
+}
+
+/// What became of a ping order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// The peer's name.
+    pub peer: String,
+    pub count: u32,
+    pub results: Vec<Probe>,
+    /// `null` if no probe was answered; so are the next two.
+    pub min_us: Option<u64>,
+    pub avg_us: Option<u64>,
+    pub max_us: Option<u64>,
+    pub lost: u32,
+}
+
+/// One probe. Sequence numbers count from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub seq: u32,
+    /// `null`: lost.
+    pub rtt_us: Option<u64>,
+}
+
+impl Ping {
+    /// Sums up the probes sent, in their order. `None`: lost.
+    pub fn new(peer: String, rtts_us: &[Option<u64>]) -> Self {
+        let answered: Vec<u64> = rtts_us.iter().flatten().copied().collect();
+        let sum_us: u64 = answered.iter().sum();
+        let results = (1..).zip(rtts_us).map(|(seq, rtt_us)| Probe { seq, rtt_us: *rtt_us }).collect();
+        Self {
+            peer,
+            count: rtts_us.len() as u32,
+            results,
+            min_us: answered.iter().min().copied(),
+            avg_us: sum_us.checked_div(answered.len() as u64),
+            max_us: answered.iter().max().copied(),
+            lost: (rtts_us.len() - answered.len()) as u32,
+        }
+    }
+}
+
+/// Switches the kernel path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelOrder {
+    pub on: bool,
+}
+
+/// An order was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What was done.
+    pub message: String,
+}
+
+/// The daemon said no. The body of every answer whose HTTP status is not 200.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What and what to do.
+    pub error: String,
+}
+
+/// A peer as a person names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    VirtualIp(IpAddr),
+    Address(NodeAddress),
+    PublicKey(PublicKey),
+    Name(String),
+}
+
+impl Selector {
+    /// Every text names something; whether there is such a peer is another question.
+    pub fn parse(text: &str) -> Self {
+        if let Ok(ip) = text.parse() {
+            Selector::VirtualIp(ip)
+        } else if let Ok(address) = text.parse() {
+            Selector::Address(address)
+        } else if let Ok(key) = text.parse() {
+            Selector::PublicKey(key)
+        } else {
+            Selector::Name(text.to_owned())
+        }
+    }
+
+    /// A virtual IP names the peer that it is routed to.
+    pub fn matches(&self, peer: &config::Peer) -> bool {
+        match self {
+            Selector::VirtualIp(ip) => peer.addresses.iter().any(|prefix| prefix.contains(*ip)),
+            Selector::Address(address) => peer.public_key.node_address() == *address,
+            Selector::PublicKey(key) => peer.public_key == *key,
+            Selector::Name(name) => peer.name == *name,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn key() -> PublicKey {
+        PublicKey::from_bytes([7; 32])
+    }
+
+    fn peer() -> Peer {
+        Peer {
+            name: "beta".to_owned(),
+            address: key().node_address(),
+            virtual_ips: vec!["10.128.0.2".to_owned()],
+            endpoint: Some("10.200.0.2:15000".to_owned()),
+            path: Path::DirectKernel,
+            path_reason: "the kernel path holds the link".to_owned(),
+            security: Security::Clear,
+            rtt_us: None,
+            traffic: Traffic {
+                tx_packets: 3,
+                kernel_tx_packets: 2,
+                user_tx_packets: 1,
+                ..Traffic::default()
+            },
+            last_handshake_s: Some(4),
+            public_key: key().to_string(),
+            mtu: Some(1464),
+            link_id: Some(link_id(0x1a2b)),
+        }
+    }
+
+    #[test]
+    fn a_peer_has_the_promised_fields_flat() {
+        let json = serde_json::to_value(peer()).unwrap();
+        assert_eq!(
+            json,
+            json!({
+                "name": "beta", "address": key().node_address().to_string(),
+                "virtual_ips": ["10.128.0.2"], "endpoint": "10.200.0.2:15000",
+                "path": "direct-kernel", "path_reason": "the kernel path holds the link",
+                "security": "clear", "rtt_us": null,
+                "tx_packets": 3, "rx_packets": 0, "tx_bytes": 0, "rx_bytes": 0,
+                "kernel_tx_packets": 2, "kernel_rx_packets": 0,
+                "user_tx_packets": 1, "user_rx_packets": 0,
+                "last_handshake_s": 4, "public_key": key().to_string(),
+                "mtu": 1464, "link_id": "001a2b",
+            })
+        );
+        assert_eq!(serde_json::from_value::<Peer>(json).unwrap(), peer());
+    }
+
+    #[test]
+    fn a_field_of_a_newer_daemon_is_no_error() {
+        let mut json = serde_json::to_value(peer()).unwrap();
+        json["colour"] = Value::from("green");
+        assert_eq!(serde_json::from_value::<Peer>(json).unwrap(), peer());
+    }
+
+    #[test]
+    fn names_are_those_of_json() {
+        for path in Path::ALL {
+            assert_eq!(serde_json::to_value(path).unwrap(), path.name());
+        }
+        for security in [Security::Sealed, Security::Clear] {
+            assert_eq!(serde_json::to_value(security).unwrap(), security.name());
+        }
+        assert_eq!(serde_json::to_value(IoBackend::IoUring).unwrap(), "io_uring");
+    }
+
+    #[test]
+    fn counters_are_maps_by_name() {
+        let counters = Counters {
+            kernel: [(Counter::TxEncapsulated, 9)].into_iter().collect(),
+            user: CounterGroup::default(),
+        };
+        assert_eq!(
+            serde_json::to_value(&counters).unwrap(),
+            json!({ "kernel": { "tx_encapsulated": {
+                "value": 9, "help": Counter::TxEncapsulated.help(), "class": "ok" } }, "user": {} })
+        );
+    }
+
+    #[test]
+    fn a_ping_is_summed_up() {
+        let ping = Ping::new("beta".to_owned(), &[Some(10), None, Some(21)]);
+        assert_eq!((ping.count, ping.lost), (3, 1));
+        assert_eq!((ping.min_us, ping.avg_us, ping.max_us), (Some(10), Some(15), Some(21)));
+        assert_eq!(ping.results[1], Probe { seq: 2, rtt_us: None });
+        let silence = Ping::new("beta".to_owned(), &[None]);
+        assert_eq!((silence.lost, silence.avg_us), (1, None));
+    }
+
+    #[test]
+    fn a_peer_is_found_by_name_address_key_and_virtual_ip() {
+        let peer = config::Peer {
+            name: "beta".to_owned(),
+            public_key: key(),
+            addresses: vec!["10.128.0.2".parse().unwrap(), "fd00::/64".parse().unwrap()],
+            endpoint: None,
+            line: 1,
+        };
+        let address = key().node_address().to_string();
+        for text in ["beta", "10.128.0.2", "fd00::77", &address, &key().to_string()] {
+            assert!(Selector::parse(text).matches(&peer), "{text}");
+        }
+        let other = PublicKey::from_bytes([8; 32]);
+        for text in ["Beta", "", "10.128.0.3", &other.node_address().to_string(), &other.to_string()] {
+            assert!(!Selector::parse(text).matches(&peer), "{text}");
+        }
+    }
+}
