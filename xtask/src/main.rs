@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod ci;
 mod config;
 mod daemon;
 mod demo;
@@ -14,6 +15,7 @@ mod process;
 mod setup;
 mod sh;
 mod stop;
+mod test;
 mod ui;
 mod workspace;
 
@@ -32,6 +34,10 @@ enum Command {
     Setup(setup::Args),
     /// Build ipopd and ipopctl, eBPF programs included
     Build(build::Args),
+    /// Run all tests
+    Test(test::Args),
+    /// Everything that a change must pass: formatting, lints, rules, tests
+    Ci(ci::Args),
     /// Show two hosts talking over IPOP, by the kernel path and by the user path
     Demo(demo::Args),
     /// Measure every path beside the bare wire and the kernel's VXLAN
@@ -42,6 +48,8 @@ fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

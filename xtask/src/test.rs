@@ -1,0 +1,133 @@
+//! `cargo xtask test`: every test of the workspace, one closing line for all of them. As root
+//! everything runs; otherwise what needs no root, and the rest is counted as skipped.
+
+mod tally;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::build::Profile;
+use crate::setup::Scope;
+use crate::ui::{Colour, paint};
+use crate::{build, privilege, setup, sh, ui, workspace};
+use tally::Tally;
+
+/// The package whose tests need root: namespaces, eBPF, daemons.
+const ROOT_PACKAGE: &str = "ipop-tests";
+
+/// What the tests are told by the environment.
+mod variable {
+    /// The folder in which ipopd and ipopctl are.
+    pub(crate) const BINARIES: &str = "IPOP_BIN_DIR";
+    /// A file to which a test that cannot run here appends one line: `NAME: REASON`.
+    pub(crate) const SKIPPED: &str = "IPOP_TEST_SKIPPED";
+    /// Set when other kernels are to be booted.
+    pub(crate) const VM: &str = "IPOP_TEST_VM";
+    /// For how long each fuzz target looks for new input.
+    pub(crate) const FUZZ: &str = "IPOP_FUZZ_SECONDS";
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also boot Debian's other kernels under qemu and run the programs there
+    #[arg(long)]
+    vm: bool,
+    /// Let every fuzz target look for new input for so long, beyond replaying its corpus
+    #[arg(long, value_name = "SECONDS")]
+    fuzz: Option<u64>,
+    /// Only tests whose name contains one of these
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(if args.vm { Scope::RunAndVm } else { Scope::Run })?;
+    let binaries = build::build(Profile::Release)?;
+    let skipped = workspace::target()?.join("xtask-skipped-tests");
+    // The list of an earlier run is not this one's; there may be none.
+    let _ = fs::remove_file(&skipped);
+
+    let mut cargo = cargo_test(args);
+    cargo.env(variable::SKIPPED, &skipped);
+    if let Some(folder) = binaries.ipopd.parent() {
+        cargo.env(variable::BINARIES, folder);
+    }
+    let mut tally = Tally::default();
+    if !privilege::is_root() {
+        cargo.args(["--exclude", ROOT_PACKAGE]);
+        tally.skip_all(&tests_that_need_root(args)?, "needs root");
+    }
+    run_counted(cargo, args, &mut tally)?;
+    tally.skip_listed(&fs::read_to_string(&skipped).unwrap_or_default());
+    Ok(close(&tally))
+}
+
+fn cargo_test(args: &Args) -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--workspace", "--no-fail-fast"]);
+    if args.vm {
+        cargo.env(variable::VM, "1");
+    }
+    if let Some(seconds) = args.fuzz {
+        cargo.env(variable::FUZZ, seconds.to_string());
+    }
+    cargo
+}
+
+/// Runs `cargo`, shows what it prints, and counts what its test runners say.
+fn run_counted(mut cargo: Command, args: &Args, tally: &mut Tally) -> Result<()> {
+    cargo.arg("--").args(&args.filters);
+    let shown = sh::shown(&cargo);
+    sh::ends_with_us(&mut cargo);
+    let mut child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line.with_context(|| format!("cannot read the output of `{shown}`"))?;
+        ui::say(&line);
+        tally.read_line(&line);
+    }
+    let status = child.wait().with_context(|| format!("cannot watch `{shown}`"))?;
+    if !status.success() {
+        tally.note_failed_run(&format!("`{shown}` ended with {status}"));
+    }
+    Ok(())
+}
+
+/// The names of the tests that are left out when we are not root.
+fn tests_that_need_root(args: &Args) -> Result<Vec<String>> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--quiet", "--package", ROOT_PACKAGE, "--", "--list", "--format", "terse"]);
+    cargo.args(&args.filters);
+    Ok(tally::listed_tests(&sh::capture(&mut cargo)?))
+}
+
+/// Says what was skipped and what failed, and the closing line as the very last.
+fn close(tally: &Tally) -> ExitCode {
+    if !tally.skips().is_empty() {
+        ui::say("");
+        ui::say(&paint(Colour::Yellow, "skipped:"));
+        for skip in tally.skips() {
+            ui::say(&format!("  {skip}"));
+        }
+    }
+    if !tally.failures().is_empty() {
+        ui::say("");
+        ui::say(&paint(Colour::Red, "failed:"));
+        for failure in tally.failures() {
+            ui::say(&format!("  {failure}"));
+        }
+    }
+    if tally.ran_nothing() {
+        ui::say("no test has that name");
+    }
+    ui::say("");
+    ui::say(&tally.closing_line());
+    if tally.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
