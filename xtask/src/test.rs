@@ -30,7 +30,9 @@ mod variable {
     pub(crate) const FUZZ: &str = "IPOP_FUZZ_SECONDS";
 }
 
+// No group: `ci` takes these arguments beside its own.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Also boot Debian's other kernels under qemu and run the programs there
     #[arg(long)]
