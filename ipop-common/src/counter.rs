@@ -62,6 +62,7 @@ counters! {
     TxNoRoute, "tx_no_route", Passed, "no link for the destination in the table";
     TxStaleEpoch, "tx_stale_epoch", Passed, "the cached link has changed";
     TxLeaseExpired, "tx_lease_expired", Passed, "the daemon has not renewed the link's lease";
+    TxReceiveOnly, "tx_receive_only", Passed, "left to the user path: the peer's kernel path is off";
     TxFragmented, "tx_fragmented", Passed, "larger than the link or an outer packet, left to the user path";
     TxTooBig, "tx_too_big", Refused, "larger than the link: answered with ICMP fragmentation needed or packet too big";
     TxNoRoom, "tx_no_room", Dropped, "the kernel had no room for the outer header or the ICMP error";

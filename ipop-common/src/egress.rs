@@ -5,7 +5,7 @@ use crate::counter::Counter;
 use crate::cursor::Cursor;
 use crate::inner::{Inner, InnerError, protocol};
 use crate::limits::{INNER_LEN_MAX, MTU_IPV6_MIN};
-use crate::maps::LinkRef;
+use crate::maps::{Link, LinkRef};
 use crate::tables::{Stale, Tables, follow};
 
 /// What the kernel knows about a packet beside its bytes.
@@ -59,6 +59,9 @@ pub fn packet<C: Cursor, T: Tables>(
         Err(Stale::Epoch) => return Verdict::Miss(Counter::TxStaleEpoch),
         Err(Stale::Lease) => return Verdict::Miss(Counter::TxLeaseExpired),
     };
+    if link.flags & Link::RECEIVE_ONLY != 0 {
+        return Verdict::Miss(Counter::TxReceiveOnly);
+    }
     let len = if meta.gso_size == 0 { meta.len } else { segment_len(cursor, &inner, meta.gso_size) };
     if len > u32::from(link.mtu) {
         return oversized(&inner, len, link.mtu);

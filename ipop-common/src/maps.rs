@@ -97,7 +97,8 @@ pub struct Link {
     pub mtu: u16,
     /// 4 or 6: the outer IP version.
     pub outer_version: u8,
-    pub reserved: [u8; 1],
+    /// [`Self::RECEIVE_ONLY`] or 0.
+    pub flags: u8,
 }
 
 impl Link {
@@ -111,8 +112,11 @@ impl Link {
         header_sum: 0,
         mtu: 0,
         outer_version: 0,
-        reserved: [0],
+        flags: 0,
     };
+
+    /// The peer has no kernel path: what comes from it is taken, what goes to it misses.
+    pub const RECEIVE_ONLY: u8 = 1;
 
     #[inline(always)]
     pub const fn outer(&self) -> Family {

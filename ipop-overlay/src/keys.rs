@@ -22,7 +22,7 @@ impl core::fmt::Debug for NetworkKey {
 }
 
 impl NetworkKey {
-    pub fn derive(name: &str, secret: &str) -> Self {
+    pub fn derive(name: &str, secret: &[u8]) -> Self {
         let mut hash = Blake2s256::new();
         Digest::update(&mut hash, b"ipop network v1");
         Digest::update(&mut hash, (name.len() as u64).to_be_bytes());
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn pair(secret: &str) -> (LinkKeys, LinkKeys) {
-        let network = NetworkKey::derive("net", secret);
+        let network = NetworkKey::derive("net", secret.as_bytes());
         let (a, b) = (StaticSecret::from([7; 32]), StaticSecret::from([9; 32]));
         let (pa, pb) = (PublicKey::from(&a).to_bytes(), PublicKey::from(&b).to_bytes());
         (LinkKeys::derive(&network, &a, &pb), LinkKeys::derive(&network, &b, &pa))

@@ -14,6 +14,9 @@ use crate::keys::{LinkKeys, NetworkKey};
 use crate::peer::{HELLO_INTERVAL, Heard, Path, Peer, PeerView, Underlay};
 use crate::time::{Instant, Reason};
 
+/// How long a node without a kernel path may be silent.
+const USER_LEASE: Duration = Duration::from_secs(5);
+
 /// A configured peer: its place in [`Config::peers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub usize);
@@ -269,6 +272,8 @@ impl Node {
 
     fn send_hello(&mut self, id: PeerId, to: SocketAddr, answer: bool, now: Instant) {
         let Some(peer) = self.peers.get_mut(id.0) else { return };
+        // Nothing of a node without a kernel path goes on when its daemon is gone.
+        let lease = if self.kernel_port == 0 { self.lease.min(USER_LEASE) } else { self.lease };
         let mut hello = Hello {
             link_id: peer.keys.link_id(),
             boot: self.boot,
@@ -277,7 +282,7 @@ impl Node {
             echo_sent_ns: 0,
             echo_delay_ns: 0,
             kernel_port: self.kernel_port,
-            lease_s: u16::try_from(self.lease.as_secs()).unwrap_or(u16::MAX),
+            lease_s: u16::try_from(lease.as_secs()).unwrap_or(u16::MAX),
             mtu: 0,
             answer,
         };

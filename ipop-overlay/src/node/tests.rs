@@ -35,7 +35,7 @@ fn address(host: u8) -> SocketAddr {
 fn node(own: u8, other: u8, secret: &str, boot: u64, now: Instant) -> Node {
     let config = Config {
         private_key: key(own),
-        network: NetworkKey::derive("test", secret),
+        network: NetworkKey::derive("test", secret.as_bytes()),
         peers: vec![PeerConfig {
             public_key: PublicKey::from(&key(other)).to_bytes(),
             endpoint: Some(address(other)),
@@ -318,7 +318,7 @@ fn two_peers_with_one_key_are_refused() {
     let peer = PeerConfig { public_key: PublicKey::from(&key(5)).to_bytes(), endpoint: None };
     let config = Config {
         private_key: key(0),
-        network: NetworkKey::derive("test", "the very same secret"),
+        network: NetworkKey::derive("test", b"the very same secret"),
         peers: vec![peer.clone(), peer],
         trusted: vec![],
         boot: 1,

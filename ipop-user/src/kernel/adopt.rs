@@ -1,6 +1,7 @@
 //! Finding the kernel path that an earlier daemon of this node left behind.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use aya::maps::MapInfo;
@@ -46,6 +47,12 @@ pub(super) fn find(owner: u64) -> Option<Previous> {
         }
     }
     families.into_iter().rev().find_map(|family| open(owner, &family))
+}
+
+/// A descriptor of a loaded program.
+pub(super) fn program_fd(id: u32) -> Option<OwnedFd> {
+    let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id)?;
+    info.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }
 
 /// All programs of one load use the same config map.

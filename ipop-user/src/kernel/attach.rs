@@ -70,6 +70,10 @@ impl Attachments {
         self.previous = programs.to_vec();
     }
 
+    pub(super) fn is_previous(&self, program: u32) -> bool {
+        self.previous.contains(&program)
+    }
+
     /// Attaches a program, replacing one of an earlier daemon in the same place without a gap.
     pub(super) fn attach(
         &mut self,

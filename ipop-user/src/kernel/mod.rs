@@ -14,7 +14,7 @@ mod object;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use aya::programs::ProgramError;
 use ipop_common::counter::COUNTERS;
@@ -73,6 +73,8 @@ pub struct LinkIntent {
     pub ifindex: u32,
     /// Largest inner packet in bytes.
     pub mtu: u16,
+    /// False: the peer's kernel path is off; frames from it are taken, packets to it miss.
+    pub send: bool,
     /// Inner addresses that belong to the peer.
     pub prefixes: Vec<Prefix>,
 }
@@ -141,10 +143,9 @@ impl KernelPath {
                 links.copy_from(&LinkTable::map(previous.maps.links_fd())?);
             }
         }
-        let enabled = u32::from(!adopted || maps.config()?.enabled != 0);
         let config = Config {
             layout: LAYOUT,
-            enabled,
+            enabled: 1,
             device_ifindex: settings.device_ifindex,
             miss_ifindex: settings.miss_ifindex,
             owner: settings.owner,
@@ -205,6 +206,16 @@ impl KernelPath {
     /// The XDP program, to be attached by netlink.
     pub fn xdp_program(&self) -> Result<BorrowedFd<'_>, KernelError> {
         self.programs.fd(program::XDP)
+    }
+
+    /// Whether a program is one of the earlier daemon's that this one replaces.
+    pub fn is_previous(&self, program: u32) -> bool {
+        self.attachments.is_previous(program)
+    }
+
+    /// A descriptor of such a program.
+    pub fn previous_fd(&self, program: u32) -> Option<OwnedFd> {
+        adopt::program_fd(program)
     }
 
     /// Switches encapsulation on or off; off, every packet misses.

@@ -84,7 +84,9 @@ fn start_log(ebpf: &mut Ebpf) {
             return;
         }
     };
-    let Ok(mut logger) = AsyncFd::register_with_interest(logger, Interest::READABLE) else { return };
+    // SAFETY: the logger owns its descriptor and hands out the same one for as long as it lives.
+    let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let Ok(mut logger) = registered else { return };
     tokio::spawn(async move {
         while let Ok(mut guard) = logger.readable_mut().await {
             guard.get_inner_mut().flush();

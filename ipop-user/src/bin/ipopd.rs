@@ -1,0 +1,56 @@
+//! The daemon's command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use ipop_user::daemon::{Options, run};
+use tracing_subscriber::EnvFilter;
+
+/// The IPOP daemon: one node of a virtual network. Runs in the foreground.
+#[derive(Debug, Parser)]
+#[command(name = "ipopd", version)]
+struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", default_value = ipop_user::config::CONFIG_FILE)]
+    config: PathBuf,
+    /// What to log: a level, or directives as in `info,ipop_user=debug`. RUST_LOG does the same.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Load the programs that log every packet they refuse (at level debug).
+    #[arg(long)]
+    log_datapath: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    init_log(arguments.log.as_deref());
+    let options = Options { config: arguments.config, log_datapath: arguments.log_datapath };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::anyhow!("cannot start: {error}")),
+    };
+    match runtime.block_on(run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// One line on stderr, whatever the log level.
+#[expect(clippy::print_stderr, reason = "the last word of a daemon that stops goes to its operator")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("ipopd: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn init_log(filter: Option<&str>) -> () {
+    let filter = match filter {
+        Some(filter) => EnvFilter::new(filter),
+        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    };
+    // Under systemd the journal stamps each line itself.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if journal { log.without_time().with_ansi(false).init() } else { log.init() }
+}

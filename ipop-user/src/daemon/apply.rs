@@ -1,0 +1,214 @@
+//! Bringing the host, the user path's table and the kernel's maps to what the core has decided.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipop_common::limits::LEASE_NS;
+use ipop_overlay::{Command, NoPath, Path, PeerId};
+use tracing::{debug, warn};
+
+use super::peers::{PeerState, Reach, device_mtu, route_mtu, table};
+use super::underlays::UnderlayError;
+use super::{Daemon, clock, start};
+use crate::config::Endpoint;
+use crate::netlink::Route;
+
+impl Daemon {
+    /// Looks at the host's network again: how every peer is reached now.
+    pub(super) async fn refresh(&mut self) {
+        self.resolve_names().await;
+        let mut changed = false;
+        for index in 0..self.peers.len() {
+            changed |= self.resolve_one(PeerId(index)).await;
+        }
+        if changed {
+            // A peer must hear at once what has changed here: our address may have.
+            self.node.handle_command(Command::Announce, clock::now());
+        }
+        self.apply().await;
+    }
+
+    /// Names that gave no address yet.
+    async fn resolve_names(&mut self) {
+        for index in 0..self.peers.len() {
+            let id = PeerId(index);
+            let unknown = self.node.peer(id).is_some_and(|view| view.endpoint.is_none());
+            let Some(peer) = self.peers.get(index).filter(|_| unknown) else { continue };
+            if let Some(endpoint @ Endpoint::Host { .. }) = &peer.config.endpoint
+                && let Some(address) = start::lookup(endpoint).await
+            {
+                let command = Command::Endpoint { peer: id, endpoint: Some(address) };
+                self.node.handle_command(command, clock::now());
+            }
+        }
+    }
+
+    /// Resolves one peer's path. Says whether it has changed.
+    pub(super) async fn resolve_one(&mut self, id: PeerId) -> bool {
+        let Some(endpoint) = self.node.peer(id).and_then(|view| view.endpoint) else { return false };
+        let reach = self.reach(endpoint.ip()).await;
+        if let Ok(reach) = &reach
+            && self.kernel.path.is_some()
+            && !self.underlays.contains(reach.path.ifindex)
+            && self.may_attach(&reach.interface)
+        {
+            let (ifindex, interface) = (reach.path.ifindex, reach.interface.clone());
+            if let Err(error) = self.attach_underlay(ifindex, &interface).await {
+                warn!(interface, %error, "no kernel path on this interface");
+            }
+        }
+        let Some(peer) = self.peers.get_mut(id.0) else { return false };
+        let changed = peer.reach != reach;
+        peer.reach = reach;
+        let mtu = self.config.network.mtu;
+        let reach = peer.reach.as_ref().ok().map(|reach| (reach.path.source, reach.inner_mtu(mtu)));
+        self.node.handle_command(Command::Underlay { peer: id, reach }, clock::now());
+        changed
+    }
+
+    async fn reach(&self, peer: IpAddr) -> Result<Reach, String> {
+        let path = self.netlink.resolve(peer, None, &self.device.own()).await.map_err(|e| e.to_string())?;
+        let link = self.netlink.link(path.ifindex).await.map_err(|e| e.to_string())?;
+        let neighbour = self.netlink.neighbour(path.ifindex, path.next_hop).await;
+        let next_hop_mac = neighbour.map_err(|e| e.to_string())?;
+        if next_hop_mac.is_none() && link.mac.is_some() {
+            let probed = self.netlink.probe_neighbour(path.ifindex, path.next_hop).await;
+            probed.unwrap_or_else(|error| debug!(%error, "neighbour not probed"));
+        }
+        Ok(Reach { path, source_mac: link.mac, next_hop_mac, interface: link.name })
+    }
+
+    /// Only the interfaces that the configuration names, where it names any.
+    fn may_attach(&self, interface: &str) -> bool {
+        match &self.config.underlay.interfaces {
+            Some(names) => names.iter().any(|name| name.as_str() == interface),
+            None => true,
+        }
+    }
+
+    pub(super) async fn attach_underlay(&mut self, ifindex: u32, name: &str) -> Result<(), UnderlayError> {
+        match &mut self.kernel.path {
+            Some(kernel) => self.underlays.attach(kernel, &self.netlink, ifindex, name).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A neighbour's link-layer address has changed: the header templates of its links follow.
+    pub(super) fn on_neighbour(&mut self, ifindex: u32, address: IpAddr, mac: Option<[u8; 6]>) {
+        let mut changed = Vec::new();
+        for peer in &mut self.peers {
+            if let Ok(reach) = &mut peer.reach
+                && (reach.path.ifindex, reach.path.next_hop) == (ifindex, address)
+                && mac.is_some()
+                && reach.next_hop_mac != mac
+            {
+                reach.next_hop_mac = mac;
+                changed.push(peer.id);
+            }
+        }
+        for id in changed {
+            self.apply_kernel(id);
+        }
+    }
+
+    /// Brings device, table and maps up to date with the core.
+    pub(super) async fn apply(&mut self) {
+        for index in 0..self.peers.len() {
+            self.remember(PeerId(index));
+            self.apply_kernel(PeerId(index));
+        }
+        self.publish_table();
+        self.update_device().await;
+    }
+
+    fn path(&self, id: PeerId) -> Path {
+        self.node.peer(id).map_or(Path::None(NoPath::NoEndpoint), |view| view.path)
+    }
+
+    /// Keeps the path that worked while a conversation starts anew.
+    fn remember(&mut self, id: PeerId) {
+        let path = self.path(id);
+        let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
+        let Some(peer) = self.peers.get_mut(id.0) else { return };
+        peer.last = match path {
+            Path::User { endpoint, mtu, .. } => Some((endpoint, mtu)),
+            Path::Kernel { mtu, .. } => endpoint.map(|endpoint| (endpoint, mtu)),
+            Path::None(NoPath::NoAnswer) => peer.last,
+            Path::None(_) => None,
+        };
+    }
+
+    /// Puts a peer's link into the maps, or takes it out.
+    fn apply_kernel(&mut self, id: PeerId) {
+        let path = self.path(id);
+        let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(id.0)) else { return };
+        // What an earlier run installed serves until its lease ends or the peer has answered.
+        if path == Path::None(NoPath::NoAnswer) {
+            peer.kernel = Err("the peer has not answered yet".to_owned());
+            return;
+        }
+        let outcome = match peer.intent(path) {
+            Ok(intent) if !self.underlays.contains(intent.ifindex) => {
+                Err("no program is attached to the interface".to_owned())
+            }
+            Ok(intent) => kernel.install(peer.link_id, &intent, lease_end()).map_err(|e| e.to_string()),
+            Err(reason) => Err(reason),
+        };
+        if outcome.is_err()
+            && let Err(error) = kernel.remove(peer.link_id)
+        {
+            warn!(peer = peer.config.name, %error, "the kernel keeps a link that it should not");
+        }
+        peer.kernel = outcome;
+    }
+
+    /// Renews the leases of all links in the maps.
+    pub(super) fn renew(&mut self) {
+        for index in 0..self.peers.len() {
+            self.apply_kernel(PeerId(index));
+        }
+    }
+
+    fn publish_table(&self) {
+        let link = |peer: &PeerState| {
+            let view = self.node.peer(peer.id)?;
+            peer.user_link(view.path, view.endpoint)
+        };
+        self.table.store(Arc::new(table(&self.config.network.addresses, &self.peers, link)));
+    }
+
+    /// MTU of the device, and a route to each peer's prefixes.
+    pub(super) async fn update_device(&mut self) {
+        let configured = self.config.network.mtu;
+        let mtu_of = |peer: &PeerState| match self.path(peer.id) {
+            Path::Kernel { mtu, .. } | Path::User { mtu, .. } => Some(mtu),
+            Path::None(_) => peer.reach.as_ref().ok().map(|reach| reach.inner_mtu(configured)),
+        };
+        let addresses = &self.config.network.addresses;
+        let has_ipv6 = addresses.iter().any(|prefix| prefix.addr().is_ipv6());
+        let links = self.peers.iter().filter_map(mtu_of);
+        let device = device_mtu(configured, links, has_ipv6).unwrap_or(self.device.mtu);
+        let source = |prefix: IpAddr| {
+            addresses.iter().map(|own| own.addr()).find(|own| own.is_ipv4() == prefix.is_ipv4())
+        };
+        let mut routes = Vec::new();
+        for peer in &self.peers {
+            for prefix in &peer.config.addresses {
+                let mtu = mtu_of(peer).and_then(|mtu| route_mtu(prefix.addr(), mtu, device));
+                let source = source(prefix.addr());
+                routes.push(Route { prefix: (prefix.addr(), prefix.len()), mtu, source });
+            }
+        }
+        if let Err(error) = self.device.update(&self.netlink, device, routes).await {
+            warn!(%error, "the virtual device is not as it should be");
+            let warning = error.to_string();
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+}
+
+fn lease_end() -> u64 {
+    clock::now().as_nanos().saturating_add(LEASE_NS)
+}

@@ -1,0 +1,152 @@
+//! The virtual device: made or taken over, configured, and removed.
+//!
+//! With the kernel path it is a VXLAN device, which outlives the daemon, and a helper TUN that
+//! takes what the programs miss; without, a TUN. See docs/decisions/0001-virtual-device.md.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use ipop_common::limits::KERNEL_PORT;
+use tracing::{info, warn};
+
+use crate::api::DeviceKind;
+use crate::config::Prefix;
+use crate::netlink::{Error as NetlinkError, Netlink, Route};
+use crate::userpath::Tun;
+
+/// Appended to the device's name for its helper.
+const HELPER_SUFFIX: &str = "-slow";
+/// The helper takes whatever the virtual device does.
+const HELPER_MTU: u32 = 65_535;
+
+/// The virtual device of this node.
+#[derive(Debug)]
+pub(super) struct VirtualDevice {
+    pub(super) name: String,
+    pub(super) ifindex: u32,
+    pub(super) kind: DeviceKind,
+    /// The helper of a VXLAN device, or the device itself.
+    pub(super) tun: Arc<Tun>,
+    /// 0 where the device is the TUN itself.
+    pub(super) helper_ifindex: u32,
+    pub(super) mtu: u32,
+    routes: Vec<Route>,
+}
+
+impl VirtualDevice {
+    /// Takes over or makes the VXLAN device and makes its helper.
+    pub(super) async fn vxlan(netlink: &Netlink, name: &str, mtu: u32) -> Result<Self> {
+        let (ifindex, made) = match netlink.vxlan_matches(name, KERNEL_PORT).await? {
+            Some(ifindex) => (ifindex, false),
+            None => (netlink.create_vxlan(name, KERNEL_PORT, mtu).await?, true),
+        };
+        let result = Self::with_helper(netlink, name, ifindex, mtu).await;
+        if result.is_err() && made {
+            remove(netlink, ifindex).await;
+        }
+        result
+    }
+
+    async fn with_helper(netlink: &Netlink, name: &str, ifindex: u32, mtu: u32) -> Result<Self> {
+        // Opens the UDP port: an error here names its owner.
+        netlink.set_addrgenmode_none(ifindex).await?;
+        netlink.set_up(ifindex).await?;
+        let helper = format!("{name}{HELPER_SUFFIX}");
+        let tun = Tun::open(&helper)?;
+        let helper_ifindex = netlink.link(helper.as_str()).await?.ifindex;
+        netlink.set_addrgenmode_none(helper_ifindex).await?;
+        quiet(netlink, helper_ifindex).await;
+        netlink.set_mtu(helper_ifindex, HELPER_MTU).await?;
+        netlink.set_up(helper_ifindex).await?;
+        Ok(Self {
+            name: name.to_owned(),
+            ifindex,
+            kind: DeviceKind::Vxlan,
+            tun: Arc::new(tun),
+            helper_ifindex,
+            mtu,
+            routes: Vec::new(),
+        })
+    }
+
+    /// Makes a TUN, removing the VXLAN device that an earlier run may have left under that name.
+    pub(super) async fn tun(netlink: &Netlink, name: &str, mtu: u32) -> Result<Self> {
+        if let Some(ifindex) = netlink.vxlan_matches(name, KERNEL_PORT).await? {
+            info!(device = name, "removing the device of an earlier run with a kernel path");
+            netlink.delete(ifindex).await?;
+        }
+        let tun = Tun::open(name)?;
+        let ifindex = netlink.link(name).await?.ifindex;
+        netlink.set_addrgenmode_none(ifindex).await?;
+        Ok(Self {
+            name: name.to_owned(),
+            ifindex,
+            kind: DeviceKind::Tun,
+            tun: Arc::new(tun),
+            helper_ifindex: 0,
+            mtu,
+            routes: Vec::new(),
+        })
+    }
+
+    /// MTU, addresses and the up flag.
+    pub(super) async fn configure(&mut self, netlink: &Netlink, addresses: &[Prefix]) -> Result<()> {
+        quiet(netlink, self.ifindex).await;
+        netlink.set_mtu(self.ifindex, self.mtu).await?;
+        netlink.set_up(self.ifindex).await?;
+        let wanted: Vec<(IpAddr, u8)> = addresses.iter().map(|p| (p.addr(), p.len())).collect();
+        netlink
+            .sync_addresses(self.ifindex, &wanted)
+            .await
+            .with_context(|| format!("cannot set the addresses of {}", self.name))
+    }
+
+    /// Brings the MTU and the routes to what the links need now. Says whether anything changed.
+    pub(super) async fn update(
+        &mut self,
+        netlink: &Netlink,
+        mtu: u32,
+        routes: Vec<Route>,
+    ) -> Result<bool, NetlinkError> {
+        if mtu == self.mtu && routes == self.routes {
+            return Ok(false);
+        }
+        if mtu != self.mtu {
+            netlink.set_mtu(self.ifindex, mtu).await?;
+            self.mtu = mtu;
+        }
+        let outcome = netlink.sync_routes(self.ifindex, &routes).await;
+        self.routes = routes;
+        outcome.map(|()| true)
+    }
+
+    pub(super) fn is_own(&self, ifindex: u32) -> bool {
+        ifindex == self.ifindex || (ifindex == self.helper_ifindex && ifindex != 0)
+    }
+
+    /// The devices that a path to a peer must not lead into.
+    pub(super) fn own(&self) -> [u32; 2] {
+        [self.ifindex, self.helper_ifindex]
+    }
+
+    /// Removes the device. A TUN goes with its last handle.
+    pub(super) async fn close(self, netlink: &Netlink) {
+        if self.kind == DeviceKind::Vxlan {
+            remove(netlink, self.ifindex).await;
+        }
+    }
+}
+
+async fn remove(netlink: &Netlink, ifindex: u32) {
+    if let Err(error) = netlink.delete(ifindex).await {
+        warn!(%error, "the virtual device is left behind");
+    }
+}
+
+/// The device works without; under a hardened unit /proc/sys is read-only.
+async fn quiet(netlink: &Netlink, ifindex: u32) {
+    if let Err(error) = netlink.set_quiet(ifindex).await {
+        tracing::debug!(%error, "router solicitations stay on");
+    }
+}

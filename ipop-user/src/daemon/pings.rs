@@ -1,0 +1,100 @@
+//! Round trips that an operator asked for: what is sent when, and what has come back.
+
+use std::time::Duration;
+
+use ipop_overlay::{Instant, PeerId};
+
+use crate::api::{PING_TIMEOUT_MS, Ping};
+use crate::control::Reply;
+
+struct Order {
+    peer: PeerId,
+    name: String,
+    count: usize,
+    interval: Duration,
+    next: Instant,
+    /// Probes sent: id, and the round trip once answered.
+    sent: Vec<(u64, Option<Duration>)>,
+    /// When the last probe is given up.
+    until: Instant,
+    reply: Reply<Ping>,
+}
+
+impl Order {
+    fn finished(&self, now: Instant) -> bool {
+        self.sent.len() == self.count && (self.until <= now || self.sent.iter().all(|(_, rtt)| rtt.is_some()))
+    }
+}
+
+/// All orders under way.
+#[derive(Default)]
+pub(super) struct Pings {
+    orders: Vec<Order>,
+    next_id: u64,
+}
+
+impl Pings {
+    pub(super) fn order(
+        &mut self,
+        peer: (PeerId, String),
+        count: u32,
+        interval: Duration,
+        now: Instant,
+        reply: Reply<Ping>,
+    ) {
+        let (peer, name) = peer;
+        let count = count as usize;
+        self.orders.push(Order {
+            peer,
+            name,
+            count,
+            interval,
+            next: now,
+            sent: Vec::new(),
+            until: now,
+            reply,
+        });
+    }
+
+    /// The probes to send now.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(PeerId, u64)> {
+        let mut probes = Vec::new();
+        for order in &mut self.orders {
+            if order.next <= now && order.sent.len() < order.count {
+                self.next_id += 1;
+                order.sent.push((self.next_id, None));
+                order.next = now.after(order.interval);
+                order.until = now.after(Duration::from_millis(PING_TIMEOUT_MS));
+                probes.push((order.peer, self.next_id));
+            }
+        }
+        probes
+    }
+
+    pub(super) fn answered(&mut self, id: u64, rtt: Duration) {
+        let probe = self.orders.iter_mut().flat_map(|o| &mut o.sent).find(|(sent, _)| *sent == id);
+        if let Some((_, answer)) = probe {
+            *answer = Some(rtt);
+        }
+    }
+
+    /// Answers the orders that are complete.
+    pub(super) fn finish(&mut self, now: Instant) {
+        let (finished, open) = std::mem::take(&mut self.orders).into_iter().partition(|o| o.finished(now));
+        self.orders = open;
+        for order in Vec::from_iter::<Vec<Order>>(finished) {
+            let rtts: Vec<Option<u64>> = order.sent.iter().map(|(_, rtt)| rtt.map(micros)).collect();
+            // A client that has gone away wants no answer.
+            let _ = order.reply.send(Ok(Ping::new(order.name, &rtts)));
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let deadline = |o: &Order| if o.sent.len() < o.count { o.next } else { o.until };
+        self.orders.iter().map(deadline).min()
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

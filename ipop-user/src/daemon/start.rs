@@ -1,0 +1,345 @@
+//! From a configuration to running data paths.
+//!
+//! The order matters: everything that can be refused without touching the host comes first, so
+//! that a daemon that cannot start leaves nothing behind and does not disturb one that runs.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
+use ipop_common::gpe::LinkId;
+use ipop_common::limits::{KERNEL_PORT, LEASE_NS};
+use ipop_common::{Address, encapsulation};
+use ipop_overlay::{Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::device::VirtualDevice;
+use super::peers::PeerState;
+use super::pings::Pings;
+use super::underlays::{Underlays, XdpPlan};
+use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
+use crate::api::DeviceKind;
+use crate::config::{self, Config, Endpoint, Kernel, Mtu};
+use crate::kernel::{KernelPath, Settings, owner};
+use crate::key::PrivateKey;
+use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
+use crate::userpath::{Counters, Io, Settings as UserSettings, Table, UserPath, bind};
+use crate::{config as cfg, control};
+
+/// Hellos between the user path's threads and the core; more at a time is a flood.
+const HELLO_QUEUE: usize = 256;
+/// Requests of operators under way.
+const REQUEST_QUEUE: usize = 16;
+/// The MTU of the device until a link says otherwise: Ethernet under IPv4.
+const DEFAULT_MTU: u32 = 1500 - encapsulation::overhead(ipop_common::Family::V4) as u32;
+
+/// Starts everything; on an error, what was made is removed again.
+pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
+    let (config, private_key, mut warnings) = read(options)?;
+    let (terminate, interrupt, hangup) = signals()?;
+    let (request_tx, requests) = mpsc::channel(REQUEST_QUEUE);
+    let control = control::serve(&config.node.control_socket, config.node.metrics, request_tx)
+        .await
+        .with_context(|| format!("cannot open the control socket {}", shown(&config.node.control_socket)))?;
+    let sockets = bind_all(&config.underlay.listen)?;
+    let monitor = Monitor::open()?;
+    let netlink = Netlink::connect()?;
+    check_interfaces(&netlink, &config).await?;
+    let (node, peers) = build_node(&config, &private_key).await?;
+
+    let (hello_tx, hellos) = mpsc::channel(HELLO_QUEUE);
+    let (mut device, mut kernel) = make_device(&netlink, &config, options).await?;
+    let table = Arc::new(ArcSwap::from_pointee(Table::new()));
+    let counters = Arc::new(Counters::new());
+    let started = async {
+        device.configure(&netlink, &config.network.addresses).await?;
+        let sockets = with_kernel_port(sockets, &config, &device, &kernel)?;
+        let user = start_user_path(&config, &device, &sockets, &table, &counters, hello_tx)?;
+        Ok::<_, anyhow::Error>((sockets, user))
+    };
+    let (sockets, user) = match started.await {
+        Ok(started) => started,
+        Err(error) => {
+            if let Some(path) = kernel.path.take() {
+                path.close();
+            }
+            device.close(&netlink).await;
+            return Err(error);
+        }
+    };
+    warnings.extend(kernel.reason.iter().map(|reason| format!("kernel path: {reason}")));
+    let merges = device.kind == DeviceKind::Vxlan && kernel_at_least(6, 5);
+    let now = clock::now();
+    let mut daemon = Daemon {
+        options: options.clone(),
+        public_key: private_key.public_key(),
+        node,
+        peers,
+        underlays: Underlays::new(XdpPlan::decide(config.datapath.xdp, merges)),
+        config,
+        netlink,
+        device,
+        kernel,
+        user,
+        table,
+        counters,
+        sockets,
+        pings: Pings::default(),
+        warnings,
+        started: now,
+        next_renewal: now.after(RENEWAL),
+        refresh_at: None,
+    };
+    let events = Events { hellos, requests, monitor, control, terminate, interrupt, hangup };
+    if let Err(error) = daemon.begin().await {
+        daemon.stop(events).await;
+        return Err(error);
+    }
+    Ok((daemon, events))
+}
+
+impl Daemon {
+    /// The first round: what is adopted is sorted out, paths are resolved, peers are greeted.
+    async fn begin(&mut self) -> Result<()> {
+        let keep = self.peers.iter().map(|peer| peer.link_id).collect();
+        let local: Vec<Address> = self.config.network.addresses.iter().map(|p| p.addr().into()).collect();
+        if let Some(path) = &mut self.kernel.path {
+            path.retain(&keep)?;
+            path.set_local(&local)?;
+            path.attach_devices()?;
+        }
+        let interfaces = self.config.underlay.interfaces.clone().unwrap_or_default();
+        for name in &interfaces {
+            let link = self.netlink.link(name.as_str()).await?;
+            self.attach_underlay(link.ifindex, &link.name).await?;
+        }
+        self.tell_core_about_kernel();
+        self.refresh().await;
+        self.demand_xdp()?;
+        self.node.handle_command(Command::Announce, clock::now());
+        self.report_ready();
+        Ok(())
+    }
+
+    /// The core must know on which port this node's kernel path receives, if at all.
+    pub(super) fn tell_core_about_kernel(&mut self) {
+        let on = self.kernel.path.as_ref().is_some_and(KernelPath::enabled);
+        let port = if on { KERNEL_PORT } else { 0 };
+        self.node.handle_command(Command::Kernel { port, send: on }, clock::now());
+    }
+
+    fn report_ready(&self) {
+        let kernel = self.kernel.path.as_ref().map_or("unavailable", |_| "on");
+        info!(
+            device = self.device.name,
+            kernel,
+            io = ?self.user.io(),
+            peers = self.peers.len(),
+            key = %self.public_key,
+            "ready"
+        );
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            warn!(%error, "the service manager was not told");
+        }
+    }
+}
+
+/// Reads and checks the configuration and the key.
+pub(super) fn read(options: &Options) -> Result<(Config, PrivateKey, Vec<String>)> {
+    let loaded = config::load(&options.config)?;
+    let key = PrivateKey::read(&loaded.config.node.key_file)?;
+    loaded.config.check_own_key(&options.config, &key.public_key())?;
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    Ok((loaded.config, key, warnings))
+}
+
+fn bind_all(listen: &[SocketAddr]) -> Result<Vec<Arc<UdpSocket>>> {
+    Ok(listen.iter().map(|address| bind(*address).map(Arc::new)).collect::<Result<Vec<_>, _>>()?)
+}
+
+async fn check_interfaces(netlink: &Netlink, config: &Config) -> Result<()> {
+    for name in config.underlay.interfaces.iter().flatten() {
+        netlink.link(name.as_str()).await.context("underlay.interfaces")?;
+    }
+    Ok(())
+}
+
+/// Makes the core and the daemon's record of each peer.
+pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Node, Vec<PeerState>)> {
+    let secret = config.network.secret.as_ref().map(cfg::Secret::expose).unwrap_or_default();
+    let mut peers = Vec::with_capacity(config.peers.len());
+    for peer in &config.peers {
+        let endpoint = match &peer.endpoint {
+            Some(endpoint) => lookup(endpoint).await,
+            None => None,
+        };
+        peers.push(PeerConfig { public_key: *peer.public_key.as_bytes(), endpoint });
+    }
+    let node_config = NodeConfig {
+        private_key: (*key.expose()).into(),
+        network: NetworkKey::derive(&config.network.name, secret),
+        peers,
+        trusted: config.underlay.trusted.iter().map(|p| (p.addr(), p.len())).collect(),
+        boot: clock::unix_ns(),
+        lease: std::time::Duration::from_nanos(LEASE_NS),
+    };
+    let name = |id: PeerId| config.peers.get(id.0).map_or("?", |peer| peer.name.as_str());
+    let node = Node::new(&node_config, clock::unix_ns(), clock::now()).map_err(|(a, b)| {
+        anyhow::anyhow!(
+            "peers {} and {} derive the same link id: give one of them another key",
+            name(a),
+            name(b)
+        )
+    })?;
+    let link_id = |id| node.peer(id).map(|view| view.link_id);
+    let states = config.peers.iter().enumerate().filter_map(|(index, peer)| {
+        let id = PeerId(index);
+        let link_id: LinkId = link_id(id)?;
+        Some(PeerState::new(id, link_id, peer.clone()))
+    });
+    let states = states.collect();
+    Ok((node, states))
+}
+
+/// The address of an endpoint; a name that does not resolve now is tried again later.
+pub(super) async fn lookup(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match endpoint {
+        Endpoint::Address(address) => Some(*address),
+        Endpoint::Host { name, port } => match tokio::net::lookup_host((name.as_str(), *port)).await {
+            Ok(mut addresses) => addresses.next(),
+            Err(error) => {
+                warn!(name, %error, "endpoint not resolved");
+                None
+            }
+        },
+    }
+}
+
+fn first_mtu(config: &Config) -> u32 {
+    match config.network.mtu {
+        Mtu::Auto => DEFAULT_MTU,
+        Mtu::Bytes(bytes) => u32::from(bytes),
+    }
+}
+
+/// The virtual device and the kernel path, as far as the configuration wants it and the host has it.
+async fn make_device(
+    netlink: &Netlink,
+    config: &Config,
+    options: &Options,
+) -> Result<(VirtualDevice, KernelSlot)> {
+    let name = config.network.device.as_str();
+    let mtu = first_mtu(config);
+    let off = |reason: String| KernelSlot { path: None, reason: Some(reason) };
+    if config.datapath.kernel == Kernel::Off {
+        let device = VirtualDevice::tun(netlink, name, mtu).await?;
+        return Ok((device, off("datapath.kernel = \"off\" in the configuration".to_owned())));
+    }
+    match kernel_device(netlink, name, mtu, options).await {
+        Ok((device, path)) => Ok((device, KernelSlot { path: Some(path), reason: None })),
+        Err(error) if config.datapath.kernel == Kernel::On => {
+            Err(error.context("datapath.kernel = \"on\", and the kernel path cannot be had"))
+        }
+        Err(error) => {
+            let reason = format!("{error:#}");
+            warn!(reason, "no kernel path, the user path carries everything");
+            let device = VirtualDevice::tun(netlink, name, mtu).await?;
+            Ok((device, off(reason)))
+        }
+    }
+}
+
+/// A device with the programs loaded for it: VXLAN where the kernel has it, else a TUN.
+async fn kernel_device(
+    netlink: &Netlink,
+    name: &str,
+    mtu: u32,
+    options: &Options,
+) -> Result<(VirtualDevice, KernelPath)> {
+    let device = match VirtualDevice::vxlan(netlink, name, mtu).await {
+        Ok(device) => device,
+        Err(error) if matches!(error.downcast_ref(), Some(NetlinkError::NoVxlan)) => {
+            info!("this kernel has no VXLAN: the virtual device is a TUN");
+            VirtualDevice::tun(netlink, name, mtu).await?
+        }
+        Err(error) => return Err(error),
+    };
+    let settings = Settings {
+        device_ifindex: device.ifindex,
+        miss_ifindex: device.helper_ifindex,
+        owner: owner(name)?,
+        log: options.log_datapath,
+    };
+    match KernelPath::open(settings) {
+        Ok(path) => Ok((device, path)),
+        Err(error) => {
+            device.close(netlink).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Where no VXLAN device owns the kernel path's port, the daemon does: what the programs leave to
+/// the stack then comes to the user path, and nobody else can take the port.
+fn with_kernel_port(
+    mut sockets: Vec<Arc<UdpSocket>>,
+    config: &Config,
+    device: &VirtualDevice,
+    kernel: &KernelSlot,
+) -> Result<Vec<Arc<UdpSocket>>> {
+    if kernel.path.is_some() && device.kind == DeviceKind::Tun {
+        let addresses = config.underlay.listen.iter().map(|a| SocketAddr::new(a.ip(), KERNEL_PORT));
+        let mut addresses: Vec<SocketAddr> = addresses.collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        sockets.extend(bind_all(&addresses)?);
+    }
+    Ok(sockets)
+}
+
+fn start_user_path(
+    config: &Config,
+    device: &VirtualDevice,
+    sockets: &[Arc<UdpSocket>],
+    table: &Arc<ArcSwap<Table>>,
+    counters: &Arc<Counters>,
+    control: mpsc::Sender<crate::userpath::ControlDatagram>,
+) -> Result<UserPath> {
+    let io = match config.datapath.io {
+        config::Io::Auto => Io::Auto,
+        config::Io::IoUring => Io::IoUring,
+        config::Io::Epoll => Io::Epoll,
+    };
+    let settings = UserSettings {
+        tun: Arc::clone(&device.tun),
+        sockets: sockets.to_vec(),
+        io,
+        table: Arc::clone(table),
+        counters: Arc::clone(counters),
+        control,
+    };
+    Ok(UserPath::start(settings)?)
+}
+
+/// Whether the running kernel is at least this release.
+fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+}
+
+impl Daemon {
+    /// XDP that the operator demands must be on every interface that carries links.
+    fn demand_xdp(&self) -> Result<()> {
+        match self.underlays.failure() {
+            Some(reason) => bail!("{reason}"),
+            None => Ok(()),
+        }
+    }
+}
