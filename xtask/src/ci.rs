@@ -4,9 +4,10 @@
 mod dependencies;
 mod documents;
 
+use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::ui::{self, Colour, paint};
 use crate::{setup, sh, test, workspace};
@@ -60,9 +61,18 @@ fn passes(name: &str, check: Check) -> bool {
 }
 
 fn formatting() -> Result<()> {
-    sh::capture(workspace::cargo().args(["fmt", "--all", "--check"]))?;
-    if workspace::root().join(OTHER_WORKSPACE).exists() {
-        sh::capture(workspace::cargo().args(["fmt", "--check", "--manifest-path", OTHER_WORKSPACE]))?;
+    let mut unformatted = BTreeSet::new();
+    for manifest in ["Cargo.toml", OTHER_WORKSPACE] {
+        if workspace::root().join(manifest).exists() {
+            let mut cargo = workspace::cargo();
+            cargo.args(["fmt", "--all", "--manifest-path", manifest, "--", "--check", "-l"]);
+            let output = sh::output(&mut cargo)?;
+            unformatted.extend(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned));
+        }
+    }
+    if !unformatted.is_empty() {
+        let files: Vec<String> = unformatted.into_iter().collect();
+        bail!("not as `cargo fmt --all` has them:\n{}", files.join("\n"));
     }
     Ok(())
 }

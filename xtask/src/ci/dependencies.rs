@@ -39,6 +39,7 @@ pub(super) fn check() -> Result<()> {
         }
     }
     for package in WITHOUT_SYSTEM {
+        broken.extend(system_crates_of(package)?);
         broken.extend(without_std(package)?);
     }
     if !broken.is_empty() {
@@ -53,8 +54,6 @@ struct Graph {
     ours: BTreeSet<String>,
     /// Of any kind: a test's dependency couples as well.
     uses: BTreeMap<String, BTreeSet<String>>,
-    /// Only those that are part of the package itself.
-    links: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
@@ -70,17 +69,13 @@ impl Graph {
             .filter(|package| package["source"].is_null())
             .filter_map(|package| package["name"].as_str().map(str::to_owned))
             .collect();
-        let mut graph = Self { ours, uses: BTreeMap::new(), links: BTreeMap::new() };
+        let mut graph = Self { ours, uses: BTreeMap::new() };
         let nodes = metadata["resolve"]["nodes"].as_array().context("cargo metadata resolves nothing")?;
         for node in nodes {
             let name = |id: &Value| id.as_str().and_then(|id| name_of.get(id)).map(|name| (*name).to_owned());
             let Some(user) = name(&node["id"]) else { continue };
             for dependency in node["deps"].as_array().into_iter().flatten() {
                 let Some(used) = name(&dependency["pkg"]) else { continue };
-                let kinds = dependency["dep_kinds"].as_array();
-                if kinds.into_iter().flatten().any(|kind| kind["kind"].is_null()) {
-                    graph.links.entry(user.clone()).or_default().insert(used.clone());
-                }
                 graph.uses.entry(user.clone()).or_default().insert(used);
             }
         }
@@ -102,31 +97,23 @@ impl Graph {
                 }
             }
         }
-        for package in WITHOUT_SYSTEM.iter().filter(|package| self.ours.contains(**package)) {
-            for linked in self.linked_by(package) {
-                if SYSTEM_CRATES.contains(&linked.as_str()) {
-                    broken.push(format!(
-                        "{package} must build without an operating system, but links {linked}"
-                    ));
-                }
-            }
-        }
         broken
     }
+}
 
-    /// Everything that `package` links, directly or not.
-    fn linked_by(&self, package: &str) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        let mut ahead = vec![package.to_owned()];
-        while let Some(next) = ahead.pop() {
-            for linked in self.links.get(&next).into_iter().flatten() {
-                if found.insert(linked.clone()) {
-                    ahead.push(linked.clone());
-                }
-            }
-        }
-        found
-    }
+/// The system's crates that `package` links when it is built by itself. Asked of `cargo tree`:
+/// the features that other packages of the workspace switch on do not count.
+fn system_crates_of(package: &str) -> Result<Vec<String>> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    let linked = system_crates_in(&sh::capture(&mut cargo)?);
+    let told = |name| format!("{package} must build without an operating system, but links {name}");
+    Ok(linked.into_iter().map(told).collect())
+}
+
+fn system_crates_in(tree: &str) -> BTreeSet<&'static str> {
+    let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    SYSTEM_CRATES.iter().copied().filter(|name| names.contains(name)).collect()
 }
 
 /// Builds `package` for a target without an operating system where that target is installed;
@@ -169,54 +156,50 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// A graph of `(user, used, is part of the package itself)`.
-    fn graph(edges: &[(&str, &str, bool)]) -> Graph {
-        let names: BTreeSet<&str> = edges.iter().flat_map(|(user, used, _)| [*user, *used]).collect();
-        let is_ours = |name: &str| MAY_USE.iter().any(|(ours, _)| *ours == name);
+    fn graph(edges: &[(&str, &str)]) -> Graph {
+        let names: BTreeSet<&str> = edges.iter().flat_map(|(user, used)| [*user, *used]).collect();
+        let source = |name: &str| (!MAY_USE.iter().any(|(ours, _)| *ours == name)).then_some("registry");
         let packages: Vec<Value> = names
             .iter()
-            .map(|name| json!({ "id": format!("id:{name}"), "name": name, "source": (!is_ours(name)).then_some("registry") }))
+            .map(|name| json!({ "id": format!("id:{name}"), "name": name, "source": source(name) }))
             .collect();
-        let nodes: Vec<Value> = names
-            .iter()
-            .map(|name| {
-                let deps: Vec<Value> = edges
-                    .iter()
-                    .filter(|(user, ..)| user == name)
-                    .map(|(_, used, linked)| {
-                        json!({ "pkg": format!("id:{used}"), "dep_kinds": [{ "kind": (!linked).then_some("dev") }] })
-                    })
-                    .collect();
-                json!({ "id": format!("id:{name}"), "deps": deps })
-            })
-            .collect();
+        let used_by = |user: &str| -> Vec<Value> {
+            let used = edges.iter().filter(|(found, _)| *found == user);
+            used.map(|(_, used)| json!({ "pkg": format!("id:{used}") })).collect()
+        };
+        let nodes: Vec<Value> =
+            names.iter().map(|name| json!({ "id": format!("id:{name}"), "deps": used_by(name) })).collect();
         Graph::read(&json!({ "packages": packages, "resolve": { "nodes": nodes } })).expect("a graph")
     }
 
     #[test]
     fn the_layers_hold() {
-        let good = graph(&[
-            ("ipop-overlay", "ipop-common", true),
-            ("ipop-user", "ipop-overlay", true),
-            ("ipop-user", "tokio", true),
-            ("tokio", "mio", true),
-            ("ipop-overlay", "tokio", false),
-        ]);
+        let good =
+            graph(&[("ipop-overlay", "ipop-common"), ("ipop-user", "ipop-overlay"), ("ipop-user", "tokio")]);
         assert_eq!(good.broken_rules(), Vec::<String>::new());
     }
 
     #[test]
     fn a_step_up_the_layers_is_found() {
-        let broken = graph(&[("ipop-common", "ipop-user", false)]).broken_rules();
+        let broken = graph(&[("ipop-common", "ipop-user")]).broken_rules();
         assert_eq!(broken, ["ipop-common must not depend on ipop-user"]);
-        let broken = graph(&[("xtask", "ipop-common", true)]).broken_rules();
+        let broken = graph(&[("xtask", "ipop-common")]).broken_rules();
         assert_eq!(broken, ["xtask must not depend on ipop-common"]);
     }
 
     #[test]
+    fn a_package_without_a_rule_is_found() {
+        let mut graph = graph(&[("ipop-user", "ipop-common")]);
+        graph.ours.insert("ipop-new".to_owned());
+        assert!(graph.broken_rules()[0].starts_with("ipop-new has no rule"));
+    }
+
+    #[test]
     fn an_operating_system_by_a_detour_is_found() {
-        let broken = graph(&[("ipop-overlay", "clock", true), ("clock", "nix", true)]).broken_rules();
-        assert_eq!(broken, ["ipop-overlay must build without an operating system, but links nix"]);
+        let tree =
+            "ipop-overlay v0.1.0 (/x/ipop-overlay)\nclock v1.0.0\nnix v0.31.3\nipop-common v0.1.0 (*)\n";
+        assert_eq!(system_crates_in(tree), BTreeSet::from(["nix"]));
+        assert!(system_crates_in("ipop-overlay v0.1.0\nnixery v1.0.0\n").is_empty());
     }
 
     #[test]
