@@ -3,6 +3,7 @@
 pub mod api;
 pub mod config;
 pub mod control;
+pub mod ctl;
 pub mod daemon;
 pub mod kernel;
 pub mod key;

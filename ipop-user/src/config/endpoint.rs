@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 
 /// Where a peer is reached. Displayed as the file may write it, without the scheme.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +21,22 @@ impl fmt::Display for Endpoint {
             Endpoint::Address(address) => write!(f, "{address}"),
             Endpoint::Host { name, port } => write!(f, "{name}:{port}"),
         }
+    }
+}
+
+/// Why a text is not an endpoint, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}; {advice}")]
+pub struct EndpointError {
+    reason: String,
+    advice: &'static str,
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        parse_endpoint(text).map_err(|(reason, advice)| EndpointError { reason, advice })
     }
 }
 

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::key::PublicKey;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, EndpointError};
 pub use name::InterfaceName;
 pub use prefix::{Prefix, PrefixError};
 pub use problem::{ConfigErrors, Problem};

@@ -1,7 +1,7 @@
 //! A daemon for tests: answers every request of the control server with fixed values.
 
 use ipop_common::Counter;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::{
@@ -143,40 +143,49 @@ pub(crate) fn explanation() -> Explanation {
     }
 }
 
-fn chosen(selector: &Selector) -> Result<(), String> {
+/// The name of the peer meant. There is beta, and gamma, which is silent.
+fn chosen(selector: &Selector) -> Result<&'static str, String> {
     match selector {
-        Selector::Name(name) if name == "beta" => Ok(()),
-        Selector::PublicKey(public_key) if *public_key == key(2) => Ok(()),
-        Selector::VirtualIp(ip) if ip.to_string() == "10.128.0.2" => Ok(()),
+        Selector::Name(name) if name == "gamma" => Ok("gamma"),
+        Selector::Name(name) if name == "beta" => Ok("beta"),
+        Selector::PublicKey(public_key) if *public_key == key(2) => Ok("beta"),
+        Selector::Address(address) if *address == key(2).node_address() => Ok("beta"),
+        Selector::VirtualIp(ip) if ip.to_string() == "10.128.0.2" => Ok("beta"),
         _ => Err("no such peer; `ipopctl peers` lists them".to_owned()),
     }
 }
 
-/// Every fourth probe is lost.
-fn ping(count: u32) -> Ping {
+/// Every fourth probe to beta is lost.
+fn ping(peer: &str, count: u32) -> Ping {
+    let answered = |seq: u32| peer == "beta" && !seq.is_multiple_of(4);
     let rtts_us: Vec<Option<u64>> =
-        (1..=count).map(|seq| (seq % 4 != 0).then_some(100 + u64::from(seq))).collect();
-    Ping::new("beta".to_owned(), &rtts_us)
+        (1..=count).map(|seq| answered(seq).then_some(100 + u64::from(seq))).collect();
+    Ping::new(peer.to_owned(), &rtts_us)
 }
 
-/// Answers one request. An answer that nobody waits for any more is dropped.
+/// Answers one request.
 pub(crate) fn answer(request: Request) {
     match request {
-        Request::Status(reply) => drop(reply.send(status())),
-        Request::Peers(reply) => drop(reply.send(peers())),
-        Request::Links(reply) => drop(reply.send(links())),
-        Request::Routes(reply) => drop(reply.send(routes())),
-        Request::Counters(reply) => drop(reply.send(counters())),
-        Request::Explain { peer, reply } => drop(reply.send(chosen(&peer).map(|()| explanation()))),
-        Request::Ping { peer, count, reply, .. } => drop(reply.send(chosen(&peer).map(|()| ping(count)))),
+        Request::Status(reply) => send(reply, status()),
+        Request::Peers(reply) => send(reply, peers()),
+        Request::Links(reply) => send(reply, links()),
+        Request::Routes(reply) => send(reply, routes()),
+        Request::Counters(reply) => send(reply, counters()),
+        Request::Explain { peer, reply } => send(reply, chosen(&peer).map(|_| explanation())),
+        Request::Ping { peer, count, reply, .. } => {
+            send(reply, chosen(&peer).map(|name| ping(name, count)));
+        }
         Request::SetKernel { on: true, reply } => {
-            drop(reply.send(Err("the kernel path is not available: no CAP_BPF".to_owned())));
+            send(reply, Err("the kernel path is not available: no CAP_BPF".to_owned()));
         }
-        Request::SetKernel { on: false, reply } => {
-            drop(reply.send(Ok("the kernel path is off".to_owned())));
-        }
-        Request::Reload(reply) => drop(reply.send(Ok("nothing has changed".to_owned()))),
+        Request::SetKernel { on: false, reply } => send(reply, Ok("the kernel path is off".to_owned())),
+        Request::Reload(reply) => send(reply, Ok("nothing has changed".to_owned())),
     }
+}
+
+/// An answer that nobody waits for any more is dropped.
+fn send<T>(reply: oneshot::Sender<T>, answer: T) {
+    drop(reply.send(answer));
 }
 
 /// Answers until the server is gone.

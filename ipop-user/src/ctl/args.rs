@@ -1,0 +1,170 @@
+//! The command line of `ipopctl`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::{CONFIG_FILE, defaults};
+
+/// Ask and command the IPOP daemon of this machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ipopctl",
+    version,
+    after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon."
+)]
+pub(super) struct Args {
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "PATH", env = "IPOP_SOCKET", default_value = defaults::CONTROL_SOCKET)]
+    pub(super) socket: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Write a configuration, a key and a network secret for this machine
+    Init(Init),
+    /// Show this node and its datapath
+    Status,
+    /// Show the peers and the paths to them
+    Peers,
+    /// Show the direct links
+    Links,
+    /// Show which peer each virtual prefix leads to
+    Routes,
+    /// Say which path a packet to a peer takes, and why
+    Explain {
+        /// Name, virtual IP, node address or public key
+        peer: String,
+    },
+    /// Measure the round trip of control messages to a peer
+    Ping(Ping),
+    /// Show what happened to packets, by path and verdict
+    Counters {
+        /// Those that are zero as well
+        #[arg(long)]
+        all: bool,
+    },
+    /// Watch the rates of each peer and path
+    Top {
+        /// Stop after this many samples [default: never on a terminal, else 1]
+        #[arg(short = 'n', long = "samples", value_parser = clap::value_parser!(u32).range(1..))]
+        samples: Option<u32>,
+    },
+    /// Switch the kernel path
+    #[command(subcommand)]
+    Datapath(Datapath),
+    /// Check a configuration file
+    #[command(subcommand)]
+    Config(Config),
+    /// Let the daemon read its configuration again
+    Reload,
+    /// Make and read keys
+    #[command(subcommand)]
+    Key(Key),
+    /// Print a completion script
+    Completions {
+        /// Whose script
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Init {
+    /// Where the files go
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/ipop")]
+    pub(super) dir: PathBuf,
+    /// This node's name [default: the host's name]
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// The network's name
+    #[arg(long, default_value = "ipop")]
+    pub(super) network: String,
+    /// A virtual address of this node, like 10.128.0.1/24 [default: one in 10.128.0.0/16 that follows from the key]
+    #[arg(long = "address", value_name = "PREFIX")]
+    pub(super) addresses: Vec<String>,
+    /// Where other nodes reach this one, like 192.0.2.7:15000 [default: the host's name]
+    #[arg(long)]
+    pub(super) endpoint: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ping {
+    /// Name, virtual IP, node address or public key
+    pub(super) node: String,
+    /// How many probes
+    #[arg(short = 'c', long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) count: u32,
+    /// Seconds between the probes
+    #[arg(short = 'i', long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub(super) interval: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Datapath {
+    /// Let the packets of direct links stay in the kernel, or not
+    Kernel {
+        #[arg(value_enum)]
+        state: Switch,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Say what is wrong with a configuration file, by line and reason
+    Check {
+        #[arg(default_value = CONFIG_FILE)]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Key {
+    /// Write a new private key and print the public one
+    Gen { file: PathBuf },
+    /// Print the public key of a private key
+    Pub { file: PathBuf },
+}
+
+/// Longest pause between two probes, in seconds.
+const INTERVAL_S_MAX: f64 = 3600.0;
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let wanted = || format!("want seconds from 0.01 to {INTERVAL_S_MAX}");
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=INTERVAL_S_MAX).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(wanted()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn intervals_are_finite() {
+        assert_eq!(interval("0.5").unwrap(), Duration::from_millis(500));
+        for text in ["0", "-1", "inf", "nan", "1e9", "soon", ""] {
+            assert!(interval(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! One file for each command that does more than fetch and print a word.
+
+pub(super) mod completions;
+pub(super) mod config_check;
+pub(super) mod counters;
+pub(super) mod explain;
+pub(super) mod init;
+pub(super) mod key;
+pub(super) mod links;
+pub(super) mod peers;
+pub(super) mod ping;
+pub(super) mod routes;
+pub(super) mod status;
+pub(super) mod top;

@@ -1,0 +1,96 @@
+//! `ipopctl status`.
+
+use crate::api::{Attach, Datapath, DeviceKind, IoBackend, KernelState, Status, XdpState};
+use crate::ctl::format::{duration, fields};
+
+pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    row("node", format!("{}, up {}, version {}", status.name, duration(status.uptime_s), status.version));
+    row("address", status.address.to_string());
+    row("public key", status.public_key.clone());
+    row("network", status.network.clone());
+    let ips = status.virtual_ips.join(", ");
+    row(
+        "device",
+        format!("{} ({}), mtu {}, {ips}", status.device, device_kind(&status.datapath), status.mtu),
+    );
+    row("listens on", status.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    row("kernel path", with_reason(&kernel(&status.datapath), status.datapath.kernel_reason.as_deref()));
+    row("xdp", with_reason(xdp(&status.datapath), status.datapath.xdp_reason.as_deref()));
+    row("user path", with_reason(io(&status.datapath), status.datapath.io_reason.as_deref()));
+    for interface in &status.interfaces {
+        row("interface", format!("{}: {}", interface.name, interface.attached.join(", ")));
+    }
+    row("peers", format!("{} of {} direct", status.peers_direct, status.peers_total));
+    for warning in &status.warnings {
+        row("warning", warning.clone());
+    }
+    fields(rows, width)
+}
+
+fn with_reason(state: &str, reason: Option<&str>) -> String {
+    reason.map_or_else(|| state.to_owned(), |reason| format!("{state}: {reason}"))
+}
+
+fn kernel(datapath: &Datapath) -> String {
+    let state = match datapath.kernel {
+        KernelState::On => "on",
+        KernelState::Off => "off",
+        KernelState::Unavailable => "unavailable",
+    };
+    let attach = match datapath.attach {
+        Some(Attach::Tcx) => ", by tcx",
+        Some(Attach::Clsact) => ", by clsact",
+        None => "",
+    };
+    format!("{state}{attach}")
+}
+
+fn xdp(datapath: &Datapath) -> &'static str {
+    match datapath.xdp {
+        XdpState::Off => "off",
+        XdpState::Native => "native",
+        XdpState::Generic => "generic",
+    }
+}
+
+fn io(datapath: &Datapath) -> &'static str {
+    match datapath.io {
+        IoBackend::IoUring => "io_uring",
+        IoBackend::Epoll => "epoll",
+    }
+}
+
+fn device_kind(datapath: &Datapath) -> &'static str {
+    match datapath.device_kind {
+        DeviceKind::Vxlan => "vxlan",
+        DeviceKind::Tun => "tun",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fake;
+
+    #[test]
+    fn the_state_of_a_node() {
+        let expected = "\
+node         alpha, up 1 h 2 min, version 0.1.0
+address      ADDRESS
+public key   AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+network      demo
+device       ipop0 (vxlan), mtu 1464, 10.128.0.1/24, fd00:128::1/64
+listens on   0.0.0.0:15000, [::]:15000
+kernel path  on, by tcx
+xdp          off: veth copies packets for native XDP
+user path    io_uring
+interface    p1: tcx ingress
+peers        1 of 2 direct
+warning      the clock went backwards
+";
+        let expected = expected.replace("ADDRESS", &fake::key(1).node_address().to_string());
+        assert_eq!(render(&fake::status(), 80), expected);
+    }
+}

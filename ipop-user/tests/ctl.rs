@@ -1,0 +1,483 @@
+//! `ipopctl` as a program: exit statuses, what goes to which stream, and how it meets a daemon
+//! that answers, refuses, is silent, strange, dying or not there.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use ipop_user::{api, control, key};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+#[path = "../src/control/fake.rs"]
+mod fake;
+
+/// A directory with the socket of a daemon that answers from a table.
+struct Daemon {
+    directory: tempfile::TempDir,
+    _handle: control::ServerHandle,
+    _runtime: Runtime,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let socket = directory.path().join("ipopd.sock");
+        let handle = runtime.block_on(async {
+            let (requests, queue) = mpsc::channel(8);
+            fake::spawn(queue);
+            control::serve(&socket, None, requests).await.unwrap()
+        });
+        Self { directory, _handle: handle, _runtime: runtime }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("ipopd.sock")
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Outcome {
+        run(ipopctl().arg("--socket").arg(self.socket()).args(arguments))
+    }
+}
+
+fn ipopctl() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipopctl"));
+    command.env_remove("IPOP_SOCKET").env_remove("COLUMNS");
+    command
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+struct Outcome {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap_or_else(|| panic!("killed by a signal: {output:?}")),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Outcome {
+    command.output().unwrap().into()
+}
+
+impl Outcome {
+    #[track_caller]
+    fn succeeds(self) -> String {
+        assert_eq!((self.status, self.stderr.as_str()), (0, ""), "{self:?}");
+        self.stdout
+    }
+
+    /// Nothing on standard output, and one line on standard error.
+    #[track_caller]
+    fn fails(self, status: i32, message: &str) {
+        assert_eq!(
+            (self.status, self.stdout.as_str(), self.stderr.as_str()),
+            (status, "", format!("{message}\n").as_str())
+        );
+    }
+
+    #[track_caller]
+    fn json(self) -> Value {
+        serde_json::from_str(&self.succeeds()).unwrap()
+    }
+}
+
+/// Every command that needs a daemon.
+const QUESTIONS: [&[&str]; 11] = [
+    &["status"],
+    &["peers"],
+    &["links"],
+    &["routes"],
+    &["explain", "beta"],
+    &["ping", "beta", "-c", "2", "-i", "0.01"],
+    &["counters"],
+    &["counters", "--all"],
+    &["top", "-n", "1"],
+    &["datapath", "kernel", "off"],
+    &["reload"],
+];
+
+#[test]
+fn without_a_daemon_every_question_ends_with_status_3() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("none.sock");
+    let message = format!(
+        "ipopctl: no ipopd answers at {}: No such file or directory (os error 2); \
+         start it, or name its socket with --socket",
+        socket.display()
+    );
+    for question in QUESTIONS {
+        run(ipopctl().arg("--socket").arg(&socket).args(question)).fails(3, &message);
+        run(ipopctl().env("IPOP_SOCKET", &socket).args(question).arg("--json")).fails(3, &message);
+    }
+}
+
+#[test]
+fn a_dead_daemons_socket_counts_as_no_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("stale.sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    run(ipopctl().arg("--socket").arg(&socket).arg("status")).fails(
+        3,
+        &format!(
+            "ipopctl: no ipopd answers at {}: Connection refused (os error 111); \
+             start it, or name its socket with --socket",
+            socket.display()
+        ),
+    );
+}
+
+/// What `ipopctl status` says of a server that reads the request and answers with these bytes.
+fn status_from(answer: &'static [u8]) -> Outcome {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("strange.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 1024];
+        assert!(stream.read(&mut request).unwrap() > 0);
+        stream.write_all(answer).unwrap();
+    });
+    let outcome = run(ipopctl().arg("--socket").arg(&socket).arg("status"));
+    server.join().unwrap();
+    outcome
+}
+
+#[test]
+fn a_daemon_that_dies_or_talks_nonsense_is_no_crash() {
+    for answer in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"\0\xff\r\n\r\n"] {
+        let outcome = status_from(answer);
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (3, ""), "{outcome:?}");
+        assert!(outcome.stderr.starts_with("ipopctl: no ipopd answers at "), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    }
+    status_from(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n7").fails(
+        1,
+        "ipopctl: cannot understand what ipopd answers (HTTP status 200, invalid type: integer `7`, \
+         expected struct Status at line 1 column 1); use ipopctl and ipopd of one version",
+    );
+}
+
+#[test]
+fn wrong_usage_ends_with_status_2() {
+    for (arguments, message) in [
+        (&[][..], "ipopctl: a command is missing; see `ipopctl --help`"),
+        (
+            &["ping", "beta", "-c", "0"],
+            "ipopctl: invalid value '0' for '--count <COUNT>': 0 is not in 1..=4294967295; see `ipopctl --help`",
+        ),
+        (&["status", "--colour"], "ipopctl: unexpected argument '--colour' found; see `ipopctl --help`"),
+        (
+            &["key", "gen"],
+            "ipopctl: the following required arguments were not provided: <FILE>; see `ipopctl --help`",
+        ),
+    ] {
+        run(ipopctl().args(arguments)).fails(2, message);
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    assert!(run(ipopctl().arg("--help")).succeeds().contains("Exit status: 0 done, 1 refused or failed"));
+    let version = run(ipopctl().arg("--version")).succeeds();
+    assert_eq!(version, format!("ipopctl {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn what_the_daemon_refuses_ends_with_status_1() {
+    let daemon = Daemon::start();
+    let no_such_peer = "ipopctl: no such peer; `ipopctl peers` lists them";
+    daemon.ctl(&["explain", "nobody"]).fails(1, no_such_peer);
+    daemon.ctl(&["ping", "nobody"]).fails(1, no_such_peer);
+    daemon
+        .ctl(&["datapath", "kernel", "on"])
+        .fails(1, "ipopctl: the kernel path is not available: no CAP_BPF");
+}
+
+#[test]
+fn peers_as_json_are_an_array_with_the_promised_fields() {
+    let daemon = Daemon::start();
+    let json = daemon.ctl(&["peers", "--json"]).json();
+    assert_eq!(json, serde_json::to_value(fake::peers()).unwrap());
+    for field in [
+        "name",
+        "address",
+        "virtual_ips",
+        "endpoint",
+        "path",
+        "security",
+        "rtt_us",
+        "tx_packets",
+        "rx_packets",
+        "tx_bytes",
+        "rx_bytes",
+        "kernel_tx_packets",
+        "kernel_rx_packets",
+        "user_tx_packets",
+        "user_rx_packets",
+        "last_handshake_s",
+    ] {
+        assert!(json[0].get(field).is_some(), "{field}");
+    }
+}
+
+#[test]
+fn state_as_json_is_what_the_daemon_says() {
+    let daemon = Daemon::start();
+    for (command, expected) in [
+        ("status", serde_json::to_value(fake::status()).unwrap()),
+        ("links", serde_json::to_value(fake::links()).unwrap()),
+        ("routes", serde_json::to_value(fake::routes()).unwrap()),
+        ("counters", serde_json::to_value(fake::counters()).unwrap()),
+    ] {
+        assert_eq!(daemon.ctl(&["--json", command]).json(), expected, "{command}");
+    }
+}
+
+#[test]
+fn a_peer_is_named_in_four_ways() {
+    let daemon = Daemon::start();
+    let key = fake::key(2);
+    for name in ["beta", "10.128.0.2", &key.to_string(), &key.node_address().to_string()] {
+        let json = daemon.ctl(&["explain", name, "--json"]).json();
+        assert_eq!(json, serde_json::to_value(fake::explanation()).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn everything_fits_80_columns() {
+    let daemon = Daemon::start();
+    for question in QUESTIONS {
+        let text = daemon.ctl(question).succeeds();
+        assert!(!text.is_empty());
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{question:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_socket_may_come_from_the_environment() {
+    let daemon = Daemon::start();
+    let text = run(ipopctl().env("IPOP_SOCKET", daemon.socket()).arg("reload")).succeeds();
+    assert_eq!(text, "nothing has changed\n");
+}
+
+#[test]
+fn pings_are_shown_and_summed_up() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.ctl(&["ping", "beta", "-c", "2", "-i", "0.01"]).succeeds(),
+        "beta: seq 1: 101 us\nbeta: seq 2: 101 us\n\
+         2 sent, 2 answered, 0 % lost; least 101 us, mean 101 us, most 101 us\n"
+    );
+    let json = daemon.ctl(&["ping", "beta", "-c", "3", "-i", "0.01", "--json"]).json();
+    assert_eq!(
+        (&json["count"], &json["lost"], &json["results"][2]["seq"]),
+        (&3.into(), &0.into(), &3.into())
+    );
+    let silent = daemon.ctl(&["ping", "gamma", "-c", "1"]);
+    assert_eq!(silent.status, 1);
+    assert_eq!(silent.stdout, "gamma: seq 1: no answer\n1 sent, 0 answered, 100 % lost\n");
+    assert_eq!(silent.stderr, "ipopctl: no answer from gamma; `ipopctl explain gamma` says why\n");
+}
+
+#[test]
+fn an_interrupted_ping_is_summed_up() {
+    let daemon = Daemon::start();
+    let mut child = ipopctl()
+        .arg("--socket")
+        .arg(daemon.socket())
+        .args(["ping", "beta", "-c", "1000000", "-i", "0.01"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "beta: seq 1: 101 us");
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let last = lines.map(Result::unwrap).last().unwrap();
+    assert!(last.contains(" 0 % lost; least 101 us"), "{last}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn top_prints_samples_where_there_is_no_terminal() {
+    let daemon = Daemon::start();
+    let text = daemon.ctl(&["top"]).succeeds();
+    assert!(text.starts_with("alpha, up 1 h 2 min, 1 of 2 peers direct, rates per second\nPEER "), "{text}");
+    assert!(!text.contains('\x1b'), "{text}");
+    let samples = daemon.ctl(&["top", "-n", "2", "--json"]).succeeds();
+    let samples: Vec<Value> = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(samples.len(), 2);
+    assert_eq!(samples[1]["peers"][0]["kernel_tx_packets_per_s"], 0.0);
+    assert!(samples[1]["interval_s"].as_f64().unwrap() >= 1.0);
+}
+
+#[test]
+fn keys_are_made_once_and_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("node.key");
+    let generate = || run(ipopctl().args(["key", "gen"]).arg(&file));
+    let public_key = generate().succeeds();
+    assert_eq!(public_key.trim_end().len(), 44);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(run(ipopctl().args(["key", "pub"]).arg(&file)).succeeds(), public_key);
+    let json = run(ipopctl().args(["--json", "key", "pub"]).arg(&file)).json();
+    assert_eq!(json["public_key"], public_key.trim_end());
+    assert!(json["address"].as_str().unwrap().starts_with("ipop:"));
+    let path = file.display();
+    generate().fails(
+        1,
+        &format!(
+            "ipopctl: {path}: exists already and is not overwritten; choose another name or move it away"
+        ),
+    );
+    let private_key = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, &private_key[1..]).unwrap();
+    run(ipopctl().args(["key", "pub"]).arg(&file))
+        .fails(1, &format!("ipopctl: {path}: not a private key; write one with `ipopctl key gen {path}`"));
+}
+
+/// `ipopctl init` into a directory that is not there yet.
+fn init(directory: &Path, arguments: &[&str]) -> Outcome {
+    run(ipopctl().arg("init").arg("--dir").arg(directory).args(arguments))
+}
+
+fn check(file: &Path, arguments: &[&str]) -> Outcome {
+    run(ipopctl().args(["config", "check"]).arg(file).args(arguments))
+}
+
+#[test]
+fn two_nodes_are_set_up_from_what_init_writes_and_prints() {
+    let directory = tempfile::tempdir().unwrap();
+    let (alpha, beta) = (directory.path().join("etc/alpha"), directory.path().join("etc/beta"));
+    let printed =
+        init(&alpha, &["--name", "alpha", "--address", "10.128.0.1/24", "--endpoint", "192.0.2.1:15000"])
+            .succeeds();
+    let block = &printed[printed.find("[[peer]]").unwrap()..printed.find("\nAll nodes").unwrap()];
+    let json = init(&beta, &["--name", "beta", "--address", "10.128.0.2/24", "--json"]).json();
+    let config = beta.join("ipop.toml");
+    assert_eq!(json["config"], config.display().to_string());
+    let text =
+        std::fs::read_to_string(&config).unwrap().replace("trusted = []", "trusted = [\"192.0.2.0/24\"]");
+    std::fs::write(&config, text + "\n" + block).unwrap();
+    let valid = format!("{}: valid, node beta of network ipop with 1 peer\n", config.display());
+    assert_eq!(check(&config, &[]).succeeds(), valid);
+    for file in ["ipop.toml", "private.key"] {
+        assert_eq!(std::fs::metadata(beta.join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+
+    // The peer that another node printed for us is no peer of ours.
+    let own_block = format!(
+        "\n{}",
+        json["peer_block"].as_str().unwrap().replace("\"beta\"", "\"me\"").replace(".2\"", ".9\"")
+    );
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + &own_block).unwrap();
+    let refused = check(&config, &[]);
+    assert_eq!(refused.status, 1);
+    assert!(refused.stderr.contains("peer `me` has this node's own public key"), "{refused:?}");
+}
+
+#[test]
+fn init_overwrites_nothing_and_leaves_nothing_half_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("ipop");
+    let config = target.join("ipop.toml");
+    init(&target, &[]).succeeds();
+    let before = std::fs::read_to_string(&config).unwrap();
+    init(&target, &[]).fails(
+        1,
+        &format!(
+            "ipopctl: cannot write {}: entity already exists; choose another --dir, or move it away",
+            config.display()
+        ),
+    );
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
+
+    let other = directory.path().join("other");
+    init(&other, &["--name", "a b"]).fails(
+        2,
+        "ipopctl: `a b` cannot be a `node.name`; use 1 to 63 letters, digits, `.`, `_` and `-`, and not an IP address",
+    );
+    assert!(!other.exists());
+}
+
+#[test]
+fn config_check_says_line_and_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("ipop");
+    init(&target, &["--name", "alpha"]).succeeds();
+    let config = target.join("ipop.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, good.replace("\n#mtu = \"auto\" ", "\nmut = 1500 ")).unwrap();
+    let line = 1 + good.lines().position(|line| line.starts_with("#mtu")).unwrap();
+    let path = config.display();
+    check(&config, &[])
+        .fails(1, &format!("{path}:{line}:1: unknown key `mut` in [network]; did you mean `mtu`?"));
+    let outcome = check(&config, &["--json"]);
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (1, ""));
+    let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!((&json["valid"], &json["errors"][0]["line"]), (&false.into(), &line.into()));
+
+    std::fs::write(&config, good).unwrap();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::remove_file(target.join("private.key")).unwrap();
+    let outcome = check(&config, &[]);
+    assert_eq!(
+        (outcome.status, outcome.stdout),
+        (0, format!("{path}: valid, node alpha of network ipop with 0 peers\n"))
+    );
+    assert_eq!(
+        outcome.stderr,
+        format!(
+            "warning: {path}: holds a secret, and its mode 0644 opens it to others than its owner; \
+             run `chmod 600 {path}`\n\
+             warning: {path}: there is no key file {key}; write one with `ipopctl key gen {key}`\n",
+            key = target.join("private.key").display()
+        )
+    );
+}
+
+#[test]
+fn completions_are_written_for_every_shell() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(ipopctl().args(["completions", shell])).succeeds();
+        assert!(script.contains("ipopctl") && script.contains("datapath"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_who_has_read_enough_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    run(ipopctl().args(["completions", "bash"]).stdout(writer)).succeeds();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    run(ipopctl().arg("--help").stdout(writer)).succeeds();
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    run(ipopctl().args(["completions", "bash"]).stdout(full)).fails(
+        1,
+        "ipopctl: cannot print: No space left on device (os error 28); free the place that output goes to",
+    );
+}
