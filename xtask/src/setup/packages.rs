@@ -71,7 +71,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    ui::note("setup: these Debian packages are missing and will be installed:");
+    ui::note("setup: these Debian packages are missing:");
     for package in &missing {
         ui::note(&format!("  {:<16} {}", package.name, package.why));
     }

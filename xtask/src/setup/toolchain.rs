@@ -68,7 +68,7 @@ pub(crate) fn ensure() -> Result<()> {
     match debian::Packages::locate() {
         Ok(packages) => {
             ui::note(&format!(
-                "setup: unpacking Debian's {packages} into {} (about 350 MB; nothing of it goes into /usr)",
+                "setup: unpacking Debian's {packages} into {} (about 450 MB; nothing of it goes into /usr)",
                 private.folder.display()
             ));
             private.install_debian(&packages)?;
