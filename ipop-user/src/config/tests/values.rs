@@ -1,0 +1,230 @@
+//! Mistakes in the values of `[node]`, `[network]`, `[underlay]` and `[datapath]`.
+
+use super::*;
+
+#[test]
+fn what_comes_with_later_versions_says_so() {
+    refuses("\"l3\"", "\"l2\"", "t.toml:11:8: mode \"l2\" is not in this version; use \"l3\"");
+    refuses(
+        "addresses = [\"10.128.0.1/24\", \"fd00:128::1/64\"]",
+        "addresses = \"dhcp\"",
+        "t.toml:13:13: addresses = \"dhcp\" is not in this version; \
+         list this node's addresses, like [\"10.128.0.1/24\"]",
+    );
+    refuses(
+        "\"clear-if-trusted\"",
+        "\"sealed\"",
+        "t.toml:25:12: security \"sealed\" is not in this version; \
+         use \"clear-if-trusted\", and list in `underlay.trusted` only networks that you trust",
+    );
+    refuses(
+        "udp://10.200.0.2:15000",
+        "tcp://10.200.0.2:15000",
+        "t.toml:31:12: `tcp://` is not in this version; use udp://, the only transport so far",
+    );
+}
+
+#[test]
+fn names_are_short_and_plain() {
+    for name in ["", "a b", "10.0.0.1", "naïve", "a/b", &"n".repeat(64)] {
+        refuses(
+            "\"alpha\"",
+            &format!("\"{name}\""),
+            &format!(
+                "t.toml:2:8: `{name}` cannot be a `node.name`; \
+                 use 1 to 63 letters, digits, `.`, `_` and `-`, and not an IP address"
+            ),
+        );
+    }
+    refuses(
+        "\"beta\"",
+        r#""be\u001b[2Jta""#,
+        "t.toml:28:8: `be\\u{1b}[2Jta` cannot be a `peer.name`; \
+         use 1 to 63 letters, digits, `.`, `_` and `-`, and not an IP address",
+    );
+}
+
+#[test]
+fn paths_are_paths() {
+    refuses("\"alpha.key\"", "\"\"", "t.toml:3:12: `node.key_file` is not a path; write the path of a file");
+    refuses(
+        "\"/run/alpha.sock\"",
+        &format!("\"/{}\"", "s".repeat(107)),
+        "t.toml:5:18: the path of a socket has at most 107 bytes; choose a shorter one, like /run/ipop/ipopd.sock",
+    );
+    refuses(
+        "\"127.0.0.1:9100\"",
+        "\"9100\"",
+        "t.toml:6:11: `9100` is not an address and port for metrics; write one like 127.0.0.1:9100 or [::1]:9100",
+    );
+}
+
+#[test]
+fn secrets_are_long() {
+    refuses(
+        "\"some long random text\"",
+        "\"fifteen letters\"",
+        "t.toml:10:10: `network.secret` has fewer than 16 characters; \
+         use a long random one; `ipopctl init` writes one",
+    );
+    parsed(&changed("\"some long random text\"", "\"sixteen letters!\""));
+}
+
+#[test]
+fn device_names_leave_room_for_a_suffix() {
+    refuses(
+        "\"ipop1\"",
+        "\"ipop1234567\"",
+        "t.toml:12:10: device name `ipop1234567` is longer than 10 bytes; use at most 10 bytes, like `ipop0`",
+    );
+    parsed(&changed("\"ipop1\"", "\"ipop123456\""));
+    refuses("\"ipop1\"", "\"\"", "t.toml:12:10: device name `` is empty; use at most 10 bytes, like `ipop0`");
+    for name in ["a/b", "a b", "..", "a:b", "ip%d"] {
+        refuses(
+            "\"ipop1\"",
+            &format!("\"{name}\""),
+            &format!(
+                "t.toml:12:10: device name `{name}` has a `/`, `:`, `%` or space in it, or is dots alone; \
+                 use at most 10 bytes, like `ipop0`"
+            ),
+        );
+    }
+}
+
+#[test]
+fn own_addresses_are_addresses_of_a_host() {
+    let own = |text: &str, message: &str| refuses("\"10.128.0.1/24\"", text, message);
+    own(
+        "\"10.128.0.0/24\"",
+        "t.toml:13:14: `10.128.0.0/24` is a network, and this node needs an address in it; write one like 10.128.0.1/24",
+    );
+    own(
+        "\"0.0.0.0/0\"",
+        "t.toml:13:14: `0.0.0.0/0` is the address of no host; give this node an address of its own",
+    );
+    own(
+        "\"127.0.0.1/8\"",
+        "t.toml:13:14: `127.0.0.1/8` is a loopback address; give this node an address of its own",
+    );
+    own(
+        "\"ff02::1/64\"",
+        "t.toml:13:14: `ff02::1/64` is a multicast address; give this node an address of its own",
+    );
+    own(
+        "\"10.128.0/24\"",
+        "t.toml:13:14: `10.128.0/24` is not an IP address or prefix; \
+         write it like 10.128.0.2, 10.128.0.0/24 or fd00:128::/64",
+    );
+    own(
+        "\"10.128.0.1/33\"",
+        "t.toml:13:14: prefix length of `10.128.0.1/33` is over 32; write a length that the address has bits for",
+    );
+    own(
+        "\"::ffff:10.128.0.1\"",
+        "t.toml:13:14: `::ffff:10.128.0.1` is an IPv4 address in IPv6 clothes; write it as IPv4",
+    );
+    own(
+        "\"10.128.0.1/24\", \"10.128.0.1/16\"",
+        "t.toml:13:31: `10.128.0.1` is listed twice; take one of them out",
+    );
+    refuses(
+        "addresses = [\"10.128.0.1/24\", \"fd00:128::1/64\"]",
+        "addresses = []",
+        "t.toml:13:13: `network.addresses` is empty; give this node an address, like \"10.128.0.1/24\"",
+    );
+    // Both addresses of a prefix of two are hosts.
+    parsed(&changed("\"10.128.0.1/24\"", "\"10.9.0.0/31\""));
+}
+
+#[test]
+fn the_mtu_is_within_bounds() {
+    for mtu in ["575", "65536", "-1"] {
+        refuses(
+            "1400",
+            mtu,
+            &format!("t.toml:14:7: mtu {mtu} is not between 576 and 65535; use \"auto\", which is exact"),
+        );
+    }
+    refuses(
+        "1400",
+        "1279",
+        "t.toml:14:7: mtu 1279 is too small for the IPv6 addresses of this node; use \"auto\" or at least 1280",
+    );
+    assert_eq!(parsed(&(MINIMAL.to_owned() + "mtu = 576")).config.network.mtu, Mtu::Bytes(576));
+    assert_eq!(parsed(&changed("1400", "65535")).config.network.mtu, Mtu::Bytes(65_535));
+}
+
+#[test]
+fn listening_addresses_can_be_bound_together() {
+    let listen = |text: &str, message: &str| {
+        refuses("[\"udp://0.0.0.0:15000\", \"udp://[::]:15000\"]", text, message);
+    };
+    listen(
+        "[]",
+        "t.toml:17:10: `underlay.listen` is empty; \
+         list an address like \"udp://0.0.0.0:15000\", or take the key out for the default",
+    );
+    listen(
+        "[\"node:15000\"]",
+        "t.toml:17:11: `node:15000` is not an address and port to listen on; \
+         write address:port, like udp://0.0.0.0:15000 or udp://[::]:15000",
+    );
+    listen(
+        "[\"udp://10.0.0.1:4790\"]",
+        "t.toml:17:11: port 4790 belongs to the kernel path; choose another port, like 15000",
+    );
+    listen(
+        "[\"0.0.0.0:7\", \"10.0.0.1:7\"]",
+        "t.toml:17:24: `10.0.0.1:7` cannot be bound beside `0.0.0.0:7`; take one of them out",
+    );
+    listen(
+        "[\"10.0.0.1:7\", \"udp://10.0.0.1:7\"]",
+        "t.toml:17:25: `10.0.0.1:7` cannot be bound beside `10.0.0.1:7`; take one of them out",
+    );
+    parsed(&changed("\"udp://0.0.0.0:15000\"", "\"10.0.0.1:7\", \"10.0.0.2:7\", \"10.0.0.1:8\""));
+}
+
+#[test]
+fn interfaces_are_named_once() {
+    refuses(
+        "[\"p1\"]",
+        "[]",
+        "t.toml:18:14: `underlay.interfaces` is empty; \
+         list interfaces, or take the key out to use those on the routes to the peers",
+    );
+    refuses(
+        "[\"p1\"]",
+        "[\"p1\", \"p1\"]",
+        "t.toml:18:21: interface `p1` is listed twice; take one of them out",
+    );
+    refuses(
+        "[\"p1\"]",
+        "[\"sixteen-bytes-xx\"]",
+        "t.toml:18:15: interface name `sixteen-bytes-xx` is longer than 15 bytes; `ip link` lists the names",
+    );
+}
+
+#[test]
+fn trusted_networks_are_networks() {
+    refuses(
+        "10.200.0.0/24",
+        "10.200.0.1/24",
+        "t.toml:19:12: `10.200.0.1/24` has bits set beyond its length; \
+         write 10.200.0.0/24 for the network, or 10.200.0.1 for the one address",
+    );
+    assert!(parsed(&changed("10.200.0.0/24", "10.200.0.2")).warnings.is_empty());
+}
+
+#[test]
+fn bootstrap_endpoints_are_checked_and_said_to_be_unused() {
+    let with = |list: &str| changed("interfaces = [\"p1\"]", &format!("bootstrap = {list}"));
+    assert_eq!(
+        errors(&with("[\"seed.example.org\"]")),
+        "t.toml:18:14: `seed.example.org` has no port; \
+         write host:port, like 192.0.2.7:15000, [2001:db8::7]:15000 or node.example.org:15000"
+    );
+    assert_eq!(
+        warnings(&with("[\"udp://seed.example.org:15000\"]")),
+        ["t.toml:18:13: `underlay.bootstrap` is not used by this version; list every peer as a [[peer]]"]
+    );
+}
