@@ -56,9 +56,10 @@ impl Address {
 
     #[inline(always)]
     pub const fn from_v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        let [m, n, o, p] = MAPPED;
-        Self { words: [0, u64::from_ne_bytes([m, n, o, p, a, b, c, d])] }
+        // In words and not bytes: two instructions in eBPF.
+        let (mapped, octets) = (u32::from_ne_bytes(MAPPED) as u64, u32::from_ne_bytes(octets) as u64);
+        let word = if cfg!(target_endian = "little") { octets << 32 | mapped } else { mapped << 32 | octets };
+        Self { words: [0, word] }
     }
 
     /// The 16 bytes in network order.

@@ -133,10 +133,20 @@ pub fn write_v6(out: &mut [u8; V6_LEN], link: &Link, inner: Family, inner_len: u
     out[65] = next_protocol(inner);
 }
 
+/// Copies the template in 8-byte words: `*out = *header` becomes a call to a bytewise memmove in
+/// eBPF, which took longer than all the rest of a packet (420 against 190 ns for the program).
 #[inline(always)]
 fn copy<const N: usize>(out: &mut [u8; N], header: &[u8; 72]) {
-    if let Some(start) = header.first_chunk::<N>() {
-        *out = *start;
+    let (words, rest) = out.as_chunks_mut::<8>();
+    let (from_words, _) = header.as_chunks::<8>();
+    let whole = words.len();
+    for (to, from) in words.iter_mut().zip(from_words) {
+        *to = *from;
+    }
+    // What is left is shorter than a word.
+    let tail = from_words.get(whole).unwrap_or(&[0; 8]);
+    for (to, from) in rest.iter_mut().zip(tail) {
+        *to = *from;
     }
 }
 

@@ -22,9 +22,7 @@ pub fn run(ctx: &TcContext) -> i32 {
         count(Counter::TxNotIp);
         return PASS;
     };
-    if !skb.packet().holds(HEADERS_MAX as usize) {
-        skb.pull(HEADERS_MAX);
-    }
+    skb.make_readable(HEADERS_MAX);
     let meta = PacketMeta { len: skb.len(), gso_size: skb.gso_size() };
     match packet(skb.packet(), family, meta, &Maps, now_ns()) {
         Verdict::Encapsulate { slot, outer } => encapsulate(skb, slot, outer, family, meta),

@@ -50,11 +50,8 @@ fn decide(skb: Skb) -> Verdict {
     if skb.family().is_none() || skb.tagged() || !skb.for_this_host() {
         return Verdict::NotOurs;
     }
-    let len = skb.len();
-    if !skb.packet().holds(PORTS_END) && len as usize >= PORTS_END {
-        skb.pull(PORTS_END as u32);
-    }
-    frame(skb.packet(), FrameMeta { len, gso: skb.gso_size() != 0 }, &Maps, now_ns())
+    skb.make_readable(PORTS_END as u32);
+    frame(skb.packet(), FrameMeta { len: skb.len(), gso: skb.gso_size() != 0 }, &Maps, now_ns())
 }
 
 #[inline(always)]
@@ -115,9 +112,7 @@ pub fn guard(ctx: &TcContext) -> i32 {
 fn check(skb: Skb, link_id: u32, source: Address) -> Result<(u32, u32), Counter> {
     let Some(family) = skb.family() else { return Err(Counter::RxBadInner) };
     let Some(link_id) = LinkId::new(link_id) else { return Err(Counter::RxBadHeader) };
-    if !skb.packet().holds(family.header_len()) {
-        skb.pull(family.header_len() as u32);
-    }
+    skb.make_readable(family.header_len() as u32);
     let Ok(inner) = Inner::parse(skb.packet(), 0, family) else { return Err(Counter::RxBadInner) };
     let admitted = admit(&Maps, &Clear { link_id, inner }, source, now_ns())?;
     Ok((admitted.slot, skb.len()))

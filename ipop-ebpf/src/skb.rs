@@ -86,7 +86,17 @@ impl Skb {
         unsafe { (*self.raw).pkt_type == 0 }
     }
 
-    /// Makes at least `len` bytes directly readable where the buffer has them.
+    /// Makes the first `len` bytes directly readable, as far as the packet has them.
+    #[inline(always)]
+    pub fn make_readable(self, len: u32) {
+        let packet = self.packet();
+        let readable = packet.end.wrapping_sub(packet.data) as u32;
+        if readable < len && readable < self.len() {
+            self.pull(len);
+        }
+    }
+
+    /// Pulls `len` bytes, or all, into the linear part.
     #[inline(always)]
     pub fn pull(self, len: u32) {
         let len = len.min(self.len());

@@ -1,13 +1,13 @@
 //! Finding the kernel path that an earlier daemon of this node left behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use aya::maps::MapInfo;
 use aya::programs::{ProgramInfo, loaded_programs};
 use blake2::{Blake2s256, Digest};
-use ipop_common::maps::{Config, program};
+use ipop_common::maps::{Config, name, program};
 
 use super::maps::Maps;
 
@@ -37,16 +37,31 @@ pub fn owner(device: &str) -> std::io::Result<u64> {
 
 /// Looks for programs whose config map names `owner`; the latest where there are several.
 pub(super) fn find(owner: u64) -> Option<Previous> {
-    let mut families: Vec<Vec<ProgramInfo>> = Vec::new();
-    let ours = loaded_programs().filter_map(Result::ok).filter(|info| known(info));
-    for info in ours {
+    let ours: Vec<Loaded> = loaded_programs().filter_map(Result::ok).filter(known).map(Loaded::new).collect();
+    let mut configs: Vec<u32> = ours.iter().filter_map(|p| p.maps.get(name::CONFIG).copied()).collect();
+    configs.dedup();
+    configs.into_iter().rev().find_map(|config| open(owner, &family(&ours, config)))
+}
+
+/// A program of ours and its maps by name.
+struct Loaded {
+    info: ProgramInfo,
+    maps: HashMap<String, u32>,
+}
+
+impl Loaded {
+    fn new(info: ProgramInfo) -> Self {
         let maps = map_ids(&info);
-        match families.iter_mut().find(|f| f.first().is_some_and(|first| shares(&map_ids(first), &maps))) {
-            Some(family) => family.push(info),
-            None => families.push(vec![info]),
-        }
+        Self { info, maps }
     }
-    families.into_iter().rev().find_map(|family| open(owner, &family))
+}
+
+/// The programs of the load that made a config map: those that use it, and those that share another
+/// map with one of them (the guard has no use for the configuration).
+fn family(all: &[Loaded], config: u32) -> Vec<&Loaded> {
+    let with_config = |p: &&Loaded| p.maps.get(name::CONFIG) == Some(&config);
+    let maps: HashSet<u32> = all.iter().filter(with_config).flat_map(|p| p.maps.values().copied()).collect();
+    all.iter().filter(|p| p.maps.values().any(|id| maps.contains(id))).collect()
 }
 
 /// A descriptor of a loaded program.
@@ -55,24 +70,18 @@ pub(super) fn program_fd(id: u32) -> Option<OwnedFd> {
     info.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }
 
-/// All programs of one load use the same config map.
-fn shares(a: &HashMap<String, u32>, b: &HashMap<String, u32>) -> bool {
-    let name = ipop_common::maps::name::CONFIG;
-    a.contains_key(name) && a.get(name) == b.get(name)
-}
-
 fn known(info: &ProgramInfo) -> bool {
     info.name_as_str().is_some_and(|name| program::ALL.contains(&name))
 }
 
-fn open(owner: u64, family: &[ProgramInfo]) -> Option<Previous> {
-    let ids: HashMap<String, u32> = family.iter().flat_map(map_ids).collect();
+fn open(owner: u64, family: &[&Loaded]) -> Option<Previous> {
+    let ids = family.iter().flat_map(|p| p.maps.iter().map(|(name, id)| (name.clone(), *id))).collect();
     let maps = Maps::from_ids(&ids).ok()?;
     let config = maps.config().ok()?;
     if config.owner != owner {
         return None;
     }
-    Some(Previous { ids: family.iter().map(ProgramInfo::id).collect(), maps, config })
+    Some(Previous { ids: family.iter().map(|p| p.info.id()).collect(), maps, config })
 }
 
 fn map_ids(info: &ProgramInfo) -> HashMap<String, u32> {
