@@ -86,6 +86,13 @@ pub(super) fn fields(rows: impl IntoIterator<Item = (String, String)>, width: u1
     finish(&mut table)
 }
 
+/// A sentence, broken between words.
+pub(super) fn paragraph(text: &str, width: u16) -> String {
+    let mut table = bare_table(width);
+    table.add_row([text]);
+    finish(&mut table)
+}
+
 fn bare_table(width: u16) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
@@ -146,5 +153,6 @@ mod tests {
             assert!(text.lines().all(|line| line.chars().count() <= usize::from(width)), "{text}");
             assert_eq!(text.matches("word").count(), 30);
         }
+        assert_eq!(paragraph("one two three", 9), "one two\nthree\n");
     }
 }

@@ -1,7 +1,7 @@
 //! `ipopctl explain PEER`.
 
 use crate::api::Explanation;
-use crate::ctl::format::{Align, table};
+use crate::ctl::format::{Align, paragraph, table};
 
 pub(in crate::ctl) fn render(explanation: &Explanation, width: u16) -> String {
     let headings = [("check", Align::Left), ("", Align::Left), ("detail", Align::Left)];
@@ -9,7 +9,8 @@ pub(in crate::ctl) fn render(explanation: &Explanation, width: u16) -> String {
         vec![step.check.clone(), if step.ok { "ok" } else { "NO" }.to_owned(), step.detail.clone()]
     });
     let steps = table(&headings, rows, width);
-    format!("{}: {}\n{}\n\n{steps}", explanation.peer, explanation.path.name(), explanation.verdict)
+    let verdict = paragraph(&explanation.verdict, width);
+    format!("{}: {}\n{verdict}\n{steps}", explanation.peer, explanation.path.name())
 }
 
 #[cfg(test)]

@@ -148,10 +148,10 @@ fn render(status: &Status, sample: &Sample, width: u16) -> String {
         ("peer", Align::Left),
         ("path", Align::Left),
         ("rtt", Align::Right),
-        ("kern tx/s", Align::Right),
-        ("rx/s", Align::Right),
-        ("user tx/s", Align::Right),
-        ("rx/s", Align::Right),
+        ("kernel\ntx/s", Align::Right),
+        ("kernel\nrx/s", Align::Right),
+        ("user\ntx/s", Align::Right),
+        ("user\nrx/s", Align::Right),
         ("tx", Align::Right),
         ("rx", Align::Right),
     ];
@@ -231,9 +231,10 @@ mod tests {
         let (before, after) = two_seconds();
         let expected = "\
 alpha, up 1 h 2 min, 1 of 2 peers direct, rates per second
-PEER   PATH              RTT  KERN TX/S  RX/S  USER TX/S  RX/S       TX    RX
-beta   direct-kernel  180 us       1.5M     0          5     0  1.0Gbit  0bit
-gamma  none                -          0     0          0     0     0bit  0bit
+PEER   PATH              RTT  KERNEL  KERNEL  USER  USER       TX    RX
+                                TX/S    RX/S  TX/S  RX/S
+beta   direct-kernel  180 us    1.5M       0     5     0  1.0Gbit  0bit
+gamma  none                -       0       0     0     0     0bit  0bit
 ";
         assert_eq!(render(&after.status, &after.since(&before), 80), expected);
     }
