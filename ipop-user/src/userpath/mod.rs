@@ -6,27 +6,46 @@
 //! configures no interface.
 //!
 //! ```text
-//! TUN -> outbound (route, segment) -> UDP      pure: virtio, segment, coalesce
-//! UDP -> inbound (admit, coalesce) -> TUN      system calls: engine::{io_uring, epoll}
+//! TUN -> outbound (route, segment) -> batch  -> UDP     pure: virtio, segment, coalesce, flow
+//! UDP -> inbound (admit, coalesce) -> frames -> TUN     system calls: engine::{uring, epoll}
 //! ```
 
+mod batch;
+mod clock;
+pub mod coalesce;
 pub mod counters;
+mod engine;
+mod flow;
+mod icmp_error;
+mod inbound;
+mod outbound;
+#[cfg(test)]
+mod packets;
+pub mod pool;
+pub mod segment;
 pub mod table;
 pub mod tun;
 pub mod udp;
 pub mod virtio;
+mod worker;
 
+use std::fmt;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, mpsc as sync_mpsc};
+use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
 use ipop_common::hello;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 pub use counters::{Counters, LinkTraffic};
 pub use table::{Table, UserLink};
 pub use tun::{Offloads, Tun, TunError};
 pub use udp::{UdpError, bind};
+
+use engine::{Engine, Opened, Queue, SOCKETS_MAX, Wake};
 
 /// Which system calls move the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -38,7 +57,17 @@ pub enum Io {
     Epoll,
 }
 
-/// A hello as it came off the wire: nothing about it has been checked but type and length.
+impl fmt::Display for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Io::Auto => "auto",
+            Io::IoUring => "io_uring",
+            Io::Epoll => "epoll",
+        })
+    }
+}
+
+/// A hello as it came off the wire: nothing about it has been checked but first byte and length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlDatagram {
     pub from: SocketAddr,
@@ -50,13 +79,13 @@ pub struct ControlDatagram {
 }
 
 /// What a user path works with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     pub tun: Arc<Tun>,
-    /// From [`bind`]. A peer is reached through the first socket of its endpoint's family.
+    /// From [`bind`], at most 16. A peer is reached through the first socket of its endpoint's family.
     pub sockets: Vec<Arc<UdpSocket>>,
     pub io: Io,
-    /// Loaded anew for each batch of packets.
+    /// Looked at anew for each batch of packets.
     pub table: Arc<ArcSwap<Table>>,
     pub counters: Arc<Counters>,
     /// Where hellos go; what finds it full is dropped and counted.
@@ -77,7 +106,7 @@ pub enum StartError {
 #[error("the data thread ended: {step}: {source}")]
 pub struct RunError {
     step: &'static str,
-    source: std::io::Error,
+    source: io::Error,
 }
 
 /// The running data threads. Dropping it stops them.
@@ -85,15 +114,49 @@ pub struct RunError {
 pub struct UserPath {
     io: Io,
     reason: Option<String>,
+    wake: Arc<Wake>,
+    syscalls: Arc<AtomicU64>,
+    failure: Option<oneshot::Receiver<RunError>>,
+    thread: Option<JoinHandle<()>>,
 }
+
+/// What a data thread says once its engine is set up.
+type Ready = Result<(Io, Option<String>), StartError>;
 
 impl UserPath {
     /// Starts one thread per queue; returns when it is ready to carry packets.
     ///
+    /// The threads use the descriptors given and no other; which network namespace the caller is in
+    /// does not matter.
+    ///
     /// # Errors
-    /// [`StartError::IoUring`] where io_uring is demanded and refused.
-    pub fn start(_settings: Settings) -> Result<Self, StartError> {
-        Err(StartError::Thread { reason: "the engines are not part of this build".to_owned() })
+    /// [`StartError::IoUring`] where io_uring is demanded and refused; nothing is left running.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let thread_error = |error: &dyn fmt::Display| StartError::Thread { reason: error.to_string() };
+        if settings.sockets.is_empty() || settings.sockets.len() > SOCKETS_MAX {
+            let reason = format!("{} sockets; it takes 1 to {SOCKETS_MAX}", settings.sockets.len());
+            return Err(StartError::Thread { reason });
+        }
+        let wake = Arc::new(Wake::new().map_err(|error| thread_error(&error))?);
+        let syscalls = Arc::new(AtomicU64::new(0));
+        let Settings { tun, sockets, io, table, counters, control } = settings;
+        let queue = Arc::new(Queue {
+            tun,
+            sockets,
+            table,
+            counters,
+            control,
+            wake: wake.clone(),
+            syscalls: syscalls.clone(),
+        });
+        let (ready, is_ready) = sync_mpsc::sync_channel(1);
+        let (failed, failure) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("ipop-queue-0".to_owned())
+            .spawn(move || run(io, &queue, &ready, failed))
+            .map_err(|error| thread_error(&error))?;
+        let (io, reason) = is_ready.recv().map_err(|error| thread_error(&error))??;
+        Ok(Self { io, reason, wake, syscalls, failure: Some(failure), thread: Some(thread) })
     }
 
     /// What moves the packets: [`Io::IoUring`] or [`Io::Epoll`].
@@ -108,22 +171,63 @@ impl UserPath {
 
     /// System calls that the data threads have made.
     pub fn syscalls(&self) -> u64 {
-        0
+        self.syscalls.load(Relaxed)
     }
 
-    /// Resolves when a data thread has ended by itself; pending for ever after [`UserPath::stop`].
-    ///
-    /// # Errors
-    /// Never `Ok`: the error says what ended it.
+    /// Resolves, once, when a data thread has ended by itself: its device is gone, for one.
     pub async fn failed(&mut self) -> RunError {
+        if let Some(failure) = &mut self.failure {
+            let error = failure.await;
+            self.failure = None;
+            if let Ok(error) = error {
+                return error;
+            }
+        }
         std::future::pending().await
     }
 
-    /// Stops the threads and waits for them. Packets in hand are sent first.
+    /// Stops the threads and waits for them.
     ///
     /// # Errors
-    /// What a thread had already ended with.
-    pub fn stop(self) -> Result<(), RunError> {
-        Ok(())
+    /// What a thread had already ended with, if [`UserPath::failed`] has not said so.
+    pub fn stop(mut self) -> Result<(), RunError> {
+        self.join();
+        match self.failure.take().map(|mut failure| failure.try_recv()) {
+            Some(Ok(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn join(&mut self) {
+        self.wake.stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for UserPath {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// The life of a data thread.
+fn run(io: Io, queue: &Arc<Queue>, ready: &sync_mpsc::SyncSender<Ready>, failed: oneshot::Sender<RunError>) {
+    let mut engine: Box<dyn Engine> = match engine::open(io, queue) {
+        Ok(Opened { engine, io, reason }) => {
+            if ready.send(Ok((io, reason))).is_err() {
+                return;
+            }
+            engine
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    if let Err(error) = engine.run() {
+        let _ = failed.send(error);
     }
 }
