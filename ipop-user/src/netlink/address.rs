@@ -30,10 +30,16 @@ impl Netlink {
     /// # Errors
     /// The first of those that the single steps gave; the other steps are done all the same.
     pub async fn sync_addresses(&self, ifindex: u32, wanted: &[(IpAddr, u8)]) -> Result<()> {
-        let present = self.address_messages(ifindex).await?;
-        let plan = plan(&present, wanted);
+        let first = self.sync_once(ifindex, wanted).await;
+        // The kernel removes IPv4 addresses of the same network along with the first of them
+        // (unless promote_secondaries is set), wanted ones too.
+        first.and(self.sync_once(ifindex, wanted).await)
+    }
+
+    async fn sync_once(&self, ifindex: u32, wanted: &[(IpAddr, u8)]) -> Result<()> {
+        let plan = plan(&self.address_messages(ifindex).await?, wanted);
         let mut outcome = Ok(());
-        for &(address, prefix_len) in &plan.add {
+        for (address, prefix_len) in plan.add {
             outcome = outcome.and(self.add_address(ifindex, address, prefix_len).await);
         }
         for message in plan.remove {
@@ -52,7 +58,8 @@ impl Netlink {
                 Ok(answer) => messages.extend(answer.into_iter().filter_map(new_address)),
                 Err(failure) if is_family_absent(&failure) => {}
                 Err(failure) => {
-                    return Err(self.explain_for(ifindex, "list the addresses of {}", failure).await);
+                    let action = |device: &str| format!("list the addresses of {device}");
+                    return Err(self.explain_for(ifindex, failure, action).await);
                 }
             }
         }
@@ -70,8 +77,8 @@ impl Netlink {
                 Err(Error::Ipv6Off { device: self.name_of(ifindex).await, address })
             }
             Err(failure) => {
-                let verb = format!("give {{}} the address {address}/{prefix_len}");
-                Err(self.explain_for(ifindex, &verb, failure).await)
+                let action = |device: &str| format!("give {device} the address {address}/{prefix_len}");
+                Err(self.explain_for(ifindex, failure, action).await)
             }
         }
     }
@@ -79,9 +86,12 @@ impl Netlink {
     async fn remove_address(&self, ifindex: u32, message: AddressMessage) -> Result<()> {
         match self.request(RouteNetlinkMessage::DelAddress(message), 0).await {
             Ok(_) => Ok(()),
-            // An IPv4 secondary address goes with its primary one.
+            // It went with the first of its network.
             Err(failure) if failure.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),
-            Err(failure) => Err(self.explain_for(ifindex, "remove an address from {}", failure).await),
+            Err(failure) => {
+                let action = |device: &str| format!("remove an address from {device}");
+                Err(self.explain_for(ifindex, failure, action).await)
+            }
         }
     }
 }
@@ -156,4 +166,44 @@ fn is_family_absent(failure: &Failure) -> bool {
 
 fn is_ipv6_off(failure: &Failure) -> bool {
     matches!(failure.errno(), Some(libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v4(last: u8, prefix_len: u8) -> (IpAddr, u8) {
+        (IpAddr::from([10, 0, 0, last]), prefix_len)
+    }
+
+    fn present(address: (IpAddr, u8)) -> AddressMessage {
+        message(2, address.0, address.1)
+    }
+
+    #[test]
+    fn what_is_right_already_is_left_alone() {
+        let have = [present(v4(1, 24)), present(v4(2, 24))];
+        assert_eq!(plan(&have, &[v4(2, 24), v4(1, 24), v4(1, 24)]), Plan { add: vec![], remove: vec![] });
+    }
+
+    #[test]
+    fn the_same_address_with_another_prefix_length_is_another_address() {
+        let have = [present(v4(1, 24))];
+        assert_eq!(plan(&have, &[v4(1, 16)]), Plan { add: vec![v4(1, 16)], remove: have.to_vec() });
+    }
+
+    #[test]
+    fn an_address_with_a_peer_is_not_one_that_we_give() {
+        let mut have = present(v4(1, 32));
+        have.attributes = vec![AddressAttribute::Local(v4(1, 32).0), AddressAttribute::Address(v4(2, 32).0)];
+        assert_eq!(plan(&[have.clone()], &[v4(1, 32)]), Plan { add: vec![v4(1, 32)], remove: vec![have] });
+    }
+
+    #[test]
+    fn plain_ipv6_addresses_have_no_local_attribute() {
+        let address: IpAddr = "fd00::1".parse().unwrap();
+        let mut have = present((address, 64));
+        have.attributes = vec![AddressAttribute::Address(address)];
+        assert_eq!(plan(&[have], &[(address, 64)]), Plan { add: vec![], remove: vec![] });
+    }
 }

@@ -92,7 +92,12 @@ impl Netlink {
 
     /// Removes a device. One that is gone already is no error.
     pub async fn delete(&self, ifindex: u32) -> Result<()> {
-        match self.request_for(ifindex, "delete {}", RouteNetlinkMessage::DelLink(at(ifindex)), 0).await {
+        match self
+            .request_for(ifindex, RouteNetlinkMessage::DelLink(at(ifindex)), 0, |device| {
+                format!("delete {device}")
+            })
+            .await
+        {
             Ok(_) | Err(Error::NoDevice { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -112,7 +117,9 @@ impl Netlink {
             Err(failure) if failure.errno() == Some(libc::EADDRINUSE) => {
                 Err(self.port_in_use(ifindex, failure).await)
             }
-            Err(failure) => Err(self.explain_for(ifindex, "set {} up", failure).await),
+            Err(failure) => {
+                Err(self.explain_for(ifindex, failure, |device| format!("set {device} up")).await)
+            }
         }
     }
 
@@ -120,15 +127,16 @@ impl Netlink {
     pub async fn set_down(&self, ifindex: u32) -> Result<()> {
         let mut message = at(ifindex);
         message.header.change_mask = LinkFlags::Up;
-        self.request_for(ifindex, "set {} down", RouteNetlinkMessage::SetLink(message), 0).await.map(drop)
+        let action = |device: &str| format!("set {device} down");
+        self.request_for(ifindex, RouteNetlinkMessage::SetLink(message), 0, action).await.map(drop)
     }
 
     /// Sets the largest IP packet that the device takes, in bytes.
     pub async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<()> {
         let mut message = at(ifindex);
         message.attributes.push(LinkAttribute::Mtu(mtu));
-        let verb = format!("set the MTU of {{}} to {mtu}");
-        self.request_for(ifindex, &verb, RouteNetlinkMessage::SetLink(message), 0).await.map(drop)
+        let action = |device: &str| format!("set the MTU of {device} to {mtu}");
+        self.request_for(ifindex, RouteNetlinkMessage::SetLink(message), 0, action).await.map(drop)
     }
 
     /// No link-local address of the kernel's own making on the device: nobody else on the virtual
@@ -141,7 +149,9 @@ impl Netlink {
             Ok(_) => Ok(()),
             // A host without IPv6 makes no link-local addresses.
             Err(failure) if failure.errno() == Some(libc::EAFNOSUPPORT) => Ok(()),
-            Err(failure) => Err(self.explain_for(ifindex, "set the addrgenmode of {}", failure).await),
+            Err(failure) => Err(self
+                .explain_for(ifindex, failure, |device| format!("set the addrgenmode of {device}"))
+                .await),
         }
     }
 

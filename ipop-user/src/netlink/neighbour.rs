@@ -9,7 +9,8 @@ use rtnetlink::packet_route::neighbour::{
 };
 
 use super::address::family;
-use super::{Netlink, Result};
+use super::request::Failure;
+use super::{Error, Netlink, Result};
 
 impl Netlink {
     /// The MAC of `next_hop`, if the kernel has one that it would send to now.
@@ -17,31 +18,64 @@ impl Netlink {
         Ok(self.neighbour_entry(ifindex, next_hop).await?.as_ref().and_then(mac))
     }
 
-    /// Makes the kernel find out now whether `next_hop` is there and under which MAC, and returns
-    /// at once; the answer comes as [`Change::Neighbour`](super::Change).
+    /// Makes the kernel check now whether `next_hop` still has its MAC, or find the MAC if it knows
+    /// none, and returns at once; the answer comes as [`Change::Neighbour`](super::Change). A MAC
+    /// that is known stays in use meanwhile, and is asked by unicast: if another host has taken
+    /// the address over in silence, that takes the kernel 3 s to see (measured; three probes of
+    /// 1 s). [`Self::renew_neighbour`] does not wait.
     pub async fn probe_neighbour(&self, ifindex: u32, next_hop: IpAddr) -> Result<()> {
+        match self.neighbour_entry(ifindex, next_hop).await?.map(|entry| entry.header.state) {
+            Some(state) if is_settled(state) => Ok(()),
+            Some(state) if is_valid(state) => {
+                self.set_neighbour(ifindex, next_hop, NeighbourState::Probe).await
+            }
+            _ => self.solicit(ifindex, next_hop).await,
+        }
+    }
+
+    /// Makes the kernel forget the MAC of `next_hop` and ask everyone on the wire for it, now. The
+    /// loss and the answer come as [`Change::Neighbour`](super::Change), the answer within
+    /// milliseconds if `next_hop` is there. For a next hop that has fallen silent.
+    pub async fn renew_neighbour(&self, ifindex: u32, next_hop: IpAddr) -> Result<()> {
+        match self.neighbour_entry(ifindex, next_hop).await?.map(|entry| entry.header.state) {
+            Some(state) if is_settled(state) => return Ok(()),
+            Some(state) if is_valid(state) => {
+                self.set_neighbour(ifindex, next_hop, NeighbourState::Failed).await?;
+            }
+            _ => {}
+        }
+        self.solicit(ifindex, next_hop).await
+    }
+
+    /// Puts an entry that is there into another state, which for `Probe` keeps its MAC.
+    async fn set_neighbour(&self, ifindex: u32, next_hop: IpAddr, state: NeighbourState) -> Result<()> {
         let mut message = about(ifindex, next_hop);
-        let known = self.neighbour_entry(ifindex, next_hop).await?;
-        let flags = match known.as_ref().map(|entry| entry.header.state) {
-            Some(NeighbourState::Permanent | NeighbourState::Noarp | NeighbourState::Incomplete) => {
-                return Ok(());
-            }
-            Some(
-                NeighbourState::Reachable
-                | NeighbourState::Stale
-                | NeighbourState::Delay
-                | NeighbourState::Probe,
-            ) => {
-                message.header.state = NeighbourState::Probe;
-                NLM_F_REPLACE
-            }
-            _ => {
-                message.header.flags = NeighbourFlags::Use;
-                NLM_F_CREATE | NLM_F_REPLACE
-            }
-        };
-        let verb = format!("look for {next_hop} on {{}}");
-        self.request_for(ifindex, &verb, RouteNetlinkMessage::NewNeighbour(message), flags).await.map(drop)
+        message.header.state = state;
+        let request = RouteNetlinkMessage::NewNeighbour(message);
+        match self.request(request, NLM_F_REPLACE).await {
+            Ok(_) => Ok(()),
+            // It has gone meanwhile.
+            Err(failure) if failure.errno() == Some(libc::ENOENT) => self.solicit(ifindex, next_hop).await,
+            Err(failure) => Err(self.explain_neighbour(ifindex, next_hop, failure).await),
+        }
+    }
+
+    /// Asks as if a packet to `next_hop` were waiting. Where a MAC is known this does nothing for
+    /// 5 s (`delay_first_probe_time`), hence the other states above. Over IPv6 the kernel asks from
+    /// its link-local address; on a device that has none, or none yet, only a real packet to
+    /// `next_hop` makes it ask.
+    async fn solicit(&self, ifindex: u32, next_hop: IpAddr) -> Result<()> {
+        let mut message = about(ifindex, next_hop);
+        message.header.flags = NeighbourFlags::Use;
+        let request = RouteNetlinkMessage::NewNeighbour(message);
+        match self.request(request, NLM_F_CREATE | NLM_F_REPLACE).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(self.explain_neighbour(ifindex, next_hop, failure).await),
+        }
+    }
+
+    async fn explain_neighbour(&self, ifindex: u32, next_hop: IpAddr, failure: Failure) -> Error {
+        self.explain_for(ifindex, failure, |device| format!("look for {next_hop} on {device}")).await
     }
 
     async fn neighbour_entry(&self, ifindex: u32, next_hop: IpAddr) -> Result<Option<NeighbourMessage>> {
@@ -52,30 +86,29 @@ impl Netlink {
                 _ => None,
             })),
             Err(failure) if failure.errno() == Some(libc::ENOENT) => Ok(None),
-            Err(failure) => {
-                let verb = format!("look up the neighbour {next_hop} on {{}}");
-                Err(self.explain_for(ifindex, &verb, failure).await)
-            }
+            Err(failure) => Err(self.explain_neighbour(ifindex, next_hop, failure).await),
         }
     }
 }
 
 /// The entry's MAC, if its state lets the kernel send to it (`NUD_VALID`).
 pub(super) fn mac(entry: &NeighbourMessage) -> Option<[u8; 6]> {
-    let valid = matches!(
-        entry.header.state,
-        NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-            | NeighbourState::Permanent
-            | NeighbourState::Noarp
-    );
     let address = entry.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(address) => Some(address.as_slice()),
         _ => None,
     });
-    address.filter(|_| valid).and_then(|address| address.try_into().ok())
+    address.filter(|_| is_valid(entry.header.state)).and_then(|address| address.try_into().ok())
+}
+
+/// `NUD_VALID`: the kernel sends to the entry's MAC.
+fn is_valid(state: NeighbourState) -> bool {
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+    matches!(state, Reachable | Stale | Delay | Probe | Permanent | Noarp)
+}
+
+/// Nothing to ask: fixed by the operator, or being asked already.
+fn is_settled(state: NeighbourState) -> bool {
+    matches!(state, NeighbourState::Permanent | NeighbourState::Noarp | NeighbourState::Incomplete)
 }
 
 pub(super) fn address(entry: &NeighbourMessage) -> Option<IpAddr> {
@@ -92,4 +125,38 @@ fn about(ifindex: u32, next_hop: IpAddr) -> NeighbourMessage {
     message.header.ifindex = ifindex;
     message.attributes.push(NeighbourAttribute::Destination(next_hop.into()));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(state: NeighbourState, link_layer: &[u8]) -> NeighbourMessage {
+        let mut entry = about(2, IpAddr::from([10, 0, 0, 1]));
+        entry.header.state = state;
+        entry.attributes.push(NeighbourAttribute::LinkLayerAddress(link_layer.into()));
+        entry
+    }
+
+    #[test]
+    fn only_states_that_the_kernel_sends_in_give_a_mac() {
+        use NeighbourState::{
+            Delay, Failed, Incomplete, Noarp, None as Unknown, Other, Permanent, Probe, Reachable, Stale,
+        };
+        let mac_len = 6;
+        let link_layer = vec![2; mac_len];
+        for state in [Reachable, Stale, Delay, Probe, Permanent, Noarp] {
+            assert_eq!(mac(&entry(state, &link_layer)), Some([2; 6]), "{state}");
+        }
+        for state in [Unknown, Incomplete, Failed, Other(0x400)] {
+            assert_eq!(mac(&entry(state, &link_layer)), None, "{state}");
+        }
+    }
+
+    #[test]
+    fn link_layer_addresses_of_other_lengths_are_no_macs() {
+        assert_eq!(mac(&entry(NeighbourState::Reachable, &[])), None);
+        assert_eq!(mac(&entry(NeighbourState::Reachable, &[2; 20])), None);
+        assert_eq!(mac(&about(2, IpAddr::from([10, 0, 0, 1]))), None);
+    }
 }

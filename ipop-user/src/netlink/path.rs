@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType, RouteVia};
 
 use super::address::family;
 use super::request::Failure;
@@ -93,7 +93,6 @@ fn lookup(peer: IpAddr, mark: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(peer);
     message.header.destination_prefix_length = if peer.is_ipv4() { 32 } else { 128 };
-    message.header.flags = RouteFlags::LookupTable;
     message.attributes.push(RouteAttribute::Destination(peer.into()));
     message.attributes.extend(mark.map(RouteAttribute::Mark));
     message
@@ -108,4 +107,68 @@ fn no_route(peer: IpAddr, failure: Failure) -> Error {
 
 fn unanswered(peer: IpAddr) -> Error {
     Error::NoRoute { peer, reason: "the kernel named no device".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+
+    use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 8, 0, 1));
+
+    /// The kernel's answer (6.18) to a lookup of [`PEER`], after
+    /// `ip route add 10.8.0.0/16 via 10.7.0.9 dev q0 mtu 1300`.
+    fn answer() -> RouteMessage {
+        let bytes = include_bytes!("fixtures/route-lookup.bin");
+        match NetlinkMessage::deserialize(bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => route,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_lookup_gives_device_source_gateway_and_mtu() {
+        let hop = Hop::parse(PEER, &answer()).unwrap();
+        assert_eq!(
+            (hop.source, hop.gateway),
+            (IpAddr::from([10, 7, 0, 1]), Some(IpAddr::from([10, 7, 0, 9])))
+        );
+        assert_eq!(hop.mtu, Some(1300));
+        assert!(hop.ifindex > 1);
+    }
+
+    #[test]
+    fn an_ipv4_peer_may_have_an_ipv6_gateway() {
+        let mut route = answer();
+        route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Gateway(_)));
+        let gateway = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+        route.attributes.push(RouteAttribute::Via(RouteVia::Inet6(gateway)));
+        assert_eq!(Hop::parse(PEER, &route).unwrap().gateway, Some(IpAddr::V6(gateway)));
+    }
+
+    #[test]
+    fn only_unicast_routes_to_other_hosts_are_paths() {
+        let refused = |kind: RouteType| {
+            let mut route = answer();
+            route.header.kind = kind;
+            Hop::parse(PEER, &route).unwrap_err()
+        };
+        assert!(matches!(refused(RouteType::Local), Error::PeerIsLocal { peer: PEER }));
+        assert!(matches!(refused(RouteType::Broadcast), Error::PeerNotUnicast { peer: PEER }));
+        assert!(matches!(refused(RouteType::Multicast), Error::PeerNotUnicast { peer: PEER }));
+        assert_eq!(
+            refused(RouteType::BlackHole).to_string(),
+            "no route to 10.8.0.1 (blackhole): check `ip route get 10.8.0.1`"
+        );
+    }
+
+    #[test]
+    fn a_route_without_device_or_source_is_no_path() {
+        let mut route = answer();
+        route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::PrefSource(_)));
+        assert!(matches!(Hop::parse(PEER, &route), Err(Error::NoRoute { .. })));
+        route.attributes.clear();
+        assert!(matches!(Hop::parse(PEER, &route), Err(Error::NoRoute { .. })));
+    }
 }

@@ -16,7 +16,7 @@ use super::{Error, LinkRef, Netlink, Result};
 
 /// The kernel answers at once, except while another process holds its RTNL lock.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-/// How often a dump that changed under our hands is begun again.
+/// How often a list is asked for that changed while it was given.
 const DUMP_ATTEMPTS_MAX: usize = 8;
 /// `NLM_F_DUMP_INTR`: the dump is inconsistent, because something changed meanwhile.
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -96,7 +96,8 @@ impl Netlink {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).await.map(|answer| answer.messages)
     }
 
-    /// All objects that match `message`, one consistent picture of them.
+    /// All objects that match `message`: one consistent picture of them, unless they change faster
+    /// than they can be listed.
     pub(super) async fn dump(
         &self,
         message: RouteNetlinkMessage,
@@ -104,38 +105,36 @@ impl Netlink {
         let mut attempt = 1;
         loop {
             let answer = self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP).await?;
-            if !answer.interrupted {
+            if !answer.interrupted || attempt == DUMP_ATTEMPTS_MAX {
                 return Ok(answer.messages);
-            }
-            if attempt == DUMP_ATTEMPTS_MAX {
-                return Err(Failure::Refused {
-                    errno: libc::EINTR,
-                    detail: "it changes too fast to be listed".into(),
-                });
             }
             attempt += 1;
         }
     }
 
-    /// [`Self::request`] about one device; errors name the device. `verb` as in "set ipop0 up":
-    /// its `{}` stands for the device.
+    /// [`Self::request`] about one device. `action` makes "set ipop0 up" of its name.
     pub(super) async fn request_for(
         &self,
         ifindex: u32,
-        verb: &str,
         message: RouteNetlinkMessage,
         flags: u16,
+        action: impl FnOnce(&str) -> String,
     ) -> Result<Vec<RouteNetlinkMessage>> {
         match self.request(message, flags).await {
             Ok(messages) => Ok(messages),
-            Err(failure) => Err(self.explain_for(ifindex, verb, failure).await),
+            Err(failure) => Err(self.explain_for(ifindex, failure, action).await),
         }
     }
 
     /// [`Failure::explain`] with the device's name, as far as it still has one.
-    pub(super) async fn explain_for(&self, ifindex: u32, verb: &str, failure: Failure) -> Error {
+    pub(super) async fn explain_for(
+        &self,
+        ifindex: u32,
+        failure: Failure,
+        action: impl FnOnce(&str) -> String,
+    ) -> Error {
         let device = self.name_of(ifindex).await;
-        failure.explain(verb.replace("{}", &device), &device)
+        failure.explain(action(&device), &device)
     }
 
     /// The device's name for a message to people: `#7` if it has none any more.
@@ -204,4 +203,59 @@ fn words(attributes: &[u8]) -> String {
     message
         .map(|nla| String::from_utf8_lossy(nla.value()).trim_end_matches(['\0', '\n', '.']).to_string())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's answer (6.18) to a route lookup that names a table.
+    const REFUSAL: &[u8] = include_bytes!("fixtures/error-extack.bin");
+
+    fn refusal() -> Failure {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(REFUSAL).unwrap();
+        Answer::default().take(message).unwrap_err()
+    }
+
+    fn failure(errno: i32) -> Failure {
+        Failure::Refused { errno, detail: String::new() }
+    }
+
+    #[test]
+    fn an_error_carries_the_kernels_own_words() {
+        assert_eq!(refusal().errno(), Some(libc::EINVAL));
+        assert_eq!(refusal().reason(), "ipv4: Invalid values in header for route get request");
+        let error = refusal().explain("look up a route".into(), "a0");
+        assert_eq!(
+            error.to_string(),
+            "cannot look up a route: Invalid argument (os error 22) (ipv4: Invalid values in header for route get request)"
+        );
+    }
+
+    #[test]
+    fn a_damaged_error_has_no_words() {
+        // The last three bytes are padding.
+        for len in 0..REFUSAL.len() - 3 {
+            let attributes =
+                REFUSAL.get(NETLINK_HEADER_LEN + 4 + NETLINK_HEADER_LEN..len).unwrap_or_default();
+            assert_eq!(words(attributes), "", "{len}");
+        }
+    }
+
+    #[test]
+    fn errors_that_an_operator_can_mend_say_how() {
+        let denied = failure(libc::EPERM).explain("set a0 up".into(), "a0").to_string();
+        assert!(denied.starts_with("cannot set a0 up: needs CAP_NET_ADMIN: run as root"), "{denied}");
+        let gone = failure(libc::ENODEV).explain("set a0 up".into(), "a0").to_string();
+        assert!(gone.starts_with("there is no network device a0"), "{gone}");
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_known_as_such() {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_DUMP_INTR;
+        let mut answer = Answer::default();
+        assert!(!answer.take(NetlinkMessage::new(header, NetlinkPayload::Noop)).unwrap());
+        assert!(answer.interrupted);
+    }
 }

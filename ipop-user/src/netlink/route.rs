@@ -123,9 +123,10 @@ impl Netlink {
     }
 
     async fn put_route(&self, ifindex: u32, route: &Route, flag: u16) -> Result<()> {
-        let verb = format!("route {}/{} to {{}}", route.prefix.0, route.prefix.1);
+        let (address, len) = route.prefix;
         let message = RouteNetlinkMessage::NewRoute(message(ifindex, route));
-        self.request_for(ifindex, &verb, message, NLM_F_CREATE | flag).await.map(drop)
+        let action = |device: &str| format!("route {address}/{len} to {device}");
+        self.request_for(ifindex, message, NLM_F_CREATE | flag, action).await.map(drop)
     }
 
     async fn remove_route(&self, ifindex: u32, route: &Route) -> Result<()> {
@@ -134,8 +135,9 @@ impl Netlink {
             Ok(_) => Ok(()),
             Err(failure) if failure.errno() == Some(libc::ESRCH) => Ok(()),
             Err(failure) => {
-                let verb = format!("remove the route to {}/{} from {{}}", route.prefix.0, route.prefix.1);
-                Err(self.explain_for(ifindex, &verb, failure).await)
+                let (address, len) = route.prefix;
+                let action = |device: &str| format!("remove the route to {address}/{len} from {device}");
+                Err(self.explain_for(ifindex, failure, action).await)
             }
         }
     }
@@ -334,5 +336,104 @@ fn kind(kind: RouteType) -> Option<&'static str> {
         RouteType::Prohibit => Some("prohibit"),
         RouteType::Throw => Some("throw"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: u32 = 7;
+    const OTHER: u32 = 8;
+
+    fn prefix(text: &str) -> (IpAddr, u8) {
+        let (address, len) = text.split_once('/').unwrap();
+        (address.parse().unwrap(), len.parse().unwrap())
+    }
+
+    fn route(text: &str) -> Route {
+        Route { prefix: prefix(text), mtu: None, source: None }
+    }
+
+    fn entry(text: &str, ifindex: u32) -> Entry {
+        Entry::parse(&message(ifindex, &route(text))).unwrap()
+    }
+
+    #[test]
+    fn a_route_survives_its_message() {
+        for wanted in [
+            Route {
+                prefix: prefix("10.1.0.0/16"),
+                mtu: Some(1400),
+                source: Some(IpAddr::from([10, 0, 0, 1])),
+            },
+            Route { prefix: prefix("fd00::/8"), mtu: None, source: None },
+        ] {
+            let entry = Entry::parse(&message(OURS, &wanted)).unwrap();
+            assert!(entry.is_ours(OURS) && !entry.is_ours(OTHER));
+            assert_eq!(entry.route(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_plan_changes_only_what_differs() {
+        let table = [entry("10.1.0.0/16", OURS), entry("10.2.0.0/16", OURS), entry("10.3.0.0/16", OURS)];
+        let larger = Route { mtu: Some(1300), ..route("10.2.0.0/16") };
+        let plan = plan(&table, OURS, &[route("10.1.2.3/16"), larger, route("10.4.0.0/16")]);
+        let expected = Plan {
+            remove: vec![route("10.3.0.0/16")],
+            replace: vec![larger],
+            add: vec![route("10.4.0.0/16")],
+        };
+        assert_eq!(plan, expected);
+    }
+
+    #[test]
+    fn routes_of_others_are_not_planned_for() {
+        let mut foreign = entry("10.1.0.0/16", OURS);
+        foreign.protocol = RouteProtocol::Kernel.into();
+        let table = [foreign, entry("10.2.0.0/16", OTHER)];
+        assert_eq!(plan(&table, OURS, &[]), Plan::default());
+    }
+
+    #[test]
+    fn equal_and_more_specific_routes_elsewhere_conflict() {
+        let conflict = |existing: &str, ifindex: u32, wanted: &str| {
+            overlaps(&[entry(existing, ifindex)], OURS, &[prefix(wanted)]).next().is_some()
+        };
+        assert!(conflict("10.1.0.0/16", OTHER, "10.1.0.0/16"));
+        assert!(conflict("10.1.2.0/24", OTHER, "10.1.0.1/16"));
+        assert!(conflict("fd00:1::/64", OTHER, "fd00::/8"));
+        assert!(!conflict("10.0.0.0/8", OTHER, "10.1.0.0/16"), "less specific");
+        assert!(!conflict("10.2.0.0/16", OTHER, "10.1.0.0/16"), "elsewhere");
+        assert!(!conflict("10.1.0.0/16", OURS, "10.1.0.0/16"), "our own");
+        assert!(!conflict("10.1.0.0/16", OTHER, "0.0.0.0/0"), "everything is inside");
+        assert!(!conflict("0.0.0.0/0", OTHER, "fd00::/8"), "another family");
+    }
+
+    #[test]
+    fn networks_lose_their_host_bits_at_every_length() {
+        for len in 0..=32_u8 {
+            let (IpAddr::V4(v4), _) = network((IpAddr::from([255; 4]), len)) else {
+                panic!("another family")
+            };
+            assert_eq!(v4.to_bits().count_ones(), len.into());
+        }
+        for len in 0..=128_u8 {
+            let (IpAddr::V6(v6), _) = network((IpAddr::from([255_u8; 16]), len)) else {
+                panic!("another family")
+            };
+            assert_eq!(v6.to_bits().count_ones(), len.into());
+        }
+    }
+
+    #[test]
+    fn other_tables_and_local_routes_are_not_in_the_main_table() {
+        let mut local = message(OTHER, &route("10.1.0.1/32"));
+        local.header.kind = RouteType::Local;
+        assert_eq!(Entry::parse(&local), None);
+        let mut table = message(OTHER, &route("10.1.0.1/32"));
+        table.attributes.push(RouteAttribute::Table(1000));
+        assert_eq!(Entry::parse(&table), None);
     }
 }

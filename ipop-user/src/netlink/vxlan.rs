@@ -30,7 +30,10 @@ impl Netlink {
         ];
         match self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await {
             Ok(_) => self.link(name).await.map(|link| link.ifindex),
-            Err(failure) => Err(self.explain_create(name, port, failure).await),
+            Err(failure) => {
+                let is_name_taken = self.link(name).await.is_ok();
+                Err(explain_create(name, port, is_name_taken, failure))
+            }
         }
     }
 
@@ -44,23 +47,13 @@ impl Netlink {
         }
     }
 
-    async fn explain_create(&self, name: &str, port: u16, failure: Failure) -> Error {
-        match failure.errno() {
-            Some(libc::EOPNOTSUPP | libc::EPFNOSUPPORT | libc::EAFNOSUPPORT) => Error::NoVxlan,
-            // The kernel says the same of a name and of a port that are taken.
-            Some(libc::EEXIST) if self.link(name).await.is_ok() => Error::DeviceExists { name: name.into() },
-            Some(libc::EEXIST | libc::EADDRINUSE) => Error::PortInUse { port, device: name.into() },
-            _ => failure.explain(format!("create the VXLAN device {name}"), name),
-        }
-    }
-
     /// The error for a device that could not open its port.
     pub(super) async fn port_in_use(&self, ifindex: u32, failure: Failure) -> Error {
         let message = self.link_message(LinkRef::Index(ifindex)).await.ok();
         let port = message.as_ref().and_then(|message| info(message)).and_then(port);
         match port {
             Some(port) => Error::PortInUse { port, device: self.name_of(ifindex).await },
-            None => self.explain_for(ifindex, "set {} up", failure).await,
+            None => self.explain_for(ifindex, failure, |device| format!("set {device} up")).await,
         }
     }
 }
@@ -75,6 +68,16 @@ fn settings(port: u16) -> Vec<InfoVxlan> {
         InfoVxlan::Learning(false),
         InfoVxlan::UDPZeroCsumRX(true),
     ]
+}
+
+fn explain_create(name: &str, port: u16, is_name_taken: bool, failure: Failure) -> Error {
+    match failure.errno() {
+        Some(libc::EOPNOTSUPP) => Error::NoVxlan,
+        // The kernel says the same of a name and of a port that are taken.
+        Some(libc::EEXIST) if is_name_taken => Error::DeviceExists { name: name.into() },
+        Some(libc::EEXIST | libc::EADDRINUSE) => Error::PortInUse { port, device: name.into() },
+        _ => failure.explain(format!("create the VXLAN device {name}"), name),
+    }
 }
 
 fn is_ours(message: &LinkMessage, port: u16) -> bool {
@@ -96,4 +99,63 @@ fn port(info: &[InfoVxlan]) -> Option<u16> {
         InfoVxlan::Port(port) => Some(*port),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+
+    use super::*;
+
+    /// The kernel's announcement (6.18) of `ip link add vx0 type vxlan external gpe dstport 4790
+    /// udp6zerocsumrx`.
+    fn announced() -> LinkMessage {
+        let bytes = include_bytes!("fixtures/link-vxlan.bin");
+        match NetlinkMessage::deserialize(bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => link,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settings_mut(message: &mut LinkMessage) -> &mut Vec<InfoVxlan> {
+        let info = message.attributes.iter_mut().find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(info) => info.iter_mut().find_map(|info| match info {
+                LinkInfo::Data(InfoData::Vxlan(info)) => Some(info),
+                _ => None,
+            }),
+            _ => None,
+        });
+        info.unwrap()
+    }
+
+    #[test]
+    fn a_device_of_our_kind_is_recognised_by_its_port() {
+        assert!(is_ours(&announced(), 4790));
+        assert!(!is_ours(&announced(), 4789));
+    }
+
+    #[test]
+    fn a_device_that_lacks_any_setting_is_not_ours() {
+        for setting in settings(4790) {
+            let mut message = announced();
+            settings_mut(&mut message).retain(|have| *have != setting);
+            assert!(!is_ours(&message, 4790), "{setting:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_vxlan_is_told_from_other_refusals() {
+        let explain = |errno, is_name_taken| {
+            explain_create("ipop0", 4790, is_name_taken, Failure::Refused { errno, detail: String::new() })
+        };
+        assert!(matches!(explain(libc::EOPNOTSUPP, false), Error::NoVxlan));
+        assert!(matches!(explain(libc::EEXIST, true), Error::DeviceExists { .. }));
+        assert!(matches!(explain(libc::EEXIST, false), Error::PortInUse { port: 4790, .. }));
+        assert!(matches!(explain(libc::EPERM, false), Error::NotPermitted { .. }));
+    }
+
+    #[test]
+    fn other_devices_are_not_ours() {
+        assert!(!is_ours(&LinkMessage::default(), 4790));
+    }
 }

@@ -91,7 +91,9 @@ impl Netlink {
     pub async fn xdp(&self, ifindex: u32) -> Result<Option<XdpAttachment>> {
         match self.link_message(LinkRef::Index(ifindex)).await {
             Ok(message) => Ok(attachment(&message)),
-            Err(failure) => Err(self.explain_for(ifindex, "look up device {}", failure).await),
+            Err(failure) => {
+                Err(self.explain_for(ifindex, failure, |device| format!("look up device {device}")).await)
+            }
         }
     }
 
@@ -160,5 +162,42 @@ fn attachment(message: &LinkMessage) -> Option<XdpAttachment> {
         // Offloaded besides another mode: ours is the other.
         XdpAttached::Multiple => prog_id(XdpMode::Native).or_else(|| prog_id(XdpMode::Generic)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(xdp: Vec<LinkXdp>) -> Option<XdpAttachment> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Xdp(xdp));
+        attachment(&message)
+    }
+
+    #[test]
+    fn an_attachment_is_reported_with_its_mode() {
+        let native = vec![LinkXdp::Attached(XdpAttached::Driver), LinkXdp::ProgId(5), LinkXdp::DrvProgId(5)];
+        assert_eq!(reported(native), Some(XdpAttachment { mode: XdpMode::Native, prog_id: 5 }));
+        let generic =
+            vec![LinkXdp::Attached(XdpAttached::SocketBuffer), LinkXdp::ProgId(6), LinkXdp::SkbProgId(6)];
+        assert_eq!(reported(generic), Some(XdpAttachment { mode: XdpMode::Generic, prog_id: 6 }));
+        let both =
+            vec![LinkXdp::Attached(XdpAttached::Multiple), LinkXdp::SkbProgId(6), LinkXdp::HwProgId(7)];
+        assert_eq!(reported(both), Some(XdpAttachment { mode: XdpMode::Generic, prog_id: 6 }));
+        assert_eq!(reported(vec![LinkXdp::Attached(XdpAttached::None)]), None);
+        assert_eq!(attachment(&LinkMessage::default()), None);
+    }
+
+    #[test]
+    fn nobody_is_replaced_unasked() {
+        let flags = |settings: Vec<LinkXdp>| match settings[1] {
+            LinkXdp::Flags(flags) => flags,
+            ref other => panic!("{other:?}"),
+        };
+        assert_eq!(flags(settings(9, XdpMode::Native, None)), 4 | UPDATE_IF_NOEXIST);
+        assert_eq!(flags(settings(9, XdpMode::Generic, Some(8))), 2 | REPLACE);
+        assert_eq!(flags(settings(-1, XdpMode::Generic, None)), 2);
+        assert_eq!(flags(settings(-1, XdpMode::Native, Some(8))), 4 | REPLACE);
     }
 }
