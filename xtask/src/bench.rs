@@ -2,6 +2,7 @@
 //! in one interleaved run. Owns the command line and the order of a run.
 
 mod bars;
+mod far_end;
 mod icmp;
 mod lab;
 mod load;
@@ -104,7 +105,11 @@ fn measure(
     let before = CpuTime::now()?;
     let progress = progress(rounds::progress_steps(systems.len(), timing) * wires.len() as u64);
     let mut rows = Vec::new();
+    let mut automatic = Vec::new();
     for &wire in wires {
+        if let Some(binaries) = binaries.filter(|_| systems.iter().any(|system| system.is_kernel_path())) {
+            automatic.push((wire, lab::automatic(wire, binaries)?));
+        }
         let records = rounds::measure(wire, systems, timing, binaries, |what| {
             progress.set_message(what.to_owned());
             progress.inc(1);
@@ -119,7 +124,8 @@ fn measure(
         commit: machine::commit(),
         time,
         settings,
-        bars: bars::evaluate(&rows),
+        automatic: automatic.iter().map(|(wire, system)| (wire.name(), system.path())).collect(),
+        bars: bars::evaluate(&rows, &automatic),
         original_paper: results::original_paper(&rows),
         rows,
     })

@@ -76,6 +76,32 @@ impl std::ops::Add for Traffic {
     }
 }
 
+/// What a daemon's data path runs on, in the words of `ipopctl status`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Active {
+    /// `on` or `off`.
+    pub(crate) kernel: String,
+    /// `native`, `generic` or `off`.
+    pub(crate) xdp: String,
+    /// `io_uring` or `epoll`.
+    pub(crate) io: String,
+}
+
+impl Active {
+    /// What differs from `wanted`, where that is not `auto`.
+    pub(crate) fn difference(&self, wanted: &Datapath) -> Option<String> {
+        let pairs = [
+            ("kernel", &self.kernel, wanted.kernel),
+            ("xdp", &self.xdp, wanted.xdp),
+            ("io", &self.io, wanted.io),
+        ];
+        pairs
+            .into_iter()
+            .find(|(_, active, wanted)| *wanted != "auto" && active != wanted)
+            .map(|(name, active, wanted)| format!("{name} is {active}, not {wanted}"))
+    }
+}
+
 /// One running ipopd.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -88,7 +114,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     fn start(binaries: &Binaries, namespace: &NetNs, node: &Node<'_>) -> Result<Self> {
         let config = node.folder.join("ipopd.toml");
-        fs::write(&config, node.to_toml()).with_context(|| format!("cannot write {}", config.display()))?;
+        write_private(&config, &node.to_toml())?;
         let mut command = Command::new(&binaries.ipopd);
         command.arg("--config").arg(&config);
         namespace.enter(&mut command)?;
@@ -112,6 +138,10 @@ impl Daemon {
     pub(crate) fn peer(&self) -> Result<Peer> {
         let text = self.ctl("--json peers")?;
         find_peer(&text, self.peer.node_name())
+    }
+
+    pub(crate) fn active(&self) -> Result<Active> {
+        parse_active(&self.ctl("--json status")?)
     }
 
     /// Resident memory in bytes.
@@ -146,6 +176,19 @@ impl Daemon {
     }
 }
 
+/// A file that only its owner can read: the configuration holds the network's secret.
+fn write_private(file: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut opened| opened.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
 fn find_peer(json: &str, name: &str) -> Result<Peer> {
     #[derive(Deserialize)]
     struct Named {
@@ -156,6 +199,15 @@ fn find_peer(json: &str, name: &str) -> Result<Peer> {
     let peers: Vec<Named> = serde_json::from_str(json).context("cannot read `ipopctl --json peers`")?;
     let found = peers.into_iter().find(|peer| peer.name == name);
     Ok(found.with_context(|| format!("`ipopctl --json peers` does not know {name}"))?.peer)
+}
+
+fn parse_active(json: &str) -> Result<Active> {
+    #[derive(Deserialize)]
+    struct Status {
+        datapath: Active,
+    }
+    let status: Status = serde_json::from_str(json).context("cannot read `ipopctl --json status`")?;
+    Ok(status.datapath)
 }
 
 fn parse_resident(status: &str) -> Option<u64> {
@@ -282,6 +334,17 @@ mod tests {
         assert_eq!((peer.path.as_str(), peer.kernel_tx_packets), ("direct-kernel", 9));
         assert!(find_peer(json, "delta").is_err());
         assert!(find_peer("{}", "beta").is_err());
+    }
+
+    #[test]
+    fn what_is_active_is_held_against_what_was_asked_for() {
+        let json =
+            r#"{"name":"alpha","datapath":{"kernel":"on","kernel_reason":null,"xdp":"off","io":"epoll"}}"#;
+        let active = parse_active(json).expect("a status");
+        assert_eq!(active.difference(&Datapath::AUTO), None);
+        assert_eq!(active.difference(&Datapath { kernel: "on", xdp: "off", io: "auto" }), None);
+        let native = Datapath { xdp: "native", ..Datapath::AUTO };
+        assert_eq!(active.difference(&native).as_deref(), Some("xdp is off, not native"));
     }
 
     #[test]

@@ -60,8 +60,9 @@ fn is_coloured() -> bool {
 /// What a terminal of a usual size shows in one line.
 pub(crate) const WIDTH: u16 = 100;
 
-/// A table of at most `WIDTH` columns: the first column to the left, all others to the right.
-pub(crate) fn table(header: &[&str]) -> Table {
+/// A table of at most `WIDTH` characters: the first `texts` columns to the left, the others, which
+/// hold numbers, to the right.
+pub(crate) fn table(header: &[&str], texts: usize) -> Table {
     const STYLE: TableStyle = TableStyle::new()
         .header_separator(LineStyle::new('─', '─', '─', '─'))
         .bottom_border(LineStyle::new('─', '─', '─', '─'));
@@ -69,7 +70,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     table.set_header(header);
     for (index, column) in table.column_iter_mut().enumerate() {
-        if index == 0 {
+        if index < texts {
             column.set_padding((0, 1));
         } else {
             column.set_padding((1, 0)).set_cell_alignment(CellAlignment::Right);

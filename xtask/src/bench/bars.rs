@@ -59,10 +59,11 @@ struct Asked {
     limit: Limit,
 }
 
-/// All bars of the wires and systems that were part of the run.
-pub(crate) fn evaluate(rows: &[Row]) -> Vec<Bar> {
+/// All bars of the wires and systems that were part of the run. Those of the kernel path are for
+/// the row that ipopd chooses by itself, which `automatic` names for each wire.
+pub(crate) fn evaluate(rows: &[Row], automatic: &[(Wire, System)]) -> Vec<Bar> {
     let find = |asked: &Asked| rows.iter().find(|row| row.key == (asked.wire, asked.system));
-    asked().iter().filter_map(|asked| Some(judge(asked, find(asked)?))).collect()
+    asked(automatic).iter().filter_map(|asked| Some(judge(asked, find(asked)?))).collect()
 }
 
 fn judge(asked: &Asked, row: &Row) -> Bar {
@@ -82,15 +83,18 @@ fn judge(asked: &Asked, row: &Row) -> Bar {
     }
 }
 
-fn asked() -> Vec<Asked> {
+fn asked(automatic: &[(Wire, System)]) -> Vec<Asked> {
     let mut asked = Vec::new();
-    for system in [System::KernelTc, System::KernelXdp] {
-        asked.extend(kernel_bars(Wire::Offload, system, 0.85));
-        asked.extend(vxlan_bars(system));
-        asked.extend(kernel_bars(Wire::Nic, system, 0.80));
+    for (wire, system) in automatic {
+        match wire {
+            Wire::Offload => {
+                asked.extend(kernel_bars(*wire, *system, 0.85));
+                asked.extend(vxlan_bars(*system));
+            }
+            Wire::Nic => asked.extend(kernel_bars(*wire, *system, 0.80)),
+        }
     }
     asked.extend(user_bars());
-    asked.sort_by_key(|asked| (asked.wire, asked.system));
     asked
 }
 
@@ -147,7 +151,7 @@ mod tests {
                 &[(Metric::Tcp, &[8.5]), (Metric::TcpRr, &[11.6]), (Metric::Ping, &[5.5])],
             ),
         ];
-        let bars = evaluate(&rows(Wire::Offload, &records));
+        let bars = evaluate(&rows(Wire::Offload, &records), &[(Wire::Offload, System::KernelTc)]);
         assert_eq!(verdict(&bars, "TCP / bare"), Verdict::Ok);
         assert_eq!(verdict(&bars, "TCP / VXLAN"), Verdict::Ok);
         assert_eq!(verdict(&bars, "TCP rr / bare"), Verdict::Missed);
@@ -158,7 +162,16 @@ mod tests {
     #[test]
     fn bars_of_rows_that_were_not_asked_for_are_left_out() {
         let records = [Record::with_samples(System::Bare, &[(Metric::Tcp, &[10.0])])];
-        assert!(evaluate(&rows(Wire::Nic, &records)).is_empty());
+        assert!(evaluate(&rows(Wire::Nic, &records), &[]).is_empty());
+    }
+
+    #[test]
+    fn the_kernel_bars_are_for_the_row_that_is_chosen_automatically() {
+        let samples: &[(Metric, &[f64])] = &[(Metric::Tcp, &[10.0])];
+        let records = [System::Bare, System::KernelTc, System::KernelXdp]
+            .map(|system| Record::with_samples(system, samples));
+        let bars = evaluate(&rows(Wire::Nic, &records), &[(Wire::Nic, System::KernelXdp)]);
+        assert!(!bars.is_empty() && bars.iter().all(|bar| bar.path == "kernel-xdp"));
     }
 
     #[test]

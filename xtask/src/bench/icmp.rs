@@ -41,18 +41,20 @@ impl Echo {
         Ok(Self { socket, identifier: 0x1b0b, sequence: 0 })
     }
 
-    /// Sends one request and waits for its own reply; a lost one is an error.
-    pub(crate) fn exchange(&mut self) -> Result<()> {
+    /// Sends one request and waits for its own reply; false when none comes in time.
+    pub(crate) fn exchange(&mut self) -> Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = request(self.identifier, self.sequence);
         retry(|| send(self.socket.as_raw_fd(), &request, MsgFlags::empty()))
             .context("cannot send an echo request")?;
         let mut packet = [0u8; 256];
         loop {
-            let count = retry(|| recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()))
-                .context("no answer to an echo request")?;
-            if is_reply(&packet[..count], self.identifier, self.sequence) {
-                return Ok(());
+            match retry(|| recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty())) {
+                Ok(count) if is_reply(&packet[..count], self.identifier, self.sequence) => return Ok(true),
+                // Another's, or the answer to a request that had been given up.
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(errno) => return Err(errno).context("no answer to an echo request"),
             }
         }
     }

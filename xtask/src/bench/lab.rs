@@ -5,11 +5,12 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::load::Load;
 use super::plan::{System, VXLAN_FAR_ADDRESS, VXLAN_NEAR_ADDRESS, Wire};
 use crate::build::Binaries;
+use crate::config::Datapath;
 use crate::daemon::Daemons;
 use crate::netns::{NetNs, Pair};
 use crate::sh;
@@ -38,11 +39,7 @@ pub(crate) struct Testbed {
 impl Testbed {
     /// `binaries` may be `None` where `system` runs no ipopd.
     pub(crate) fn set_up(wire: Wire, system: System, binaries: Option<&Binaries>) -> Result<Self> {
-        let pair = Pair::create(PREFIX, &format!("{}-{}", wire.name(), system.path()))?;
-        for (namespace, device) in [(&pair.near, Pair::NEAR_DEVICE), (&pair.far, Pair::FAR_DEVICE)] {
-            set_features(namespace, device, wire)?;
-            set_sysctls(namespace)?;
-        }
+        let pair = wired_pair(wire, system.path())?;
         if system == System::Vxlan {
             add_vxlan(
                 &pair.near,
@@ -60,6 +57,9 @@ impl Testbed {
                 let network = format!("bench-{}-{}", wire.name(), system.path());
                 let mut daemons = Daemons::start(binaries, &pair, &network, datapath)?;
                 daemons.wait_for_path(system.peer_path())?;
+                if let Some(difference) = daemons.near.active()?.difference(&datapath) {
+                    bail!("ipopd runs, but {difference}");
+                }
                 Some(daemons)
             }
             None => None,
@@ -68,6 +68,24 @@ impl Testbed {
         let load = Load::open(&pair.near, &pair.far, system.target())?;
         Ok(Self { load, daemons, pair, idle_bytes })
     }
+}
+
+/// Which kernel row ipopd chooses on `wire` when it is left to choose.
+pub(crate) fn automatic(wire: Wire, binaries: &Binaries) -> Result<System> {
+    let pair = wired_pair(wire, "auto")?;
+    let mut daemons = Daemons::start(binaries, &pair, "bench-auto", Datapath::AUTO)?;
+    daemons.wait_for_path(System::KernelTc.peer_path())?;
+    let xdp = daemons.near.active()?.xdp;
+    Ok(if xdp == "off" { System::KernelTc } else { System::KernelXdp })
+}
+
+fn wired_pair(wire: Wire, what: &str) -> Result<Pair> {
+    let pair = Pair::create(PREFIX, &format!("{}-{what}", wire.name()))?;
+    for (namespace, device) in [(&pair.near, Pair::NEAR_DEVICE), (&pair.far, Pair::FAR_DEVICE)] {
+        set_features(namespace, device, wire)?;
+        set_sysctls(namespace)?;
+    }
+    Ok(pair)
 }
 
 fn idle_bytes(daemons: &Daemons) -> Result<u64> {

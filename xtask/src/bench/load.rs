@@ -1,22 +1,18 @@
-//! The load generator: sockets between the two ends of one system, opened once, and the threads
-//! at the far end that receive and echo. Owns sockets and wire-level loops; knows nothing of
-//! windows, rounds or statistics.
+//! The near end of the load generator: sockets to the far end of one system, opened once, and
+//! the loops that send. Knows nothing of rounds or statistics over them.
 //!
 //! All sockets block, and a system that is not being measured costs nothing: the machine's two
 //! cores belong to one sender and one receiver at a time.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::far_end::{FarEnd, TCP_ECHO_PORT, TCP_SINK_PORT, UDP_ECHO_PORT, UDP_SINK_PORT};
 use super::icmp::Echo;
 use crate::netns::NetNs;
 
@@ -28,36 +24,25 @@ pub(crate) const SMALL_BYTES: usize = 64;
 /// The same for every system, whatever the machine's default is.
 pub(crate) const CONGESTION_CONTROL: &str = "cubic";
 
-const TCP_SINK_PORT: u16 = 7001;
-const TCP_ECHO_PORT: u16 = 7002;
-const UDP_SINK_PORT: u16 = 7003;
-const UDP_ECHO_PORT: u16 = 7004;
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this long without an answer a path counts as broken.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often an idle UDP receiver looks whether it is still wanted.
-const IDLE_CHECK: Duration = Duration::from_millis(500);
+/// After this long without progress a TCP stream counts as broken: several retransmissions.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this long a datagram, or the answer to it, counts as lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
+/// So many losses on end, and a path counts as broken.
+const LOST_ON_END_MAX: u32 = 10;
 /// What is still under way after a window arrives within this time, or is lost.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_POLL: Duration = Duration::from_millis(2);
-/// The UDP receiver's buffer: some 5000 datagrams of 64 bytes.
-const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// A flood has drained when nothing has arrived for so long: a daemon on the way may have had to
+/// wait for a core in between.
+const DRAIN_QUIET: Duration = Duration::from_millis(20);
 /// Datagrams sent between two looks at the clock.
 const UDP_BURST: u64 = 64;
-/// Exchanges between two looks at the clock.
-const EXCHANGE_BURST: u64 = 8;
-const RECEIVE_BATCH: usize = 32;
-const RECEIVE_SLOT_BYTES: usize = 2048;
+/// Round trips that a latency window has room for without allocating.
+const EXCHANGES_EXPECTED: usize = 1 << 16;
 
-/// What the far end has received so far.
-#[derive(Debug, Default)]
-struct Received {
-    tcp_bytes: AtomicU64,
-    udp_datagrams: AtomicU64,
-}
-
-/// One system's sockets and far-end threads.
+/// One system's sockets.
 #[derive(Debug)]
 pub(crate) struct Load {
     tcp_bulk: TcpStream,
@@ -65,10 +50,9 @@ pub(crate) struct Load {
     udp_bulk: UdpSocket,
     udp_exchange: UdpSocket,
     icmp: Echo,
-    received: Arc<Received>,
-    stopping: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
     tcp_bytes_sent: u64,
+    // Last: its threads end when the streams above do.
+    far: FarEnd,
 }
 
 /// Units and the time that they took.
@@ -76,6 +60,15 @@ pub(crate) struct Load {
 pub(crate) struct Measured {
     pub(crate) count: u64,
     pub(crate) seconds: f64,
+}
+
+/// What became of requests that were sent one at a time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Exchanges {
+    /// The median of all round trips: a moment in which the machine did something else does not
+    /// count.
+    pub(crate) median_us: f64,
+    pub(crate) lost: u64,
 }
 
 /// What became of a flood of datagrams.
@@ -92,44 +85,28 @@ impl Measured {
     pub(crate) fn per_second(self) -> f64 {
         self.count as f64 / self.seconds
     }
-
-    pub(crate) fn us_each(self) -> f64 {
-        self.seconds * 1e6 / self.count as f64
-    }
 }
 
 impl Load {
     /// Opens every socket between `near` and `target`, an address of `far`.
     pub(crate) fn open(near: &NetNs, far: &NetNs, target: Ipv4Addr) -> Result<Self> {
-        let received = Arc::new(Received::default());
-        let stopping = Arc::new(AtomicBool::new(false));
-        let listeners = far.run(|| Listeners::open(target))?;
+        let listeners = far.run(|| super::far_end::Listeners::open(target))?;
         let tcp_bulk = near.run(|| connect(target, TCP_SINK_PORT))?;
         let tcp_exchange = near.run(|| connect(target, TCP_ECHO_PORT))?;
         let udp_bulk = near.run(|| connect_udp(target, UDP_SINK_PORT))?;
         let udp_exchange = near.run(|| connect_udp(target, UDP_ECHO_PORT))?;
         let icmp = near.run(|| Echo::open(target, ANSWER_TIMEOUT))?;
-        let threads = listeners.serve(&received, &stopping)?;
-        Ok(Self {
-            tcp_bulk,
-            tcp_exchange,
-            udp_bulk,
-            udp_exchange,
-            icmp,
-            received,
-            stopping,
-            threads,
-            tcp_bytes_sent: 0,
-        })
+        let far = listeners.serve()?;
+        Ok(Self { tcp_bulk, tcp_exchange, udp_bulk, udp_exchange, icmp, tcp_bytes_sent: 0, far })
     }
 
     /// Bytes that arrive at the far end's TCP socket during `window`, after `warm_up` of the same.
     pub(crate) fn tcp_stream(&mut self, warm_up: Duration, window: Duration) -> Result<Measured> {
         self.tcp_send_for(warm_up)?;
-        let before = self.received.tcp_bytes.load(Ordering::Relaxed);
+        let before = self.far.tcp_bytes();
         let started = Instant::now();
         self.tcp_send_for(window)?;
-        let count = self.received.tcp_bytes.load(Ordering::Relaxed) - before;
+        let count = self.far.tcp_bytes() - before;
         let seconds = started.elapsed().as_secs_f64();
         self.drain_tcp()?;
         Ok(Measured { count, seconds })
@@ -138,7 +115,7 @@ impl Load {
     /// Sends datagrams as fast as one thread can, one per system call.
     pub(crate) fn udp_flood(&mut self, window: Duration) -> Result<Flood> {
         let datagram = [0u8; SMALL_BYTES];
-        let before = self.received.udp_datagrams.load(Ordering::Relaxed);
+        let before = self.far.udp_datagrams();
         let started = Instant::now();
         let mut sent = 0;
         while started.elapsed() < window {
@@ -152,39 +129,50 @@ impl Load {
                 }
             }
         }
-        let count = self.received.udp_datagrams.load(Ordering::Relaxed) - before;
+        let count = self.far.udp_datagrams() - before;
         let in_window = Measured { count, seconds: started.elapsed().as_secs_f64() };
         let arrived = self.drain_udp() - before;
         Ok(Flood { in_window, arrived, sent })
     }
 
-    /// Round trips of one byte string at a time over TCP.
-    pub(crate) fn tcp_exchange(&mut self, window: Duration) -> Result<Measured> {
+    /// Round trips of one request at a time over TCP.
+    pub(crate) fn tcp_exchange(&mut self, window: Duration) -> Result<Exchanges> {
         let stream = &mut self.tcp_exchange;
-        exchange_for(window, || {
+        exchange_for(window, |_| {
             let mut buffer = [0u8; SMALL_BYTES];
             stream
                 .write_all(&buffer)
                 .and_then(|()| stream.read_exact(&mut buffer))
-                .context("no answer over TCP")
+                .context("no answer over TCP")?;
+            Ok(true)
         })
     }
 
-    /// Round trips of one datagram at a time over UDP. A lost one is an error.
-    pub(crate) fn udp_exchange(&mut self, window: Duration) -> Result<Measured> {
+    /// Round trips of one datagram at a time over UDP.
+    pub(crate) fn udp_exchange(&mut self, window: Duration) -> Result<Exchanges> {
         let socket = &self.udp_exchange;
-        exchange_for(window, || {
-            let mut buffer = [0u8; SMALL_BYTES];
-            socket.send(&buffer).context("cannot send a datagram")?;
-            socket.recv(&mut buffer).context("no answer over UDP")?;
-            Ok(())
+        exchange_for(window, |sequence| {
+            let mut request = [0u8; SMALL_BYTES];
+            request[..8].copy_from_slice(&sequence.to_be_bytes());
+            socket.send(&request).context("cannot send a datagram")?;
+            let mut response = [0u8; SMALL_BYTES];
+            loop {
+                match socket.recv(&mut response) {
+                    Ok(_) if response == request => return Ok(true),
+                    // The answer to one that had been given up.
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e).context("no answer over UDP"),
+                }
+            }
         })
     }
 
     /// Round trips of one ICMP echo at a time; the far end's kernel answers.
-    pub(crate) fn ping_flood(&mut self, window: Duration) -> Result<Measured> {
+    pub(crate) fn ping_flood(&mut self, window: Duration) -> Result<Exchanges> {
         let icmp = &mut self.icmp;
-        exchange_for(window, || icmp.exchange())
+        exchange_for(window, |_| icmp.exchange())
     }
 
     fn tcp_send_for(&mut self, window: Duration) -> Result<()> {
@@ -200,7 +188,7 @@ impl Load {
     /// Waits until everything sent has arrived: the next system's window is not to pay for it.
     fn drain_tcp(&self) -> Result<()> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
-        while self.received.tcp_bytes.load(Ordering::Relaxed) < self.tcp_bytes_sent {
+        while self.far.tcp_bytes() < self.tcp_bytes_sent {
             if Instant::now() > deadline {
                 bail!("the TCP stream has not drained within {} s", DRAIN_TIMEOUT.as_secs());
             }
@@ -212,43 +200,66 @@ impl Load {
     /// Waits until no more datagrams arrive; returns how many ever have.
     fn drain_udp(&self) -> u64 {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
-        let mut seen = self.received.udp_datagrams.load(Ordering::Relaxed);
-        loop {
+        let (mut seen, mut last_arrival) = (self.far.udp_datagrams(), Instant::now());
+        while last_arrival.elapsed() < DRAIN_QUIET && Instant::now() < deadline {
             std::thread::sleep(DRAIN_POLL);
-            let now = self.received.udp_datagrams.load(Ordering::Relaxed);
-            if now == seen || Instant::now() > deadline {
-                return now;
+            let now = self.far.udp_datagrams();
+            if now != seen {
+                (seen, last_arrival) = (now, Instant::now());
             }
-            seen = now;
         }
+        seen
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        // A stream that ends wakes the thread that reads it; UDP threads look by themselves.
+        // A stream that ends wakes the far end's thread that reads it.
         let _ = self.tcp_bulk.shutdown(std::net::Shutdown::Both);
         let _ = self.tcp_exchange.shutdown(std::net::Shutdown::Both);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
     }
 }
 
-fn exchange_for(window: Duration, mut exchange: impl FnMut() -> Result<()>) -> Result<Measured> {
-    let started = Instant::now();
-    let mut count = 0;
-    loop {
-        for _ in 0..EXCHANGE_BURST {
-            exchange()?;
+/// Repeats `exchange`, which says whether there was an answer, until `window` is over. It is
+/// given a number that it never gets twice.
+fn exchange_for(window: Duration, mut exchange: impl FnMut(u64) -> Result<bool>) -> Result<Exchanges> {
+    let mut round_trips_ns: Vec<u64> = Vec::with_capacity(EXCHANGES_EXPECTED);
+    let (mut lost, mut lost_on_end) = (0, 0);
+    let first = Instant::now();
+    let (mut started, mut sequence) = (first, unique());
+    while started.duration_since(first) < window {
+        sequence = sequence.wrapping_add(1);
+        let answered = exchange(sequence)?;
+        let ended = Instant::now();
+        if answered {
+            round_trips_ns.push(ended.duration_since(started).as_nanos() as u64);
+            lost_on_end = 0;
+        } else {
+            lost += 1;
+            lost_on_end += 1;
+            if lost_on_end == LOST_ON_END_MAX {
+                bail!("{lost_on_end} requests on end had no answer");
+            }
         }
-        count += EXCHANGE_BURST;
-        let seconds = started.elapsed().as_secs_f64();
-        if seconds >= window.as_secs_f64() {
-            return Ok(Measured { count, seconds });
-        }
+        started = ended;
     }
+    Ok(Exchanges { median_us: median_us(round_trips_ns).context("no request had an answer")?, lost })
+}
+
+/// A number that differs from window to window, so that no late answer fits another's request.
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static WINDOWS: AtomicU64 = AtomicU64::new(0);
+    WINDOWS.fetch_add(1, Ordering::Relaxed) << 32
+}
+
+fn median_us(mut round_trips_ns: Vec<u64>) -> Option<f64> {
+    let middle = round_trips_ns.len() / 2;
+    if round_trips_ns.is_empty() {
+        return None;
+    }
+    let (_, median, _) = round_trips_ns.select_nth_unstable(middle);
+    Some(*median as f64 / 1e3)
 }
 
 fn connect(target: Ipv4Addr, port: u16) -> Result<TcpStream> {
@@ -262,8 +273,8 @@ fn set_up_stream(stream: &TcpStream) -> Result<()> {
     setsockopt(stream, sockopt::TcpCongestion, &CONGESTION_CONTROL.into())
         .with_context(|| format!("this kernel has no congestion control {CONGESTION_CONTROL}"))?;
     stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).context("cannot set a timeout")?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT)).context("cannot set a timeout")
+    stream.set_read_timeout(Some(STREAM_TIMEOUT)).context("cannot set a timeout")?;
+    stream.set_write_timeout(Some(STREAM_TIMEOUT)).context("cannot set a timeout")
 }
 
 fn connect_udp(target: Ipv4Addr, port: u16) -> Result<UdpSocket> {
@@ -273,121 +284,25 @@ fn connect_udp(target: Ipv4Addr, port: u16) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// The far end's sockets before the first packet.
-#[derive(Debug)]
-struct Listeners {
-    tcp_sink: TcpListener,
-    tcp_echo: TcpListener,
-    udp_sink: UdpSocket,
-    udp_echo: UdpSocket,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Listeners {
-    fn open(address: Ipv4Addr) -> Result<Self> {
-        let listen = |port| {
-            TcpListener::bind((address, port))
-                .with_context(|| format!("cannot listen on {address} port {port}"))
+    #[test]
+    fn the_median_round_trip_ignores_outliers() {
+        assert_eq!(median_us(vec![4_000, 5_000, 4_500, 900_000, 4_200]), Some(4.5));
+        assert_eq!(median_us(Vec::new()), None);
+    }
+
+    #[test]
+    fn lost_requests_are_counted_and_a_dead_path_is_an_error() {
+        let mut calls = 0;
+        let every_other = |_| {
+            calls += 1;
+            Ok(calls % 2 == 0)
         };
-        let bind = |port| {
-            let socket = UdpSocket::bind((address, port))
-                .with_context(|| format!("cannot bind {address} port {port}"))?;
-            socket.set_read_timeout(Some(IDLE_CHECK)).context("cannot set a timeout")?;
-            anyhow::Ok(socket)
-        };
-        let udp_sink = bind(UDP_SINK_PORT)?;
-        setsockopt(&udp_sink, sockopt::RcvBufForce, &UDP_RECEIVE_BUFFER_BYTES)
-            .context("cannot enlarge the receive buffer (needs root)")?;
-        Ok(Self {
-            tcp_sink: listen(TCP_SINK_PORT)?,
-            tcp_echo: listen(TCP_ECHO_PORT)?,
-            udp_sink,
-            udp_echo: bind(UDP_ECHO_PORT)?,
-        })
-    }
-
-    /// Takes the two streams and starts one thread per socket.
-    fn serve(self, received: &Arc<Received>, stopping: &Arc<AtomicBool>) -> Result<Vec<JoinHandle<()>>> {
-        let (tcp_sink, _) = self.tcp_sink.accept().context("cannot accept a stream")?;
-        let (tcp_echo, _) = self.tcp_echo.accept().context("cannot accept a stream")?;
-        tcp_echo.set_nodelay(true).context("cannot set TCP_NODELAY")?;
-        setsockopt(&tcp_echo, sockopt::TcpCongestion, &CONGESTION_CONTROL.into())
-            .context("cannot set the congestion control")?;
-        let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.to_owned()).spawn(work).context("cannot start a thread")
-        };
-        let (counters, udp_counters) = (Arc::clone(received), Arc::clone(received));
-        let (stop_sink, stop_echo) = (Arc::clone(stopping), Arc::clone(stopping));
-        let (udp_sink, udp_echo) = (self.udp_sink, self.udp_echo);
-        Ok(vec![
-            start("tcp-sink", Box::new(move || sink_stream(tcp_sink, &counters.tcp_bytes)))?,
-            start("tcp-echo", Box::new(move || echo_stream(tcp_echo)))?,
-            start(
-                "udp-sink",
-                Box::new(move || sink_datagrams(udp_sink.as_fd(), &udp_counters.udp_datagrams, &stop_sink)),
-            )?,
-            start("udp-echo", Box::new(move || echo_datagrams(&udp_echo, &stop_echo)))?,
-        ])
-    }
-}
-
-fn sink_stream(mut stream: TcpStream, bytes: &AtomicU64) {
-    let mut buffer = vec![0u8; 2 * TCP_WRITE_BYTES];
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        bytes.fetch_add(count as u64, Ordering::Relaxed);
-    }
-}
-
-fn echo_stream(mut stream: TcpStream) {
-    let mut buffer = [0u8; SMALL_BYTES];
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        if stream.write_all(&buffer[..count]).is_err() {
-            return;
-        }
-    }
-}
-
-fn echo_datagrams(socket: &UdpSocket, stopping: &AtomicBool) {
-    let mut buffer = [0u8; SMALL_BYTES];
-    while !stopping.load(Ordering::Relaxed) {
-        if let Ok((count, from)) = socket.recv_from(&mut buffer) {
-            // An answer that cannot be sent shows at the other end as one that never came.
-            let _ = socket.send_to(&buffer[..count], from);
-        }
-    }
-}
-
-/// Counts datagrams, many per system call, as a busy receiver would.
-fn sink_datagrams(socket: BorrowedFd<'_>, datagrams: &AtomicU64, stopping: &AtomicBool) {
-    let mut space = vec![0u8; RECEIVE_BATCH * RECEIVE_SLOT_BYTES];
-    let mut slots: Vec<libc::iovec> = space
-        .chunks_exact_mut(RECEIVE_SLOT_BYTES)
-        .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
-        .collect();
-    let mut headers: Vec<libc::mmsghdr> = slots
-        .iter_mut()
-        .map(|slot| {
-            // SAFETY: mmsghdr is plain old data; all-zero is a valid value of it.
-            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-            header.msg_hdr.msg_iov = slot;
-            header.msg_hdr.msg_iovlen = 1;
-            header
-        })
-        .collect();
-    let batch = libc::c_uint::try_from(headers.len()).unwrap_or(1);
-    while !stopping.load(Ordering::Relaxed) {
-        // SAFETY: `headers` holds `batch` headers, each with one iovec into `space`; all three
-        // live longer than the call, and nothing else uses them.
-        let count = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                headers.as_mut_ptr(),
-                batch,
-                libc::MSG_WAITFORONE,
-                std::ptr::null_mut(),
-            )
-        };
-        if let Ok(count @ 1..) = u64::try_from(count) {
-            datagrams.fetch_add(count, Ordering::Relaxed);
-        }
+        let exchanges = exchange_for(Duration::from_millis(5), every_other).expect("half were answered");
+        assert!(exchanges.lost > 0);
+        assert!(exchange_for(Duration::from_secs(60), |_| Ok(false)).is_err());
     }
 }

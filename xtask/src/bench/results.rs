@@ -38,6 +38,8 @@ pub(crate) struct Row {
     pub(crate) spread_of_ratio_to_bare: BTreeMap<&'static str, Option<[f64; 2]>>,
     /// Median part of the datagrams sent that did not arrive.
     pub(crate) udp64_loss: Option<f64>,
+    /// Requests of all three kinds that had no answer, in all rounds.
+    pub(crate) lost_exchanges: u64,
     /// Segments that TCP at the receiver found out of order, in all rounds.
     pub(crate) tcp_out_of_order: Option<u64>,
     pub(crate) tcp_retransmits: Option<u64>,
@@ -100,6 +102,7 @@ fn row(wire: Wire, record: &Record, bare: Option<&Record>, vxlan: Option<&Record
         spread: quartiles(&summaries),
         spread_of_ratio_to_bare: quartiles(&to_bare),
         udp64_loss: Summary::of(&record.udp_loss).map(|loss| rounded(loss.median)),
+        lost_exchanges: record.lost_exchanges,
         tcp_out_of_order: record.out_of_order,
         tcp_retransmits: record.retransmitted,
         ipopd_idle_bytes: record.idle_bytes,
@@ -159,6 +162,8 @@ pub(crate) struct Results {
     pub(crate) time: String,
     pub(crate) settings: Settings,
     pub(crate) rows: Vec<Row>,
+    /// By wire: the kernel path that ipopd chooses there by itself.
+    pub(crate) automatic: BTreeMap<&'static str, &'static str>,
     pub(crate) bars: Vec<Bar>,
     pub(crate) original_paper: Vec<PaperRow>,
 }
@@ -212,7 +217,10 @@ pub(crate) fn original_paper(rows: &[Row]) -> Vec<PaperRow> {
     let added = |row: Option<&Row>| row?.added_us.get(Metric::Ping.key()).copied().flatten();
     let part = |row: Option<&Row>| row?.to_bare(Metric::Tcp);
     let both = |figure: &dyn Fn(Option<&Row>) -> Option<f64>, shown: &dyn Fn(f64) -> String| {
-        Some(format!("{} kernel path, {} user path", shown(figure(kernel)?), shown(figure(user)?)))
+        let told = |row, name| figure(row).map(|value| format!("{} {name}", shown(value)));
+        let told: Vec<String> =
+            [told(kernel, "kernel path"), told(user, "user path")].into_iter().flatten().collect();
+        (!told.is_empty()).then(|| told.join(", "))
     };
     vec![
         PaperRow {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::lab::Testbed;
-use super::load::Load;
+use super::load::{Exchanges, Load};
 use super::machine::{CpuTime, TcpCounters};
 use super::plan::{Metric, System, Timing, Wire};
 use crate::build::Binaries;
@@ -23,6 +23,8 @@ pub(crate) struct Record {
     samples: [Vec<f64>; Metric::ALL.len()],
     /// The part of all datagrams sent that did not arrive, by round.
     pub(crate) udp_loss: Vec<f64>,
+    /// Requests, of all kinds, that had no answer.
+    pub(crate) lost_exchanges: u64,
     /// Counted by both daemons during all rounds.
     pub(crate) traffic: Option<Traffic>,
     /// At the receiver, during all rounds.
@@ -41,6 +43,7 @@ impl Record {
             system,
             samples: Default::default(),
             udp_loss: Vec::new(),
+            lost_exchanges: 0,
             traffic: None,
             out_of_order: None,
             retransmitted: None,
@@ -167,6 +170,7 @@ impl Station {
 
     fn keep(&mut self, metric: Metric, window: &Window) {
         self.record.samples[metric.index()].push(window.value);
+        self.record.lost_exchanges += window.lost;
         if let Some(udp) = &window.udp {
             self.record.samples[Metric::Cpu.index()].push(udp.cpu_us_per_packet);
             self.record.udp_loss.push(udp.loss);
@@ -197,6 +201,8 @@ impl Station {
 #[derive(Debug)]
 struct Window {
     value: f64,
+    /// Requests without an answer.
+    lost: u64,
     udp: Option<UdpExtras>,
 }
 
@@ -207,13 +213,16 @@ struct UdpExtras {
 }
 
 fn measure_window(load: &mut Load, metric: Metric, timing: Timing) -> Result<Window> {
-    let plain = |value| Window { value, udp: None };
     let latency = timing.latency_window;
+    let exchanges = |found: Exchanges| Window { value: found.median_us, lost: found.lost, udp: None };
     Ok(match metric {
-        Metric::Tcp => plain(load.tcp_stream(timing.tcp_warm_up, timing.window)?.per_second() * 8.0 / 1e9),
-        Metric::Ping => plain(load.ping_flood(latency)?.us_each()),
-        Metric::TcpRr => plain(load.tcp_exchange(latency)?.us_each()),
-        Metric::UdpRr => plain(load.udp_exchange(latency)?.us_each()),
+        Metric::Tcp => {
+            let bytes_per_second = load.tcp_stream(timing.tcp_warm_up, timing.window)?.per_second();
+            Window { value: bytes_per_second * 8.0 / 1e9, lost: 0, udp: None }
+        }
+        Metric::Ping => exchanges(load.ping_flood(latency)?),
+        Metric::TcpRr => exchanges(load.tcp_exchange(latency)?),
+        Metric::UdpRr => exchanges(load.udp_exchange(latency)?),
         Metric::Udp64 | Metric::Cpu => udp_window(load, timing.window)?,
     })
 }
@@ -227,5 +236,9 @@ fn udp_window(load: &mut Load, window: Duration) -> Result<Window> {
     }
     let cpu_us_per_packet = busy_s * 1e6 / flood.arrived as f64;
     let loss = 1.0 - flood.arrived as f64 / flood.sent as f64;
-    Ok(Window { value: flood.in_window.per_second() / 1e3, udp: Some(UdpExtras { cpu_us_per_packet, loss }) })
+    Ok(Window {
+        value: flood.in_window.per_second() / 1e3,
+        lost: 0,
+        udp: Some(UdpExtras { cpu_us_per_packet, loss }),
+    })
 }

@@ -73,7 +73,7 @@ impl Story {
 
     pub(crate) fn table(&self, legs: &[Leg], proved: bool) {
         let mut table =
-            ui::table(&["", "ping us", "TCP Gbit/s", "of bare", "kernel packets", "user packets"]);
+            ui::table(&["", "ping us", "TCP Gbit/s", "of bare", "kernel packets", "user packets"], 1);
         let bare_gbps = legs.first().map_or(f64::NAN, |leg| leg.measured.tcp_gbps);
         let count =
             |packets: Option<u64>| packets.map_or_else(|| "-".to_owned(), |packets| packets.to_string());
