@@ -3,7 +3,7 @@
 
 use comfy_table::{Cell, Color, Table};
 
-use super::bars::{Bar, Verdict};
+use super::bars::Verdict;
 use super::plan::{Metric, Wire};
 use super::results::{Results, Row};
 use crate::ui::{self, Colour, paint, table};
@@ -22,8 +22,8 @@ pub(crate) fn print(results: &Results) {
         ui::say("as a ratio, round by round, median");
         ui::say(&ratios(&rows).to_string());
     }
-    print_extras(results);
-    print_bars(&results.bars);
+    print_extras(&results.rows);
+    print_bars(results);
     print_paper(results);
     print_problems(&results.rows);
     print_settings(results);
@@ -34,18 +34,21 @@ fn heading(title: &str, remark: &str) {
     ui::say(&format!("{}  {}", paint(Colour::Bold, title), paint(Colour::Dim, remark)));
 }
 
+/// `value` with so many decimals, or the sign for what is not known.
+fn shown(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(|| UNKNOWN.to_owned(), |value| format!("{value:.decimals$}"))
+}
+
 /// Medians with half the interquartile range.
 fn figures(rows: &[&Row]) -> Table {
-    let mut header = vec!["median ± half of\nthe quartile range"];
+    let mut header = vec!["median ± half\nof quartiles"];
     header.extend(Metric::ALL.iter().map(|metric| metric.head()));
     header.push("kernel\nhits %");
-    let mut table = table(&header);
+    let mut table = table(&header, 1);
     for row in rows {
         let mut cells = vec![row.key.1.label().to_owned()];
         cells.extend(Metric::ALL.iter().map(|metric| figure(row, *metric)));
-        cells.push(
-            row.kernel_hit_rate.map_or_else(|| UNKNOWN.to_owned(), |rate| format!("{:.3}", rate * 100.0)),
-        );
+        cells.push(shown(row.kernel_hit_rate.map(|rate| rate * 100.0), 3));
         table.add_row(cells);
     }
     table
@@ -60,62 +63,56 @@ fn figure(row: &Row, metric: Metric) -> String {
 }
 
 fn ratios(rows: &[&Row]) -> Table {
-    let mut table = table(&[
-        "by bare wire",
-        "TCP",
-        "UDP 64 B",
-        "ping",
-        "TCP rr",
-        "UDP rr",
-        "CPU",
-        "TCP by\nVXLAN",
-        "UDP by\nVXLAN",
-        "ping\nadded us",
-    ]);
-    let shown = |ratio: Option<f64>| ratio.map_or_else(|| UNKNOWN.to_owned(), |ratio| format!("{ratio:.2}"));
+    let bare = ["TCP", "UDP 64 B", "ping", "TCP rr", "UDP rr", "CPU"];
+    let others = ["TCP by\nVXLAN", "UDP by\nVXLAN", "ping\nadded us"];
+    let mut table = table(&[&["by bare wire"], &bare[..], &others[..]].concat(), 1);
     for row in rows {
+        let added_us = row.added_us.get(Metric::Ping.key()).copied().flatten();
         let mut cells = vec![row.key.1.label().to_owned()];
-        cells.extend(Metric::ALL.iter().map(|metric| shown(row.to_bare(*metric))));
-        cells.push(shown(row.to_vxlan(Metric::Tcp)));
-        cells.push(shown(row.to_vxlan(Metric::Udp64)));
-        cells.push(shown(row.added_us.get(Metric::Ping.key()).copied().flatten()));
+        cells.extend(Metric::ALL.iter().map(|metric| shown(row.to_bare(*metric), 2)));
+        cells.extend(
+            [row.to_vxlan(Metric::Tcp), row.to_vxlan(Metric::Udp64), added_us].map(|value| shown(value, 2)),
+        );
         table.add_row(cells);
     }
     table
 }
 
 /// Memory, order and loss: one line per row that has an ipopd.
-fn print_extras(results: &Results) {
-    let rows: Vec<&Row> = results.rows.iter().filter(|row| row.ipopd_idle_bytes.is_some()).collect();
+fn print_extras(rows: &[Row]) {
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.ipopd_idle_bytes.is_some()).collect();
     if rows.is_empty() {
         return;
     }
     heading("Memory, order and loss", "per row, over all rounds");
-    let header =
-        ["wire", "system", "ipopd idle MB", "TCP out of order", "TCP retransmits", "UDP 64 B lost %"];
-    let mut table = table(&header);
+    let figures =
+        ["ipopd\nidle MB", "TCP out\nof order", "TCP re-\ntransmits", "UDP 64 B\nlost %", "requests\nlost"];
+    let mut table = table(&[&["wire", "system"], &figures[..]].concat(), 2);
     let number = |value: Option<u64>| value.map_or_else(|| UNKNOWN.to_owned(), |value| value.to_string());
     for row in rows {
-        table.add_row(vec![
+        table.add_row([
             row.wire.to_owned(),
             row.key.1.label().to_owned(),
-            row.ipopd_idle_bytes
-                .map_or_else(|| UNKNOWN.to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6)),
+            shown(row.ipopd_idle_bytes.map(|bytes| bytes as f64 / 1e6), 1),
             number(row.tcp_out_of_order),
             number(row.tcp_retransmits),
-            row.udp64_loss.map_or_else(|| UNKNOWN.to_owned(), |loss| format!("{:.1}", loss * 100.0)),
+            shown(row.udp64_loss.map(|loss| loss * 100.0), 1),
+            row.lost_exchanges.to_string(),
         ]);
     }
     ui::say(&table.to_string());
 }
 
-fn print_bars(bars: &[Bar]) {
-    if bars.is_empty() {
+fn print_bars(results: &Results) {
+    if results.bars.is_empty() {
         return;
     }
     heading("Bars", "what IPOP has set itself, beside what was measured in this run");
-    let mut table = table(&["wire", "path", "what", "asked", "measured", ""]);
-    for bar in bars {
+    for (wire, path) in &results.automatic {
+        ui::say(&format!("on the {wire} wire, ipopd chooses {path} by itself"));
+    }
+    let mut table = table(&["wire", "path", "what", "asked", "measured", ""], 3);
+    for bar in &results.bars {
         let verdict = match bar.verdict {
             Verdict::Ok => Cell::new("ok").fg(Color::Green),
             Verdict::Missed => Cell::new("MISSED").fg(Color::Red),
