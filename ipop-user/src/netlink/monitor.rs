@@ -130,6 +130,7 @@ fn socket() -> nix::Result<OwnedFd> {
 fn read_batch(socket: &OwnedFd, buffer: &mut [u8], inbox: &mut Inbox) -> io::Result<()> {
     for count in 0..BATCH_LEN_MAX {
         match receive(socket, buffer) {
+            Ok(_) if inbox.overflowed => {}
             Ok(datagram) => changes(datagram).for_each(|change| inbox.push(change)),
             Err(Errno::ENOBUFS) => inbox.overflow(),
             Err(Errno::EAGAIN) if inbox.overflowed => {

@@ -1,5 +1,6 @@
 //! Devices: made, recognised, quiet; refusals in words.
 
+use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
@@ -99,6 +100,13 @@ fn an_idle_device_of_ours_is_silent() {
         netlink.set_addrgenmode_none(ours).await.unwrap();
         netlink.set_quiet(ours).await.unwrap();
         netlink.set_quiet(ours).await.unwrap();
+        for key in ["router_solicitations", "accept_ra", "autoconf"] {
+            assert_eq!(
+                fs::read_to_string(format!("/proc/sys/net/ipv6/conf/ipop0/{key}")).unwrap(),
+                "0\n",
+                "{key}"
+            );
+        }
         let wanted = [("10.128.0.1".parse().unwrap(), 24), ("fd00:128::1".parse().unwrap(), 64)];
         netlink.set_up(ours).await.unwrap();
         netlink.sync_addresses(ours, &wanted).await.unwrap();
