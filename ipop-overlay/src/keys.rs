@@ -32,10 +32,8 @@ impl NetworkKey {
     }
 
     fn derive_more(&self, label: &[u8], parts: [&[u8; 32]; 3]) -> [u8; 32] {
-        // A key of 32 bytes is always of the right length.
-        let mut mac = match Deriver::new_with_salt_and_personal(&self.0, &[], &[]) {
-            Ok(mac) => mac,
-            Err(_) => unreachable!("BLAKE2s takes keys of up to 32 bytes"),
+        let Ok(mut mac) = Deriver::new_with_salt_and_personal(&self.0, &[], &[]) else {
+            unreachable!("BLAKE2s takes keys of up to 32 bytes")
         };
         Update::update(&mut mac, label);
         for part in parts {
@@ -93,9 +91,8 @@ impl LinkKeys {
 }
 
 fn tagger(key: &[u8; 32], body: &[u8]) -> Tagger {
-    let mut mac = match Tagger::new_with_salt_and_personal(key, &[], &[]) {
-        Ok(mac) => mac,
-        Err(_) => unreachable!("BLAKE2s takes keys of up to 32 bytes"),
+    let Ok(mut mac) = Tagger::new_with_salt_and_personal(key, &[], &[]) else {
+        unreachable!("BLAKE2s takes keys of up to 32 bytes")
     };
     Update::update(&mut mac, body);
     mac

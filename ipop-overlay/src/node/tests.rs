@@ -3,7 +3,6 @@
 use super::*;
 use crate::peer::{NoPath, UserReason};
 use alloc::vec;
-use std::format;
 use x25519_dalek::PublicKey;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -341,7 +340,7 @@ fn prefixes_contain_what_they_should() {
     ];
     for (network, len, address, expected) in cases {
         let found = contains((network.parse().unwrap(), len), address.parse().unwrap());
-        assert_eq!(found, expected, "{}", format!("{address} in {network}/{len}"));
+        assert_eq!(found, expected, "{address} in {network}/{len}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The daemon's command line.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,14 +37,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// One line on stderr, whatever the log level.
+/// A line for each problem on stderr, whatever the log level.
 #[expect(clippy::print_stderr, reason = "the last word of a daemon that stops goes to its operator")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("ipopd: {error:#}");
+    for line in format!("{error:#}").lines() {
+        eprintln!("ipopd: {line}");
+    }
     ExitCode::FAILURE
 }
 
-fn init_log(filter: Option<&str>) -> () {
+fn init_log(filter: Option<&str>) {
     let filter = match filter {
         Some(filter) => EnvFilter::new(filter),
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),

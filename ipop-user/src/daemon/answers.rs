@@ -21,10 +21,10 @@ impl Daemon {
         match request {
             Request::Status(reply) => drop(reply.send(self.status())),
             Request::Peers(reply) => {
-                drop(reply.send(self.peers.iter().filter_map(|p| self.peer(p)).collect()))
+                drop(reply.send(self.peers.iter().filter_map(|p| self.peer(p)).collect()));
             }
             Request::Links(reply) => {
-                drop(reply.send(self.peers.iter().filter_map(|p| self.link(p)).collect()))
+                drop(reply.send(self.peers.iter().filter_map(|p| self.link(p)).collect()));
             }
             Request::Routes(reply) => drop(reply.send(self.routes())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),

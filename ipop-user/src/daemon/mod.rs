@@ -212,7 +212,7 @@ impl Daemon {
                 Output::Transmit { to, datagram } => self.transmit(to, &datagram),
                 Output::Path { peer, path } => {
                     let name = self.peers.get(peer.0).map_or("", |p| p.config.name.as_str());
-                    info!(peer = name, ?path, "path");
+                    info!(peer = name, path = %Described(path), "path changed");
                     changed = true;
                 }
                 Output::Roamed { peer, endpoint } => {
@@ -270,6 +270,25 @@ impl Daemon {
 fn signals() -> Result<(Signal, Signal, Signal)> {
     let open = |kind| signal(kind).context("cannot wait for signals");
     Ok((open(SignalKind::terminate())?, open(SignalKind::interrupt())?, open(SignalKind::hangup())?))
+}
+
+/// A path in words, for the log.
+struct Described(ipop_overlay::Path);
+
+impl std::fmt::Display for Described {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use ipop_overlay::{NoPath, Path};
+        match self.0 {
+            Path::Kernel { endpoint, mtu } => write!(f, "direct-kernel to {endpoint}, MTU {mtu}"),
+            Path::User { endpoint, mtu, .. } => write!(f, "direct-user to {endpoint}, MTU {mtu}"),
+            Path::None(NoPath::NoEndpoint) => f.write_str("none: no endpoint is known"),
+            Path::None(NoPath::PeerNotTrusted(ip)) => write!(f, "none: {ip} is in no trusted prefix"),
+            Path::None(NoPath::SelfNotTrusted(ip)) => write!(f, "none: our {ip} is in no trusted prefix"),
+            Path::None(NoPath::NoRoute) => f.write_str("none: no route"),
+            Path::None(NoPath::NoAnswer) => f.write_str("none: no answer yet"),
+            Path::None(NoPath::Silent) => f.write_str("none: the peer has fallen silent"),
+        }
+    }
 }
 
 /// A file's name for messages.

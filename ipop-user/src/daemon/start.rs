@@ -25,7 +25,7 @@ use crate::config::{self, Config, Endpoint, Kernel, Mtu};
 use crate::kernel::{KernelPath, Settings, owner};
 use crate::key::PrivateKey;
 use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
-use crate::userpath::{Counters, Io, Settings as UserSettings, Table, UserPath, bind};
+use crate::userpath::{Counters, Io, Settings as UserSettings, Table, UdpError, UserPath, bind};
 use crate::{config as cfg, control};
 
 /// Hellos between the user path's threads and the core; more at a time is a flood.
@@ -115,9 +115,9 @@ impl Daemon {
             let link = self.netlink.link(name.as_str()).await?;
             self.attach_underlay(link.ifindex, &link.name).await?;
         }
-        self.tell_core_about_kernel();
         self.refresh().await;
         self.demand_xdp()?;
+        self.tell_core_about_kernel();
         self.node.handle_command(Command::Announce, clock::now());
         self.report_ready();
         Ok(())
@@ -158,8 +158,22 @@ pub(super) fn read(options: &Options) -> Result<(Config, PrivateKey, Vec<String>
     Ok((loaded.config, key, warnings))
 }
 
+/// A host without IPv6 listens on what it has.
 fn bind_all(listen: &[SocketAddr]) -> Result<Vec<Arc<UdpSocket>>> {
-    Ok(listen.iter().map(|address| bind(*address).map(Arc::new)).collect::<Result<Vec<_>, _>>()?)
+    let mut sockets = Vec::with_capacity(listen.len());
+    for address in listen {
+        match bind(*address) {
+            Ok(socket) => sockets.push(Arc::new(socket)),
+            Err(UdpError::Os { source, .. }) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                warn!(%address, "this host has no such address family: not listening there");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if sockets.is_empty() && !listen.is_empty() {
+        bail!("none of the addresses in underlay.listen can be used on this host: name one that it has");
+    }
+    Ok(sockets)
 }
 
 async fn check_interfaces(netlink: &Netlink, config: &Config) -> Result<()> {

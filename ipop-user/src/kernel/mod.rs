@@ -259,8 +259,14 @@ impl KernelPath {
         }
         let slot = self.free_slot(id)?;
         let epoch = self.next_epoch();
-        let mut link =
-            Link { epoch, ifindex: intent.ifindex, mtu: intent.mtu, lease_until_ns, ..Link::EMPTY };
+        let mut link = Link {
+            epoch,
+            ifindex: intent.ifindex,
+            mtu: intent.mtu,
+            flags: if intent.send { 0 } else { Link::RECEIVE_ONLY },
+            lease_until_ns,
+            ..Link::EMPTY
+        };
         write_template(&mut link, &intent.underlay);
         self.links.write(slot, &link);
         let reference = LinkRef { slot, epoch };

@@ -47,7 +47,7 @@ impl Programs {
 
 /// Loads all programs and takes the maps out.
 pub(super) fn load(object: &[u8]) -> Result<(Programs, Maps), KernelError> {
-    let mut ebpf = EbpfLoader::new().load(object).map_err(refused)?;
+    let mut ebpf = EbpfLoader::new().load(object).map_err(|error| refused(&error))?;
     let mut fds = HashMap::new();
     for name in program::ALL {
         fds.insert(name, load_one(&mut ebpf, name)?);
@@ -96,8 +96,8 @@ fn start_log(ebpf: &mut Ebpf) {
 }
 
 /// The loader's errors carry the system call's.
-fn refused(error: aya::EbpfError) -> KernelError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+fn refused(error: &aya::EbpfError) -> KernelError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>()
             && io.raw_os_error() == Some(libc::EPERM)
