@@ -53,7 +53,14 @@ fn init_log(filter: Option<&str>) {
     };
     // Under systemd the journal stamps each line itself.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if journal { log.without_time().with_ansi(false).init() } else { log.init() }
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    if journal {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
 }

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::peers::{PeerState, Reach, device_mtu, route_mtu, table};
 use super::underlays::UnderlayError;
-use super::{Daemon, clock, start};
+use super::{Daemon, SILENCE, clock, start};
 use crate::config::Endpoint;
 use crate::netlink::Route;
 
@@ -166,6 +166,21 @@ impl Daemon {
     pub(super) fn renew(&mut self) {
         for index in 0..self.peers.len() {
             self.apply_kernel(PeerId(index));
+        }
+    }
+
+    /// Has the kernel look for the next hops of peers that have fallen silent: one that got another
+    /// link-layer address without a word is found in a millisecond, and would be after minutes else.
+    pub(super) async fn ask_for_silent(&self, now: ipop_overlay::Instant) {
+        for peer in &self.peers {
+            let heard = self.node.peer(peer.id).and_then(|view| view.last_heard);
+            if let (Some(heard), Ok(reach)) = (heard, &peer.reach)
+                && now.since(heard) > SILENCE
+                && let Err(error) =
+                    self.netlink.renew_neighbour(reach.path.ifindex, reach.path.next_hop).await
+            {
+                debug!(peer = peer.config.name, %error, "next hop not asked for");
+            }
         }
     }
 

@@ -49,6 +49,8 @@ use underlays::Underlays;
 
 /// How often leases are renewed: many times within one.
 const RENEWAL: Duration = Duration::from_secs(1);
+/// A peer that has missed two hellos may have another link-layer address than the one cached.
+const SILENCE: Duration = Duration::from_millis(2500);
 /// Changes of the host's network come in bursts; this long after the first, all are looked at.
 const SETTLE: Duration = Duration::from_millis(5);
 
@@ -197,6 +199,7 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.renew();
+            self.ask_for_silent(now).await;
         }
         for (peer, id) in self.pings.due(now) {
             self.node.handle_command(Command::Ping { peer, id }, now);
