@@ -147,6 +147,10 @@ impl Worker {
             Err(_) => self.counters.add(Counter::TxSendError, segments),
         }
         self.batch.complete();
+        if self.batch.pending().is_empty() {
+            // At once: the kernel may be waiting for buffers to read into.
+            self.batch.clear(&mut self.tun_pool);
+        }
         Flow::Continue
     }
 

@@ -189,10 +189,10 @@ impl Uring {
 
     /// Hands down everything there is to do, waits for at least one completion, works them off.
     fn turn(&mut self) -> Result<(), RunError> {
-        self.refill();
-        self.arm();
         self.push_sends();
         self.push_frames();
+        self.refill();
+        self.arm();
         self.enter(1).map_err(|source| RunError { step: "io_uring_enter", source })?;
         self.collect();
         self.work_off()
