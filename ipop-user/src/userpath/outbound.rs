@@ -285,9 +285,8 @@ fn in_place(
         complete_checksum(pool.bytes_mut(packet), partial)?;
     }
     let datagram = Piece { start: PACKET_START - GPE_LEN, len: packet.len + GPE_LEN, ..packet };
-    if let Some(start) = pool.bytes_mut(datagram).first_chunk_mut() {
-        *start = clear;
-    }
+    let start = pool.bytes_mut(datagram).first_chunk_mut();
+    *start.ok_or(Refusal::Count(Counter::TxTruncated))? = clear;
     Ok(datagram)
 }
 
@@ -308,3 +307,6 @@ fn segment(
     let payload = Piece { start: packet.start + payload.start as u32, len: payload.len() as u32, ..packet };
     Some([header, Part::Payload(payload)])
 }
+
+#[cfg(test)]
+mod tests;

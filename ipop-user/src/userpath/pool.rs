@@ -49,6 +49,15 @@ impl Pool {
         self.buffer_len
     }
 
+    /// Fills a buffer that was taken, as the kernel does.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self, buffer: u16, bytes: &[u8]) {
+        self.references[usize::from(buffer)] = 1;
+        let piece = Piece { buffer, start: 0, len: bytes.len() as u32 };
+        self.bytes_mut(piece).copy_from_slice(bytes);
+        self.references[usize::from(buffer)] = 0;
+    }
+
     #[cfg(test)]
     pub(super) fn free_buffers(&self) -> usize {
         self.free.len()

@@ -9,6 +9,7 @@
 //! request that refers to it has completed.
 
 mod buf_ring;
+mod request;
 mod setup;
 
 use std::io;
@@ -22,6 +23,7 @@ use ipop_common::Counter;
 use libc::{iovec, msghdr};
 
 use self::buf_ring::BufRing;
+use self::request::{Completion, Request};
 use self::setup::Features;
 use super::epoll::write_singly;
 use super::messages::{CONTROL_LEN, Messages, NAME_LEN, frame_iovecs, gro_segment_len, socket_address};
@@ -46,52 +48,6 @@ const RECEIVE_HEAD_LEN: usize = 16 + NAME_LEN + CONTROL_LEN;
 
 /// Receives or reads in a row that may fail before the descriptor counts as broken.
 const FAILURES_MAX: u32 = 1000;
-
-/// What a completion is about: the kind in the upper half of its user data, an index in the lower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Request {
-    TunRead,
-    Receive(u8),
-    Send(u16),
-    Write(u16),
-    Writable,
-    Wake,
-}
-
-impl Request {
-    const fn user_data(self) -> u64 {
-        let (kind, index) = match self {
-            Request::TunRead => (1, 0),
-            Request::Receive(socket) => (2, socket as u64),
-            Request::Send(index) => (3, index as u64),
-            Request::Write(frame) => (4, frame as u64),
-            Request::Writable => (5, 0),
-            Request::Wake => (6, 0),
-        };
-        kind << 32 | index
-    }
-
-    const fn from_user_data(data: u64) -> Option<Self> {
-        let index = data as u16;
-        match data >> 32 {
-            1 => Some(Request::TunRead),
-            2 => Some(Request::Receive(index as u8)),
-            3 => Some(Request::Send(index)),
-            4 => Some(Request::Write(index)),
-            5 => Some(Request::Writable),
-            6 => Some(Request::Wake),
-            _ => None,
-        }
-    }
-}
-
-/// A completion, taken off the ring.
-#[derive(Clone, Copy, Debug)]
-struct Completion {
-    request: Request,
-    result: i32,
-    flags: u32,
-}
 
 /// Which requests the kernel holds.
 #[derive(Debug, Default)]
@@ -499,24 +455,4 @@ fn receive_header() -> msghdr {
     header.msg_namelen = NAME_LEN as u32;
     header.msg_controllen = CONTROL_LEN as _;
     header
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn user_data_names_the_request() {
-        for request in [
-            Request::TunRead,
-            Request::Receive(15),
-            Request::Send(63),
-            Request::Write(u16::MAX),
-            Request::Writable,
-            Request::Wake,
-        ] {
-            assert_eq!(Request::from_user_data(request.user_data()), Some(request));
-        }
-        assert_eq!(Request::from_user_data(0), None);
-    }
 }
