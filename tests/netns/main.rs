@@ -1,0 +1,28 @@
+//! End to end: real daemons, real programs and a real wire between network namespaces.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `carry` | each path carries what it should, by its counters |
+//! | `content` | what arrives is what was sent, byte for byte |
+//! | `mtu` | packets that are too big, and nothing that vanishes |
+//! | `change` | MACs, addresses, routes and interfaces that change under traffic |
+//! | `restart` | daemons that die, come back and end |
+//! | `switch` | moving between the paths |
+//! | `refuse` | configurations and hosts that do not allow a daemon |
+//! | `hostile` | packets of somebody who means harm |
+//! | `forward` | a network behind a node |
+//! | `coexist` | other programs and traffic on the same devices |
+//! | `reload` | peers that come and go |
+//!
+//! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
+
+mod carry;
+#[expect(clippy::print_stdout, reason = "how long a change was felt is worth a line")]
+mod change;
+#[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
+mod content;
+#[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
+mod lab;
+mod mtu;
+mod restart;
+mod switch;
