@@ -54,6 +54,19 @@ impl Address {
         }
     }
 
+    /// An address as an IPv6 header has it.
+    ///
+    /// One that spells an IPv4 address has no place there (RFC 4291, 2.5.5.2 is for the API of a
+    /// host), and would pass for that IPv4 address in a table: it becomes `::`, which nobody has.
+    #[inline(always)]
+    pub const fn from_v6(octets: [u8; 16]) -> Self {
+        let address = Self::from_bytes(octets);
+        match address.family() {
+            Family::V4 => Self { words: [0; 2] },
+            Family::V6 => address,
+        }
+    }
+
     #[inline(always)]
     pub const fn from_v4(octets: [u8; 4]) -> Self {
         // In words and not bytes: two instructions in eBPF.
@@ -69,6 +82,7 @@ impl Address {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
+    #[inline(always)]
     pub const fn family(self) -> Family {
         let [m, n, o, p, ..] = self.words[1].to_ne_bytes();
         if self.words[0] == 0 && u32::from_ne_bytes([m, n, o, p]) == u32::from_ne_bytes(MAPPED) {
@@ -129,5 +143,13 @@ mod tests {
         assert_eq!(address.to_bytes(), ip.octets());
         assert_eq!(address.family(), Family::V6);
         assert_eq!(address.to_ip(), IpAddr::V6(ip));
+        assert_eq!(Address::from_v6(ip.octets()), address);
+    }
+
+    #[test]
+    fn an_ipv6_header_cannot_name_an_ipv4_address() {
+        let v4 = Address::from_v4([10, 1, 2, 3]);
+        assert_ne!(Address::from_v6(v4.to_bytes()), v4);
+        assert_eq!(Address::from_v6(v4.to_bytes()).to_ip(), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     }
 }

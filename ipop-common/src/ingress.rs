@@ -160,8 +160,8 @@ fn outer_v6<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
     };
     Ok(Outer {
         family: Family::V6,
-        source: Address::from_bytes(source),
-        destination: Address::from_bytes(destination),
+        source: Address::from_v6(source),
+        destination: Address::from_v6(destination),
         payload_len,
     })
 }

@@ -92,8 +92,8 @@ fn parse_v6<C: Cursor>(cursor: C, offset: usize) -> Result<Inner, InnerError> {
     }
     Ok(Inner {
         family: Family::V6,
-        source: Address::from_bytes(source),
-        destination: Address::from_bytes(destination),
+        source: Address::from_v6(source),
+        destination: Address::from_v6(destination),
         protocol,
         header_len: 40,
         total_len,
