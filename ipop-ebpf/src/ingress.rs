@@ -15,6 +15,7 @@ use ipop_common::{Address, Counter, Cursor};
 use crate::maps::{Maps, count, count_rx};
 use crate::skb::{DROP, PASS, Skb, now_ns, redirect_ingress};
 use crate::trace::refused;
+use crate::transit::is_in_transit;
 use crate::xdp;
 
 /// On an underlay interface.
@@ -33,6 +34,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     };
     match verdict {
         Verdict::NotOurs => not_ours(),
+        Verdict::Refuse(_) if is_in_transit(skb) => not_ours(),
         Verdict::Refuse(counter) => refuse(ctx, counter),
         Verdict::LeaveToStack(_) => {
             count(Counter::RxToStack);

@@ -12,6 +12,7 @@ mod ingress;
 mod maps;
 mod skb;
 mod trace;
+mod transit;
 mod xdp;
 
 use aya_ebpf::macros::{classifier, xdp};

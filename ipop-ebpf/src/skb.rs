@@ -86,6 +86,13 @@ impl Skb {
         unsafe { (*self.raw).pkt_type == 0 }
     }
 
+    /// The interface that the frame came in on.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).ifindex }
+    }
+
     /// Makes the first `len` bytes directly readable, as far as the packet has them.
     #[inline(always)]
     pub fn make_readable(self, len: u32) {

@@ -22,10 +22,10 @@ pub fn run(ctx: &XdpContext) -> u32 {
     // SAFETY: a helper call on a valid context.
     let len = unsafe { helpers::bpf_xdp_get_buff_len(ctx.ctx) } as u32;
     match frame(packet(ctx), FrameMeta { len, gso: false }, &Maps, now_ns()) {
-        // TC ingress sees these too and counts them.
-        Verdict::NotOurs | Verdict::LeaveToStack(_) => XDP_PASS,
-        Verdict::Refuse(counter) => refuse(ctx, counter),
         Verdict::Deliver(delivery) => decapsulate(ctx, &delivery),
+        // TC ingress decides about these again, and counts them. It can read all of the headers,
+        // and tell whether a frame is for this host at all.
+        Verdict::NotOurs | Verdict::LeaveToStack(_) | Verdict::Refuse(_) => XDP_PASS,
     }
 }
 
@@ -45,17 +45,18 @@ fn packet(ctx: &XdpContext) -> Packet {
     Packet { data: ctx.data(), end: ctx.data_end() }
 }
 
+/// The frame has lost its headers and cannot go on.
 #[inline(always)]
-fn refuse(ctx: &XdpContext, counter: Counter) -> u32 {
-    refused!(ctx, counter);
-    count(counter);
+fn no_room(ctx: &XdpContext) -> u32 {
+    refused!(ctx, Counter::RxNoRoom);
+    count(Counter::RxNoRoom);
     XDP_DROP
 }
 
 #[inline(always)]
 fn decapsulate(ctx: &XdpContext, delivery: &Delivery) -> u32 {
-    let Some(macs) = packet(ctx).bytes::<12>(0) else { return refuse(ctx, Counter::RxTruncated) };
-    let Some(link) = Maps.link(delivery.slot) else { return refuse(ctx, Counter::RxStaleEpoch) };
+    let Some(macs) = packet(ctx).bytes::<12>(0) else { return XDP_PASS };
+    let Some(link) = Maps.link(delivery.slot) else { return XDP_PASS };
     // A frame for another host, on an interface in promiscuous mode: TC sees that by the packet's
     // type, here it is the destination MAC.
     if macs.first_chunk::<6>() != link.header.get(6..12).and_then(|mac| mac.first_chunk::<6>()) {
@@ -63,20 +64,20 @@ fn decapsulate(ctx: &XdpContext, delivery: &Delivery) -> u32 {
     }
     // SAFETY: a helper call on a valid context.
     if unsafe { helpers::bpf_xdp_adjust_head(ctx.ctx, delivery.overhead() as i32) } != 0 {
-        return refuse(ctx, Counter::RxNoRoom);
+        return XDP_PASS;
     }
-    let Some(head) = packet(ctx).head_mut::<ETHERNET_LEN>() else { return refuse(ctx, Counter::RxNoRoom) };
+    let Some(head) = packet(ctx).head_mut::<ETHERNET_LEN>() else { return no_room(ctx) };
     let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
     let [type_high, type_low] = delivery.inner.ethertype().to_be_bytes();
     *head = [a, b, c, d, e, f, g, h, i, j, k, l, type_high, type_low];
     // SAFETY: a helper call on a valid context.
     if unsafe { helpers::bpf_xdp_adjust_meta(ctx.ctx, -(MARK_LEN as i32)) } != 0 {
-        return refuse(ctx, Counter::RxNoRoom);
+        return no_room(ctx);
     }
     // SAFETY: the context's documented fields.
     let metadata = unsafe { (*ctx.ctx).data_meta } as usize;
     if metadata + MARK_LEN > ctx.data() {
-        return refuse(ctx, Counter::RxNoRoom);
+        return no_room(ctx);
     }
     // SAFETY: four bytes before the packet, as just compared, aligned by the driver.
     unsafe { *(metadata as *mut u32) = MARK };
