@@ -1,0 +1,5 @@
+//! The programs in the kernel, one packet at a time: a named packet in; action, packet, counters
+//! and link statistics out.
+
+mod ingress;
+mod scenario;

@@ -1,0 +1,181 @@
+//! The forwarding tables of one node as plain data: what a test fills the kernel maps with, what
+//! the host-compiled decisions look into, and what the reference reads.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipop_common::Address;
+use ipop_common::encapsulation::{Underlay, write_template};
+use ipop_common::gpe::LinkId;
+use ipop_common::limits::KERNEL_PORT;
+use ipop_common::maps::{Config, LAYOUT, Link, LinkRef};
+use ipop_common::tables::Tables;
+
+use crate::packet::{ClearFrame, Mac};
+
+/// A lease that outlasts every test.
+pub const LEASE_FOREVER: u64 = u64::MAX;
+/// A lease that ended before any test began.
+pub const LEASE_OVER: u64 = 1;
+
+/// A prefix and where it leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefix {
+    pub address: IpAddr,
+    /// In the address's own family: 24 for a /24.
+    pub len: u8,
+    pub to: LinkRef,
+}
+
+/// All tables of one node.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub config: Config,
+    pub links: BTreeMap<u32, Link>,
+    /// Whole addresses.
+    pub hosts: BTreeMap<Address, LinkRef>,
+    /// Shorter prefixes.
+    pub prefixes: Vec<Prefix>,
+    pub link_ids: BTreeMap<u32, LinkRef>,
+}
+
+/// One peer of the node under test, and the link to it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub slot: u32,
+    pub epoch: u32,
+    pub link_id: u32,
+    pub mtu: u16,
+    /// Underlay interface that leads to it.
+    pub ifindex: u32,
+    /// Outer address of the node under test.
+    pub local: IpAddr,
+    /// Outer address of the peer.
+    pub remote: IpAddr,
+    pub local_mac: Mac,
+    pub remote_mac: Mac,
+    /// An inner address of each family that belongs to it.
+    pub inner_v4: IpAddr,
+    pub inner_v6: IpAddr,
+}
+
+impl Peer {
+    /// The link as a daemon would write it.
+    pub fn link(&self) -> Link {
+        let mut link = Link {
+            epoch: self.epoch,
+            ifindex: self.ifindex,
+            mtu: self.mtu,
+            lease_until_ns: LEASE_FOREVER,
+            ..Link::EMPTY
+        };
+        let underlay = Underlay {
+            source_mac: self.local_mac,
+            next_hop_mac: self.remote_mac,
+            local: Address::from(self.local),
+            peer: SocketAddr::new(self.remote, KERNEL_PORT),
+            link_id: LinkId::new(self.link_id).expect("a link id"),
+        };
+        write_template(&mut link, &underlay);
+        link
+    }
+
+    pub fn reference(&self) -> LinkRef {
+        LinkRef { slot: self.slot, epoch: self.epoch }
+    }
+
+    /// A frame from this peer that carries `inner`.
+    pub fn frame(&self, inner: Vec<u8>) -> ClearFrame {
+        ClearFrame {
+            destination_mac: self.local_mac,
+            source_mac: self.remote_mac,
+            source: self.remote,
+            destination: self.local,
+            source_port: 0xc123,
+            port: KERNEL_PORT,
+            link_id: self.link_id,
+            inner,
+        }
+    }
+
+    /// The peer's inner address of the same family as `other`.
+    pub fn inner(&self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.inner_v4 } else { self.inner_v6 }
+    }
+}
+
+impl World {
+    /// A node with the kernel path on and no links.
+    pub fn new(device_ifindex: u32, miss_ifindex: u32) -> Self {
+        let config = Config {
+            layout: LAYOUT,
+            enabled: 1,
+            device_ifindex,
+            miss_ifindex,
+            port: KERNEL_PORT,
+            ..Config::default()
+        };
+        Self { config, ..Self::default() }
+    }
+
+    /// Adds the link to `peer` and its two inner addresses.
+    pub fn add_peer(&mut self, peer: &Peer) {
+        self.links.insert(peer.slot, peer.link());
+        self.link_ids.insert(peer.link_id, peer.reference());
+        for address in [peer.inner_v4, peer.inner_v6] {
+            self.hosts.insert(Address::from(address), peer.reference());
+        }
+    }
+
+    /// Adds an inner address of the node itself.
+    pub fn add_local(&mut self, address: IpAddr) {
+        self.hosts.insert(Address::from(address), LinkRef::LOCAL);
+    }
+
+    /// Changes a link in place.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn change(&mut self, peer: &Peer, change: impl FnOnce(&mut Link)) {
+        change(self.links.get_mut(&peer.slot).expect("the peer has a link"));
+    }
+}
+
+impl Tables for World {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+
+    fn link(&self, slot: u32) -> Option<&Link> {
+        // The kernel's array has every slot; those not in use are zero.
+        if slot >= ipop_common::limits::LINK_SLOTS_MAX {
+            return None;
+        }
+        Some(self.links.get(&slot).unwrap_or(&Link::EMPTY))
+    }
+
+    fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {
+        self.link_ids.get(&id.value()).copied()
+    }
+
+    fn by_address(&self, address: &Address) -> Option<LinkRef> {
+        if let Some(reference) = self.hosts.get(address) {
+            return Some(*reference);
+        }
+        let matching = self.prefixes.iter().filter(|prefix| prefix.contains(address.to_ip()));
+        matching.max_by_key(|prefix| prefix.len).map(|prefix| prefix.to)
+    }
+}
+
+impl Prefix {
+    /// Whether the prefix holds an address; never one of the other family.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (own, other, bits) = match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits().into(), other.to_bits().into(), 32),
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits(), other.to_bits(), 128),
+            _ => return false,
+        };
+        let difference: u128 = own ^ other;
+        self.len == 0 || difference >> (bits - u32::from(self.len)) == 0
+    }
+}
