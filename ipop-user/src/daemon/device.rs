@@ -10,10 +10,11 @@ use anyhow::{Context, Result};
 use ipop_common::limits::KERNEL_PORT;
 use tracing::{info, warn};
 
+use super::predecessor::outlive;
 use crate::api::DeviceKind;
 use crate::config::Prefix;
 use crate::netlink::{Error as NetlinkError, Netlink, Route};
-use crate::userpath::Tun;
+use crate::userpath::{Tun, TunError};
 
 /// Appended to the device's name for its helper.
 const HELPER_SUFFIX: &str = "-slow";
@@ -53,7 +54,7 @@ impl VirtualDevice {
         netlink.set_addrgenmode_none(ifindex).await?;
         netlink.set_up(ifindex).await?;
         let helper = format!("{name}{HELPER_SUFFIX}");
-        let tun = Tun::open(&helper)?;
+        let tun = open_tun(&helper).await?;
         let helper_ifindex = netlink.link(helper.as_str()).await?.ifindex;
         netlink.set_addrgenmode_none(helper_ifindex).await?;
         quiet(netlink, helper_ifindex).await;
@@ -76,7 +77,7 @@ impl VirtualDevice {
             info!(device = name, "removing the device of an earlier run with a kernel path");
             netlink.delete(ifindex).await?;
         }
-        let tun = Tun::open(name)?;
+        let tun = open_tun(name).await?;
         let ifindex = netlink.link(name).await?.ifindex;
         netlink.set_addrgenmode_none(ifindex).await?;
         Ok(Self {
@@ -136,6 +137,10 @@ impl VirtualDevice {
             remove(netlink, self.ifindex).await;
         }
     }
+}
+
+async fn open_tun(name: &str) -> Result<Tun, TunError> {
+    outlive(|| Tun::open(name), |error| matches!(error, TunError::Busy { .. })).await
 }
 
 async fn remove(netlink: &Netlink, ifindex: u32) {

@@ -11,6 +11,7 @@
 //! | `apply` | bringing host, tables and maps to what the core decided |
 //! | `answers` | what the control socket asks |
 //! | `pings` | round trips that an operator asked for |
+//! | `predecessor` | what a killed daemon still holds |
 //! | `clock` | time |
 
 mod answers;
@@ -19,6 +20,7 @@ mod clock;
 mod device;
 mod peers;
 mod pings;
+mod predecessor;
 mod start;
 mod underlays;
 

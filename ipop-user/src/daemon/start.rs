@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::device::VirtualDevice;
 use super::peers::PeerState;
 use super::pings::Pings;
+use super::predecessor::outlive;
 use super::underlays::{Underlays, XdpPlan};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
 use crate::api::DeviceKind;
@@ -43,7 +44,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let control = control::serve(&config.node.control_socket, config.node.metrics, request_tx)
         .await
         .with_context(|| format!("cannot open the control socket {}", shown(&config.node.control_socket)))?;
-    let sockets = bind_all(&config.underlay.listen)?;
+    let sockets = bind_all(&config.underlay.listen).await?;
     let monitor = Monitor::open()?;
     let netlink = Netlink::connect()?;
     check_interfaces(&netlink, &config).await?;
@@ -55,7 +56,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let counters = Arc::new(Counters::new());
     let started = async {
         device.configure(&netlink, &config.network.addresses).await?;
-        let sockets = with_kernel_port(sockets, &config, &device, &kernel)?;
+        let sockets = with_kernel_port(sockets, &config, &device, &kernel).await?;
         let user = start_user_path(&config, &device, &sockets, &table, &counters, hello_tx)?;
         Ok::<_, anyhow::Error>((sockets, user))
     };
@@ -159,10 +160,11 @@ pub(super) fn read(options: &Options) -> Result<(Config, PrivateKey, Vec<String>
 }
 
 /// A host without IPv6 listens on what it has.
-fn bind_all(listen: &[SocketAddr]) -> Result<Vec<Arc<UdpSocket>>> {
+async fn bind_all(listen: &[SocketAddr]) -> Result<Vec<Arc<UdpSocket>>> {
     let mut sockets = Vec::with_capacity(listen.len());
     for address in listen {
-        match bind(*address) {
+        let in_use = |error: &UdpError| matches!(error, UdpError::PortInUse { .. });
+        match outlive(|| bind(*address), in_use).await {
             Ok(socket) => sockets.push(Arc::new(socket)),
             Err(UdpError::Os { source, .. }) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                 warn!(%address, "this host has no such address family: not listening there");
@@ -300,7 +302,7 @@ async fn kernel_device(
 
 /// Where no VXLAN device owns the kernel path's port, the daemon does: what the programs leave to
 /// the stack then comes to the user path, and nobody else can take the port.
-fn with_kernel_port(
+async fn with_kernel_port(
     mut sockets: Vec<Arc<UdpSocket>>,
     config: &Config,
     device: &VirtualDevice,
@@ -311,7 +313,7 @@ fn with_kernel_port(
         let mut addresses: Vec<SocketAddr> = addresses.collect();
         addresses.sort_unstable();
         addresses.dedup();
-        sockets.extend(bind_all(&addresses)?);
+        sockets.extend(bind_all(&addresses).await?);
     }
     Ok(sockets)
 }
