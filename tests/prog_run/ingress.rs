@@ -136,7 +136,8 @@ fn lengths_that_contradict_one_another_are_refused() {
                 let mut frame = good.clone();
                 frame[at..at + 2].copy_from_slice(&wrong.to_be_bytes());
                 let is_too_short_for_v4 = what == "inner" && good[inner_len_at - 2] >> 4 == 4 && wrong < 20;
-                let is_too_long_for_v6 = what == "inner" && good[inner_len_at - 4] >> 4 == 6 && wrong == 0xffff;
+                let is_too_long_for_v6 =
+                    what == "inner" && good[inner_len_at - 4] >> 4 == 6 && wrong == 0xffff;
                 let counter = if is_too_short_for_v4 || is_too_long_for_v6 {
                     Counter::RxBadInner
                 } else {
@@ -388,8 +389,11 @@ fn what_a_receiver_ignores_does_not_matter() {
     for (slot, frame) in good_frames(&peers) {
         let good = frame.to_bytes();
         // Traffic class and ECN, hop limit, identification, source port, the sender's MAC.
-        let ignored: &[usize] =
-            if frame.source.is_ipv4() { &[6, 11, 15, 18, 19, 22, 34, 35] } else { &[6, 11, 15, 16, 17, 21, 54, 55] };
+        let ignored: &[usize] = if frame.source.is_ipv4() {
+            &[6, 11, 15, 18, 19, 22, 34, 35]
+        } else {
+            &[6, 11, 15, 16, 17, 21, 54, 55]
+        };
         for at in ignored {
             for bit in 0..8 {
                 let mut bytes = good.clone();

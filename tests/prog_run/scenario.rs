@@ -88,9 +88,7 @@ pub(crate) fn peers() -> Peers {
 pub(crate) fn world() -> (World, Peers) {
     let peers = peers();
     let mut world = World::new(DEVICE, HELPER);
-    for peer in
-        [&peers.v4, &peers.v6, &peers.stale, &peers.expired, &peers.receive_only, &peers.router]
-    {
+    for peer in [&peers.v4, &peers.v6, &peers.stale, &peers.expired, &peers.receive_only, &peers.router] {
         world.add_peer(peer);
     }
     world.add_local(own_v4());
@@ -141,7 +139,8 @@ pub(crate) fn expect(
 ) -> Outcome {
     let before = programs.counters();
     let output = programs.run(program, input);
-    let output = Outcome { action: output.action, packet: output.packet.to_vec(), metadata: output.metadata.to_vec() };
+    let output =
+        Outcome { action: output.action, packet: output.packet.to_vec(), metadata: output.metadata.to_vec() };
     let moved = programs.counters().since(&before);
     let mut expected = Counters::zero();
     counters.iter().for_each(|counter| expected.add(*counter));
@@ -167,8 +166,7 @@ pub(crate) fn refused(programs: &mut Programs, frame: &[u8], counter: Counter) {
 /// Both programs must let `frame` pass as it is. XDP leaves the counting to TC.
 #[track_caller]
 pub(crate) fn untouched(programs: &mut Programs, frame: &[u8]) {
-    let output =
-        expect(programs, Program::Ingress, Input::frame(frame), Action::Pass, &[Counter::RxNotOurs]);
+    let output = expect(programs, Program::Ingress, Input::frame(frame), Action::Pass, &[Counter::RxNotOurs]);
     same_bytes(&output.packet, frame, "a frame that is not ours, after TC");
     let output = expect(programs, Program::Xdp, Input::frame(frame), Action::Pass, &[]);
     same_bytes(&output.packet, frame, "a frame that is not ours, after XDP");

@@ -174,8 +174,7 @@ impl Programs {
                     xdp.load()
                 }
                 _ => {
-                    let tc: &mut SchedClassifier =
-                        find(&mut ebpf, program).try_into().expect("a TC program");
+                    let tc: &mut SchedClassifier = find(&mut ebpf, program).try_into().expect("a TC program");
                     tc.load()
                 }
             };

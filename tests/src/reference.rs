@@ -17,7 +17,13 @@ pub enum Arrival {
     NotOurs,
     Refused(Counter),
     /// The packet that starts at `inner_at` belongs into the virtual network.
-    Delivered { slot: u32, outer_is_v4: bool, inner_is_v4: bool, inner_at: usize, inner_len: usize },
+    Delivered {
+        slot: u32,
+        outer_is_v4: bool,
+        inner_is_v4: bool,
+        inner_at: usize,
+        inner_len: usize,
+    },
     /// Valid, but only the kernel's VXLAN device can take it apart.
     LeftToStack,
 }
@@ -29,9 +35,14 @@ pub enum Departure {
     Missed(Counter),
     Refused(Counter),
     /// Answered with an ICMP error that names this MTU.
-    TooBig { mtu: u16 },
+    TooBig {
+        mtu: u16,
+    },
     /// Sent as this frame, but for its UDP source port.
-    Sent { slot: u32, frame: Vec<u8> },
+    Sent {
+        slot: u32,
+        frame: Vec<u8>,
+    },
 }
 
 /// What the kernel knows of a packet beside its bytes.
@@ -103,7 +114,9 @@ fn outer_v4(world: &World, ip: &[u8]) -> Option<Outer> {
 }
 
 fn outer_v6(world: &World, ip: &[u8]) -> Option<Outer> {
-    if ip.first()? >> 4 != 6 || *ip.get(6)? != packet::UDP || number(ip, 42)? != usize::from(world.config.port)
+    if ip.first()? >> 4 != 6
+        || *ip.get(6)? != packet::UDP
+        || number(ip, 42)? != usize::from(world.config.port)
     {
         return None;
     }
@@ -292,7 +305,11 @@ enum Missing {
 fn current(world: &World, reference: LinkRef, now_ns: u64) -> Result<&Link, Missing> {
     match world.links.get(&reference.slot) {
         Some(link) if link.epoch == reference.epoch && link.epoch != 0 => {
-            if link.lease_until_ns > now_ns { Ok(link) } else { Err(Missing::Lease) }
+            if link.lease_until_ns > now_ns {
+                Ok(link)
+            } else {
+                Err(Missing::Lease)
+            }
         }
         _ => Err(Missing::Epoch),
     }
