@@ -4,7 +4,7 @@
 use std::net::UdpSocket;
 
 use crate::lab::beat::Beat;
-use crate::lab::packet::{Frame, Tap};
+use crate::lab::packet::{Frame, PAYLOAD, Tap};
 use crate::lab::tcp::{MIB, Tcp};
 use crate::lab::{Lab, Outer, Packets, SOON, Wire, run};
 
@@ -99,7 +99,7 @@ fn generic_xdp_carries_everything() {
         let tap = Tap::open(&lab.near, lab.near.device);
         tap.send(&Frame::good(&lab.near, &lab.far, port).bytes());
         socket.set_read_timeout(Some(SOON)).expect("a timeout");
-        assert_eq!(socket.recv(&mut [0; 100]).expect("the datagram arrives"), b"hostile".len());
+        assert_eq!(socket.recv(&mut [0; 100]).expect("the datagram arrives"), PAYLOAD.len());
         lab.far.wait_for_counter("rx_xdp_decapsulated", before, 1);
     });
 }

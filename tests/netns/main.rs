@@ -19,10 +19,16 @@
 mod carry;
 #[expect(clippy::print_stdout, reason = "how long a change was felt is worth a line")]
 mod change;
+mod coexist;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod content;
+#[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
+mod forward;
+mod hostile;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
 mod mtu;
+mod refuse;
+mod reload;
 mod restart;
 mod switch;

@@ -34,9 +34,9 @@ fn a_transfer_survives(mut lab: Lab, both: bool, how: &How) {
     }
     carries_for(&tcp, Duration::from_secs(5));
     tcp_v6.wait_for_progress(MIB, SOON);
-    lab.near.start(how.clone());
+    lab.near.start(how);
     if both {
-        lab.far.start(how.clone());
+        lab.far.start(how);
     }
     lab.wait_for_path("direct-kernel");
     carries_for(&tcp, Duration::from_secs(2));
@@ -73,8 +73,8 @@ fn two_killed_daemons_are_not_missed() {
 fn a_successor_in_other_mounts_adopts() {
     run(|| {
         let mut lab = Lab::plain();
-        lab.near.start(How::IpNetnsExec);
-        lab.far.start(How::IpNetnsExec);
+        lab.near.start(&How::IpNetnsExec);
+        lab.far.start(&How::IpNetnsExec);
         lab.wait_for_path("direct-kernel");
         a_transfer_survives(lab, true, &How::IpNetnsExec);
     });
@@ -87,7 +87,7 @@ fn programs_do_not_pile_up_over_restarts() {
         let attached = attachments(&lab.near);
         for _ in 0..3 {
             lab.near.take().kill();
-            lab.near.start(How::Plain);
+            lab.near.start(&How::Plain);
             lab.wait_for_path("direct-kernel");
         }
         let again = attachments(&lab.near);
@@ -148,8 +148,8 @@ fn maps_of(programs: &[u64]) -> Vec<u64> {
 fn sigterm_leaves_nothing(lab: Lab) {
     let mut lab = lab;
     let before = state(&lab.near);
-    lab.near.start(How::Plain);
-    lab.far.start(How::Plain);
+    lab.near.start(&How::Plain);
+    lab.far.start(&How::Plain);
     wait_for("a path", SOON, || (lab.near.path() != "none" && lab.far.path() != "none").then_some(()));
     let programs = attachments(&lab.near);
     let maps = maps_of(&programs);
@@ -226,7 +226,7 @@ fn sigterm_of_a_successor_leaves_nothing() {
         let before = state(&lab.near);
         let mut lab = lab.up("direct-kernel");
         lab.near.take().kill();
-        lab.near.start(How::Plain);
+        lab.near.start(&How::Plain);
         lab.wait_for_path("direct-kernel");
         assert!(lab.near.take().terminate().success());
         nothing_is_left(&lab.near, &before);

@@ -38,7 +38,6 @@ pub(crate) struct Heard {
     pub(crate) arrived: u64,
     /// Datagrams that came after a later one.
     pub(crate) overtaken: u64,
-    pub(crate) gap: Duration,
 }
 
 impl Beat {
@@ -91,7 +90,7 @@ impl Beat {
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = self.next.load(Ordering::Relaxed) - 1;
-        Heard { sent, arrived: seen.arrived, overtaken: seen.overtaken, gap: seen.gap }
+        Heard { sent, arrived: seen.arrived, overtaken: seen.overtaken }
     }
 }
 

@@ -49,10 +49,6 @@ impl Daemon {
         Self { child, socket: socket.to_owned() }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The answer to `GET path` on the control socket; `None` while nobody answers.
     pub(crate) fn ask(&self, path: &str) -> Option<Value> {
         let mut stream = UnixStream::connect(&self.socket).ok()?;

@@ -139,8 +139,8 @@ impl Host {
 
     /// Starts a daemon and waits until it answers.
     #[track_caller]
-    pub(crate) fn start(&mut self, how: How) {
-        let mut daemon = self.launch(&how);
+    pub(crate) fn start(&mut self, how: &How) {
+        let mut daemon = self.launch(how);
         wait_for("ipopd answers on its control socket", SOON, || {
             assert!(daemon.is_alive(), "ipopd has ended: {}", self.log());
             daemon.ask("/v1/status")
@@ -226,11 +226,12 @@ impl Host {
         program::ipopctl(&[&["--socket", socket], arguments].concat())
     }
 
-    /// Echo requests of `size` bytes of payload, none of which may be lost.
+    /// Echo requests, none of which may be lost; `more` is for ping.
     #[track_caller]
     pub(crate) fn ping(&self, to: IpAddr, more: &[&str]) {
         let to = to.to_string();
-        let arguments = [&["-n", "-c", "5", "-i", "0.02", "-W", "2"], more, &[to.as_str()]].concat();
+        // After the last request ping waits for one interval, or for the first answer as -W says.
+        let arguments = [&["-n", "-c", "3", "-i", "0.2", "-W", "2"], more, &[to.as_str()]].concat();
         let text = self.ns.succeed("ping", &arguments);
         assert!(text.contains(" 0% packet loss"), "{text}");
     }
@@ -275,7 +276,8 @@ fn compact(answer: &Value) -> String {
     text
 }
 
-fn generate_key(path: &Path) -> String {
+/// Writes a private key and gives the public one.
+pub(crate) fn generate_key(path: &Path) -> String {
     let public = check(Command::new(program::path("ipopctl")).args(["key", "gen"]).arg(path));
     public.trim().to_owned()
 }

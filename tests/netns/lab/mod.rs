@@ -170,8 +170,8 @@ impl Lab {
     /// Starts a daemon on both hosts and waits until both have `path` to each other.
     #[track_caller]
     pub(crate) fn up(mut self, path: &str) -> Self {
-        self.near.start(How::Plain);
-        self.far.start(How::Plain);
+        self.near.start(&How::Plain);
+        self.far.start(&How::Plain);
         self.wait_for_path(path);
         self
     }

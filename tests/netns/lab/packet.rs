@@ -16,6 +16,9 @@ use super::Host;
 pub(crate) const KERNEL_PORT: u16 = 4790;
 pub(crate) const USER_PORT: u16 = 15000;
 
+/// What a hand-built inner datagram carries: long enough for the headers of either family.
+pub(crate) const PAYLOAD: &[u8] = b"hostile, and long enough to be read as an IPv6 header";
+
 /// A clear frame from one host to another, each part of which can be spoiled.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
@@ -52,7 +55,7 @@ impl Frame {
             udp_checksum: 0,
             udp_length_error: 0,
             clear,
-            inner: udp_v4(from.inner_v4, to.inner_v4, inner_port, b"hostile"),
+            inner: udp_v4(from.inner_v4, to.inner_v4, inner_port, PAYLOAD),
         }
     }
 
