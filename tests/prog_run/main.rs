@@ -1,6 +1,7 @@
 //! The programs in the kernel, one packet at a time: a named packet in; action, packet, counters
 //! and link statistics out.
 
+mod agreement;
 mod egress;
 mod ingress;
 mod scenario;

@@ -4,6 +4,7 @@
 //! This package does not depend on the daemon: it tests what lies below it. Tests of whole nodes
 //! run the daemon as a program.
 
+pub mod hostile;
 pub mod namespace;
 pub mod packet;
 pub mod privilege;
