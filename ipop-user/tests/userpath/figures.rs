@@ -62,10 +62,13 @@ fn row(wire: &Wire, name: &str, address: &str, arguments: &str) {
     let packets = (after.packets - before.packets) as f64;
     let per_packet = |value: f64| if packets > 0.0 { value / packets } else { 0.0 };
     println!(
-        "{name:>22}: {gbps:6.2} Gbit/s {:7.1} k packets/s {:6.3} syscalls/packet {:6.3} us cpu/packet",
+        "{name:>22}: {gbps:6.2} Gbit/s {:7.1} k packets/s {:6.3} syscalls/packet {:6.3} us cpu/packet, \
+         {} retransmitted, {} out of order",
         packets / 1000.0 / f64::from(SECONDS),
         per_packet((after.syscalls - before.syscalls) as f64),
         per_packet((after.cpu - before.cpu).as_secs_f64() * 1e6),
+        after.retransmitted - before.retransmitted,
+        after.out_of_order - before.out_of_order,
     );
 }
 
@@ -82,6 +85,8 @@ struct Sample {
     packets: u64,
     syscalls: u64,
     cpu: Duration,
+    retransmitted: u64,
+    out_of_order: u64,
 }
 
 impl Sample {
@@ -97,6 +102,16 @@ impl Sample {
                 .iter()
                 .sum(),
             cpu: queue_cpu(),
+            retransmitted: wire
+                .nodes()
+                .map(|node| node.kernel_counter("snmp", "Tcp:", "RetransSegs"))
+                .iter()
+                .sum(),
+            out_of_order: wire
+                .nodes()
+                .map(|node| node.kernel_counter("netstat", "TcpExt:", "TCPOFOQueue"))
+                .iter()
+                .sum(),
         }
     }
 }

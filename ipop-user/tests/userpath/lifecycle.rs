@@ -153,7 +153,17 @@ with_both_engines! {
         again.expect_err("it is said once");
     }
 
-    fn an_idle_path_needs_little_memory_and_no_processor(io) {
+    fn a_device_that_goes_down_and_up_carries_packets_again(io) {
+        let wire = Wire::new(Options::new(io));
+        transfer(&wire.a, &wire.b, INNER[1][0], MIB);
+        for node in wire.nodes() {
+            run_in(&node.netns, "ip link set ipop0 down");
+            run_in(&node.netns, "ip link set ipop0 up");
+        }
+        transfer(&wire.a, &wire.b, INNER[1][0], MIB);
+    }
+
+    fn an_idle_path_needs_little_memory(io) {
         let before = resident();
         let wire = Wire::new(Options::new(io));
         transfer(&wire.a, &wire.b, INNER[1][0], 8);

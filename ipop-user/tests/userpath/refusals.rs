@@ -112,6 +112,17 @@ with_both_engines! {
         assert_eq!(wire.a.count(Counter::TxTooBig), 0);
     }
 
+    fn outer_ipv6_packets_are_fragmented_too(io) {
+        let wire = Wire::new(Options { outer_v6: true, wire_mtu: 1290, tun_mtu: 1280, ..Options::new(io) });
+        for (family, discovery) in [(0, Discovery::Dont), (1, Discovery::Do)] {
+            let (from, to) = pair(&wire, family, discovery);
+            from.send(&[7; 1232]).unwrap();
+            let mut bytes = [0; 2000];
+            assert_eq!(to.recv(&mut bytes).unwrap(), 1232);
+        }
+        assert_eq!(wire.a.count(Counter::TxFragmented), 2);
+    }
+
     fn an_unreachable_peer_is_reported_and_comes_back(io) {
         let wire = Wire::new(Options::new(io));
         for family in [0, 1] {

@@ -456,3 +456,78 @@ fn receive_header() -> msghdr {
     header.msg_controllen = CONTROL_LEN as _;
     header
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::super::Wake;
+    use super::*;
+    use crate::userpath::{Counters, Table, Tun, bind};
+
+    /// A queue in a network namespace of this thread's own; `None` without the right to make one,
+    /// which fails where tests have to have it.
+    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+    fn queue() -> Option<Arc<Queue>> {
+        if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+            let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+            assert!(!is("CI", "true") && !is("IPOP_REQUIRE_ROOT", "1"), "this test needs root");
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        let run = |arguments: &str| {
+            let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+            assert!(status.success(), "ip {arguments}");
+        };
+        let tun = Tun::open("ipop0").unwrap();
+        run("link set lo up");
+        run("addr add 10.128.0.1/24 dev ipop0");
+        run("link set ipop0 up");
+        let (control, _) = tokio::sync::mpsc::channel(1);
+        Some(Arc::new(Queue {
+            tun: Arc::new(tun),
+            sockets: vec![Arc::new(bind("127.0.0.1:0".parse().unwrap()).unwrap())],
+            table: Arc::new(arc_swap::ArcSwap::from_pointee(Table::new())),
+            counters: Arc::new(Counters::new()),
+            control,
+            wake: Arc::new(Wake::new().unwrap()),
+            syscalls: Arc::new(AtomicU64::new(0)),
+        }))
+    }
+
+    /// Kernels before 6.7 have no multishot read.
+    #[test]
+    fn without_multishot_reads_every_packet_is_read_too() {
+        const PACKETS: u64 = 500;
+        thread::spawn(|| {
+            let Some(queue) = queue() else { return };
+            let engine_queue = queue.clone();
+            let engine = thread::spawn(move || {
+                let (ring, _) = setup::create().unwrap();
+                let features = Features { read_multishot: false };
+                Uring::with_features(engine_queue, ring, features).unwrap().run()
+            });
+            let socket = UdpSocket::bind("10.128.0.1:0").unwrap();
+            let refused = || queue.counters.value(Counter::TxNoRoute);
+            let end = Instant::now() + Duration::from_secs(20);
+            let before = refused();
+            for packet in 1..=PACKETS {
+                socket.send_to(b"anybody", "10.128.0.2:9").unwrap();
+                // One packet in ten is waited for: reads end both with and without more to come.
+                while packet % 10 == 0 && refused() < before + packet {
+                    assert!(Instant::now() < end, "{} of {packet}", refused() - before);
+                    thread::yield_now();
+                }
+            }
+            queue.wake.stop();
+            engine.join().unwrap().unwrap();
+        })
+        .join()
+        .unwrap();
+    }
+}
