@@ -417,13 +417,13 @@ mod tests {
             let (IpAddr::V4(v4), _) = network((IpAddr::from([255; 4]), len)) else {
                 panic!("another family")
             };
-            assert_eq!(v4.to_bits().count_ones(), len.into());
+            assert_eq!(v4.to_bits().count_ones(), u32::from(len));
         }
         for len in 0..=128_u8 {
             let (IpAddr::V6(v6), _) = network((IpAddr::from([255_u8; 16]), len)) else {
                 panic!("another family")
             };
-            assert_eq!(v6.to_bits().count_ones(), len.into());
+            assert_eq!(v6.to_bits().count_ones(), u32::from(len));
         }
     }
 
