@@ -2,6 +2,7 @@
 //! in one interleaved run. Owns the command line and the order of a run.
 
 mod bars;
+mod core;
 mod far_end;
 mod icmp;
 mod lab;

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::core::on_latency_core;
 use super::load::{CONGESTION_CONTROL, SMALL_BYTES, TCP_WRITE_BYTES};
 
 pub(crate) const TCP_SINK_PORT: u16 = 7001;
@@ -20,15 +21,15 @@ pub(crate) const TCP_ECHO_PORT: u16 = 7002;
 pub(crate) const UDP_SINK_PORT: u16 = 7003;
 pub(crate) const UDP_ECHO_PORT: u16 = 7004;
 
-/// How often an idle UDP receiver looks whether it is still wanted.
-const IDLE_CHECK: Duration = Duration::from_millis(500);
+/// How often an idle receiver looks whether it is still wanted.
+const IDLE_CHECK_MS: i64 = 500;
 /// The UDP receiver's buffer: some 5000 datagrams of 64 bytes.
 const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const RECEIVE_BATCH: usize = 32;
 const RECEIVE_SLOT_BYTES: usize = 2048;
 
-/// The threads that serve, and what they have received. Dropping it ends them; the streams must
-/// have been shut down before.
+/// The threads that serve, and what they have received. Dropping it ends them; the stream for
+/// exchanges must have been shut down before.
 #[derive(Debug)]
 pub(crate) struct FarEnd {
     state: Arc<State>,
@@ -87,33 +88,32 @@ impl Listeners {
         let bind = |port| {
             let socket = UdpSocket::bind((address, port))
                 .with_context(|| format!("cannot bind {address} port {port}"))?;
-            socket.set_read_timeout(Some(IDLE_CHECK)).context("cannot set a timeout")?;
+            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(IDLE_CHECK_MS))
+                .context("cannot set a timeout")?;
             anyhow::Ok(socket)
         };
         let udp_sink = bind(UDP_SINK_PORT)?;
         setsockopt(&udp_sink, sockopt::RcvBufForce, &UDP_RECEIVE_BUFFER_BYTES)
             .context("cannot enlarge the receive buffer (needs root)")?;
-        Ok(Self {
-            tcp_sink: listen(TCP_SINK_PORT)?,
-            tcp_echo: listen(TCP_ECHO_PORT)?,
-            udp_sink,
-            udp_echo: bind(UDP_ECHO_PORT)?,
-        })
+        let tcp_sink = listen(TCP_SINK_PORT)?;
+        // Applies to accepting, and to reading what was accepted.
+        setsockopt(&tcp_sink, sockopt::ReceiveTimeout, &TimeVal::milliseconds(IDLE_CHECK_MS))
+            .context("cannot set a timeout")?;
+        Ok(Self { tcp_sink, tcp_echo: listen(TCP_ECHO_PORT)?, udp_sink, udp_echo: bind(UDP_ECHO_PORT)? })
     }
 
-    /// Takes the two streams, which must be under way, and starts one thread per socket.
+    /// Takes the stream for exchanges, which must be under way, and starts one thread per socket.
     pub(crate) fn serve(self) -> Result<FarEnd> {
-        let (tcp_sink, _) = self.tcp_sink.accept().context("cannot accept a stream")?;
         let (tcp_echo, _) = self.tcp_echo.accept().context("cannot accept a stream")?;
         tcp_echo.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         setsockopt(&tcp_echo, sockopt::TcpCongestion, &CONGESTION_CONTROL.into())
             .context("cannot set the congestion control")?;
         let mut far = FarEnd { state: Arc::default(), threads: Vec::new() };
-        let (udp_sink, udp_echo) = (self.udp_sink, self.udp_echo);
-        far.start("tcp-sink", move |state| sink_stream(tcp_sink, &state.tcp_bytes))?;
-        far.start("tcp-echo", move |_| echo_stream(tcp_echo))?;
+        let (tcp_sink, udp_sink, udp_echo) = (self.tcp_sink, self.udp_sink, self.udp_echo);
+        far.start("tcp-sink", move |state| sink_streams(&tcp_sink, state))?;
         far.start("udp-sink", move |state| sink_datagrams(udp_sink.as_fd(), state))?;
-        far.start("udp-echo", move |state| echo_datagrams(&udp_echo, state))?;
+        far.start("tcp-echo", move |_| on_latency_core(|| echo_stream(tcp_echo)))?;
+        far.start("udp-echo", move |state| on_latency_core(|| echo_datagrams(&udp_echo, state)))?;
         Ok(far)
     }
 }
@@ -127,10 +127,15 @@ impl FarEnd {
     }
 }
 
-fn sink_stream(mut stream: TcpStream, bytes: &AtomicU64) {
+/// Takes one stream after the other and reads it to its end.
+fn sink_streams(listener: &TcpListener, state: &State) {
     let mut buffer = vec![0u8; 2 * TCP_WRITE_BYTES];
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        bytes.fetch_add(count as u64, Ordering::Relaxed);
+    while !state.is_stopping() {
+        if let Ok((mut stream, _)) = listener.accept() {
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                state.tcp_bytes.fetch_add(count as u64, Ordering::Relaxed);
+            }
+        }
     }
 }
 

@@ -1,5 +1,9 @@
-//! The near end of the load generator: sockets to the far end of one system, opened once, and
-//! the loops that send. Knows nothing of rounds or statistics over them.
+//! The near end of the load generator: sockets to the far end of one system, and the loops that
+//! send. Knows nothing of rounds or statistics over them.
+//!
+//! Sockets for small packets are opened once. Every TCP window has a stream of its own: how a
+//! stream's window and its buffers settle is partly chance, and one that settled badly would be
+//! the same in all rounds, where no median finds it.
 //!
 //! All sockets block, and a system that is not being measured costs nothing: the machine's two
 //! cores belong to one sender and one receiver at a time.
@@ -45,13 +49,12 @@ const EXCHANGES_EXPECTED: usize = 1 << 16;
 /// One system's sockets.
 #[derive(Debug)]
 pub(crate) struct Load {
-    tcp_bulk: TcpStream,
+    target: Ipv4Addr,
     tcp_exchange: TcpStream,
     udp_bulk: UdpSocket,
     udp_exchange: UdpSocket,
     icmp: Echo,
-    tcp_bytes_sent: u64,
-    // Last: its threads end when the streams above do.
+    // Last: its threads end when the stream above does.
     far: FarEnd,
 }
 
@@ -91,24 +94,31 @@ impl Load {
     /// Opens every socket between `near` and `target`, an address of `far`.
     pub(crate) fn open(near: &NetNs, far: &NetNs, target: Ipv4Addr) -> Result<Self> {
         let listeners = far.run(|| super::far_end::Listeners::open(target))?;
-        let tcp_bulk = near.run(|| connect(target, TCP_SINK_PORT))?;
         let tcp_exchange = near.run(|| connect(target, TCP_ECHO_PORT))?;
         let udp_bulk = near.run(|| connect_udp(target, UDP_SINK_PORT))?;
         let udp_exchange = near.run(|| connect_udp(target, UDP_ECHO_PORT))?;
         let icmp = near.run(|| Echo::open(target, ANSWER_TIMEOUT))?;
         let far = listeners.serve()?;
-        Ok(Self { tcp_bulk, tcp_exchange, udp_bulk, udp_exchange, icmp, tcp_bytes_sent: 0, far })
+        Ok(Self { target, tcp_exchange, udp_bulk, udp_exchange, icmp, far })
     }
 
-    /// Bytes that arrive at the far end's TCP socket during `window`, after `warm_up` of the same.
-    pub(crate) fn tcp_stream(&mut self, warm_up: Duration, window: Duration) -> Result<Measured> {
-        self.tcp_send_for(warm_up)?;
+    /// Bytes that arrive at the far end of a new TCP stream during `window`, after `warm_up` of
+    /// the same.
+    pub(crate) fn tcp_stream(
+        &mut self,
+        near: &NetNs,
+        warm_up: Duration,
+        window: Duration,
+    ) -> Result<Measured> {
+        let mut stream = near.run(|| connect(self.target, TCP_SINK_PORT))?;
+        let arrived_before = self.far.tcp_bytes();
+        let warm_up_bytes = send_for(&mut stream, warm_up)?;
         let before = self.far.tcp_bytes();
         let started = Instant::now();
-        self.tcp_send_for(window)?;
+        let bytes = send_for(&mut stream, window)?;
         let count = self.far.tcp_bytes() - before;
         let seconds = started.elapsed().as_secs_f64();
-        self.drain_tcp()?;
+        self.drain_tcp(arrived_before + warm_up_bytes + bytes)?;
         Ok(Measured { count, seconds })
     }
 
@@ -175,20 +185,10 @@ impl Load {
         exchange_for(window, |_| icmp.exchange())
     }
 
-    fn tcp_send_for(&mut self, window: Duration) -> Result<()> {
-        let chunk = vec![0u8; TCP_WRITE_BYTES];
-        let started = Instant::now();
-        while started.elapsed() < window {
-            self.tcp_bulk.write_all(&chunk).context("the TCP stream stands still")?;
-            self.tcp_bytes_sent += TCP_WRITE_BYTES as u64;
-        }
-        Ok(())
-    }
-
-    /// Waits until everything sent has arrived: the next system's window is not to pay for it.
-    fn drain_tcp(&self) -> Result<()> {
+    /// Waits until `bytes` have arrived: the next system's window is not to pay for them.
+    fn drain_tcp(&self, bytes: u64) -> Result<()> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
-        while self.far.tcp_bytes() < self.tcp_bytes_sent {
+        while self.far.tcp_bytes() < bytes {
             if Instant::now() > deadline {
                 bail!("the TCP stream has not drained within {} s", DRAIN_TIMEOUT.as_secs());
             }
@@ -215,9 +215,20 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         // A stream that ends wakes the far end's thread that reads it.
-        let _ = self.tcp_bulk.shutdown(std::net::Shutdown::Both);
         let _ = self.tcp_exchange.shutdown(std::net::Shutdown::Both);
     }
+}
+
+/// Writes to `stream` for so long; returns how many bytes.
+fn send_for(stream: &mut TcpStream, window: Duration) -> Result<u64> {
+    let chunk = vec![0u8; TCP_WRITE_BYTES];
+    let started = Instant::now();
+    let mut bytes = 0;
+    while started.elapsed() < window {
+        stream.write_all(&chunk).context("the TCP stream stands still")?;
+        bytes += TCP_WRITE_BYTES as u64;
+    }
+    Ok(bytes)
 }
 
 /// Repeats `exchange`, which says whether there was an answer, until `window` is over. It is

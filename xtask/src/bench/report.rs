@@ -176,7 +176,7 @@ fn print_settings(results: &Results) {
     ));
     ui::say(&format!("commit {}; {}", results.commit, results.time));
     ui::say(&format!(
-        "{} rounds, windows of {} ms (latency {} ms), rotating over all systems",
+        "{} rounds, windows of {} ms (latency {} ms, both ends on one core), rotating over all systems",
         settings.rounds, settings.window_ms, settings.latency_window_ms
     ));
     ui::say(&format!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use super::core::on_latency_core;
 use super::lab::Testbed;
 use super::load::{Exchanges, Load};
 use super::machine::{CpuTime, TcpCounters};
@@ -158,7 +159,7 @@ impl Station {
         if self.broken.contains(&metric) {
             return;
         }
-        match measure_window(&mut self.testbed.load, metric, timing) {
+        match measure_window(&mut self.testbed, metric, timing) {
             Ok(window) if counted => self.keep(metric, &window),
             Ok(_) => {}
             Err(error) => {
@@ -212,17 +213,19 @@ struct UdpExtras {
     loss: f64,
 }
 
-fn measure_window(load: &mut Load, metric: Metric, timing: Timing) -> Result<Window> {
+fn measure_window(testbed: &mut Testbed, metric: Metric, timing: Timing) -> Result<Window> {
+    let Testbed { load, pair, .. } = testbed;
     let latency = timing.latency_window;
     let exchanges = |found: Exchanges| Window { value: found.median_us, lost: found.lost, udp: None };
     Ok(match metric {
         Metric::Tcp => {
-            let bytes_per_second = load.tcp_stream(timing.tcp_warm_up, timing.window)?.per_second();
+            let bytes_per_second =
+                load.tcp_stream(&pair.near, timing.tcp_warm_up, timing.window)?.per_second();
             Window { value: bytes_per_second * 8.0 / 1e9, lost: 0, udp: None }
         }
-        Metric::Ping => exchanges(load.ping_flood(latency)?),
-        Metric::TcpRr => exchanges(load.tcp_exchange(latency)?),
-        Metric::UdpRr => exchanges(load.udp_exchange(latency)?),
+        Metric::Ping => exchanges(on_latency_core(|| load.ping_flood(latency))?),
+        Metric::TcpRr => exchanges(on_latency_core(|| load.tcp_exchange(latency))?),
+        Metric::UdpRr => exchanges(on_latency_core(|| load.udp_exchange(latency))?),
         Metric::Udp64 | Metric::Cpu => udp_window(load, timing.window)?,
     })
 }
