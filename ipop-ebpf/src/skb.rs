@@ -58,7 +58,13 @@ impl Skb {
     #[inline(always)]
     pub fn segments(self) -> u32 {
         // SAFETY: as in `packet`.
-        unsafe { (*self.raw).gso_segs }.max(1)
+        let counted = unsafe { (*self.raw).gso_segs };
+        let size = self.gso_size();
+        // The kernel has not counted those of a super-packet that a virtual machine sent.
+        if counted == 0 && size != 0 {
+            return self.len().div_ceil(size);
+        }
+        counted.max(1)
     }
 
     /// The IP version by the buffer's protocol field.
