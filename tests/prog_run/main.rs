@@ -6,3 +6,4 @@ mod egress;
 mod ingress;
 mod scenario;
 mod unrelated;
+mod wire;
