@@ -1,5 +1,5 @@
 //! `cargo xtask test`: every test of the workspace, one closing line for all of them. As root
-//! everything runs; otherwise what needs no root, and the rest is counted as skipped.
+//! everything runs; otherwise the tests that need root skip themselves, which is told and counted.
 
 mod tally;
 
@@ -15,15 +15,16 @@ use crate::ui::{Colour, paint};
 use crate::{build, privilege, setup, sh, ui, workspace};
 use tally::Tally;
 
-/// The package whose tests need root: namespaces, eBPF, daemons.
-const ROOT_PACKAGE: &str = "ipop-tests";
-
 /// What the tests are told by the environment.
 mod variable {
     /// The folder in which ipopd and ipopctl are.
     pub(crate) const BINARIES: &str = "IPOP_BIN_DIR";
     /// A file to which a test that cannot run here appends one line: `NAME: REASON`.
     pub(crate) const SKIPPED: &str = "IPOP_TEST_SKIPPED";
+    /// Set where a test that needs root must not skip itself.
+    pub(crate) const REQUIRE_ROOT: &str = "IPOP_REQUIRE_ROOT";
+    /// Set when slow tests are to run too.
+    pub(crate) const FULL: &str = "IPOP_TEST_FULL";
     /// Set when other kernels are to be booted.
     pub(crate) const VM: &str = "IPOP_TEST_VM";
     /// For how long each fuzz target looks for new input.
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Also boot Debian's other kernels under qemu and run the programs there
     #[arg(long)]
     vm: bool,
+    /// Also the slow tests
+    #[arg(long)]
+    full: bool,
     /// Let every fuzz target look for new input for so long, beyond replaying its corpus
     #[arg(long, value_name = "SECONDS")]
     fuzz: Option<u64>,
@@ -58,10 +62,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         cargo.env(variable::BINARIES, folder);
     }
     let mut tally = Tally::default();
-    if !privilege::is_root() {
-        cargo.args(["--exclude", ROOT_PACKAGE]);
-        tally.skip_all(&tests_that_need_root(args)?, "needs root");
-    }
     run_counted(cargo, args, &mut tally)?;
     tally.skip_listed(&fs::read_to_string(&skipped).unwrap_or_default());
     Ok(close(&tally))
@@ -70,8 +70,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 fn cargo_test(args: &Args) -> Command {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
-    if args.vm {
-        cargo.env(variable::VM, "1");
+    let switches = [
+        (variable::REQUIRE_ROOT, privilege::is_root()),
+        (variable::FULL, args.full),
+        (variable::VM, args.vm),
+    ];
+    for (name, _) in switches.into_iter().filter(|(_, wanted)| *wanted) {
+        cargo.env(name, "1");
     }
     if let Some(seconds) = args.fuzz {
         cargo.env(variable::FUZZ, seconds.to_string());
@@ -102,14 +107,6 @@ fn run_counted(mut cargo: Command, args: &Args, tally: &mut Tally) -> Result<()>
     Ok(())
 }
 
-/// The names of the tests that are left out when we are not root.
-fn tests_that_need_root(args: &Args) -> Result<Vec<String>> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--quiet", "--package", ROOT_PACKAGE, "--", "--list", "--format", "terse"]);
-    cargo.args(&args.filters);
-    Ok(tally::listed_tests(&sh::capture(&mut cargo)?))
-}
-
 /// Says what was skipped and what failed, and the closing line as the very last.
 fn close(tally: &Tally) -> ExitCode {
     if !tally.skips().is_empty() {
@@ -125,6 +122,10 @@ fn close(tally: &Tally) -> ExitCode {
         for failure in tally.failures() {
             ui::say(&format!("  {failure}"));
         }
+    }
+    if !privilege::is_root() {
+        ui::say("");
+        ui::say("Not run as root: tests that need network namespaces or eBPF were skipped.");
     }
     if tally.ran_nothing() {
         ui::say("no test has that name");
