@@ -4,6 +4,8 @@
 mod agreement;
 mod egress;
 mod ingress;
+mod loaders;
+mod malformed;
 mod scenario;
 mod unrelated;
 mod wire;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipop_common::Counter;
 use ipop_common::maps::Link;
 use ipop_tests::namespace;
-use ipop_tests::packet::{self, Mac, hexdump};
+use ipop_tests::packet::{self, ClearFrame, Mac, hexdump};
 use ipop_tests::programs::{Action, Counters, Input, Program, Programs};
 use ipop_tests::world::{LEASE_OVER, Peer, Prefix, World};
 
@@ -109,6 +109,17 @@ pub(crate) fn world() -> (World, Peers) {
 pub(crate) fn from_peer(peer: &Peer, v6: bool) -> Vec<u8> {
     let to = if v6 { own_v6() } else { own_v4() };
     packet::udp(peer.inner(to), to, (5000, 6000), b"forty-two bytes of payload for the peer to see")
+}
+
+/// A good frame of every combination of families: v4 in v4, v6 in v4, v4 in v6, v6 in v6.
+pub(crate) fn good_frames(peers: &Peers) -> Vec<(u32, ClearFrame)> {
+    let mut frames = Vec::new();
+    for peer in [&peers.v4, &peers.v6] {
+        for inner_is_v6 in [false, true] {
+            frames.push((peer.slot, peer.frame(from_peer(peer, inner_is_v6))));
+        }
+    }
+    frames
 }
 
 /// The programs with the scenario's tables, in a network namespace of the calling test.

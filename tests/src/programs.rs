@@ -290,6 +290,11 @@ impl Programs {
         Counters(values.chunks(self.cpus).map(|per_cpu| per_cpu.iter().sum()).collect())
     }
 
+    /// One counter, summed over CPUs.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters.get(&(counter as u32), 0).expect("a counter").iter().sum()
+    }
+
     /// Traffic of the link in `slot`, summed over CPUs.
     pub fn link_stats(&self, slot: u32) -> LinkStats {
         let values = self.stats.get(&LinkStats::index(slot), 0).expect("an entry");
@@ -299,6 +304,12 @@ impl Programs {
             rx_packets: sum.rx_packets + one.rx_packets,
             rx_bytes: sum.rx_bytes + one.rx_bytes,
         })
+    }
+
+    /// The kernel's number for a program.
+    pub fn id(&mut self, program: Program) -> u32 {
+        let info = find(&mut self.ebpf, program).info().expect("information about a program");
+        info.id()
     }
 
     /// A TC program, to be attached.

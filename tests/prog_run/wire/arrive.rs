@@ -8,7 +8,8 @@ use ipop_tests::needs_root;
 use ipop_tests::packet::{self, ClearFrame};
 use ipop_tests::world::Peer;
 
-use super::lab::{Lab, OnWire, Tap, WIRE_MAC, ip, is_clear};
+use super::devices::{Tap, is_clear};
+use super::lab::{Lab, OnWire, WIRE_MAC, ip};
 use crate::scenario::{PEER_MAC, address, own_v4, own_v6};
 
 const PORT: u16 = 6000;

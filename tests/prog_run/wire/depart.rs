@@ -8,7 +8,8 @@ use ipop_tests::needs_root;
 use ipop_tests::packet::{self, ClearFrame, TCP, checksum, transport_checksum};
 use ipop_tests::world::Peer;
 
-use super::lab::{Lab, OnWire, RawSocket, is_clear};
+use super::devices::{RawSocket, is_clear};
+use super::lab::{Lab, OnWire};
 use crate::scenario::{address, own_v4, own_v6, same_bytes};
 
 fn own(v6: bool) -> IpAddr {

@@ -8,7 +8,8 @@ use ipop_tests::needs_root;
 use ipop_tests::packet::{self, ICMP, ICMPV6, checksum, transport_checksum};
 
 use super::depart::with_partial_checksum;
-use super::lab::{Lab, OnWire, RawSocket, is_clear};
+use super::devices::{RawSocket, is_clear};
+use super::lab::{Lab, OnWire};
 use crate::scenario::{own_v4, own_v6, same_bytes};
 
 /// How much of a packet an error quotes.

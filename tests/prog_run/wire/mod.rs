@@ -16,5 +16,6 @@ macro_rules! needs_vxlan {
 
 mod arrive;
 mod depart;
+mod devices;
 mod errors;
 mod lab;
