@@ -2,6 +2,8 @@
 //! receive offload, reserves headroom, and outlives the daemon. What is sent through it is the eBPF
 //! programs' business.
 
+use std::net::Ipv6Addr;
+
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
@@ -12,29 +14,43 @@ use super::{Error, Netlink, Result};
 
 impl Netlink {
     /// Makes the VXLAN-GPE device and returns its index: `ip link add NAME mtu MTU type vxlan
-    /// external gpe dstport PORT udp6zerocsumrx nolearning`. It is down; its port is opened by
+    /// external gpe dstport PORT udp6zerocsumrx nolearning dev lo local ::`. It is down; its port is opened by
     /// [`Self::set_up`].
     ///
     /// # Errors
     /// [`Error::NoVxlan`], [`Error::DeviceExists`], [`Error::PortInUse`] (another VXLAN device of
     /// that port), [`Error::NotPermitted`].
     pub async fn create_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<u32> {
+        let mut made = match self.link("lo").await {
+            Ok(lo) => self.try_create(name, mtu, with_headroom(port, lo.ifindex)).await,
+            Err(_) => self.try_create(name, mtu, settings(port)).await,
+        };
+        // A host without IPv6 refuses the address family that reserves the room.
+        if let Err(failure) = &made
+            && matches!(failure.errno(), Some(libc::EPERM | libc::EINVAL | libc::EPFNOSUPPORT))
+        {
+            made = self.try_create(name, mtu, settings(port)).await;
+        }
+        match made {
+            Ok(()) => self.link(name).await.map(|link| link.ifindex),
+            Err(failure) => {
+                let is_name_taken = self.link(name).await.is_ok();
+                Err(explain_create(name, port, is_name_taken, failure))
+            }
+        }
+    }
+
+    async fn try_create(&self, name: &str, mtu: u32, settings: Vec<InfoVxlan>) -> Result<(), Failure> {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.into()),
             LinkAttribute::Mtu(mtu),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Vxlan),
-                LinkInfo::Data(InfoData::Vxlan(settings(port))),
+                LinkInfo::Data(InfoData::Vxlan(settings)),
             ]),
         ];
-        match self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await {
-            Ok(_) => self.link(name).await.map(|link| link.ifindex),
-            Err(failure) => {
-                let is_name_taken = self.link(name).await.is_ok();
-                Err(explain_create(name, port, is_name_taken, failure))
-            }
-        }
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.map(|_| ())
     }
 
     /// The index of the device `name`, if it is just what [`Self::create_vxlan`] makes for that
@@ -78,6 +94,16 @@ fn explain_create(name: &str, port: u16, is_name_taken: bool, failure: Failure) 
         Some(libc::EEXIST | libc::EADDRINUSE) => Error::PortInUse { port, device: name.into() },
         _ => failure.explain(format!("create the VXLAN device {name}"), name),
     }
+}
+
+/// As [`settings`], with room for an Ethernet header and for IPv6 outside in every socket buffer.
+/// The kernel reserves 36 bytes for a plain device of this kind, which it rounds to 48; our headers
+/// take 50 over IPv4 and 70 over IPv6, so each small packet would be copied to make room. A device
+/// below lends its Ethernet header, an IPv6 local address the rest: 80.
+fn with_headroom(port: u16, lo: u32) -> Vec<InfoVxlan> {
+    let mut settings = settings(port);
+    settings.extend([InfoVxlan::Link(lo), InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED)]);
+    settings
 }
 
 fn is_ours(message: &LinkMessage, port: u16) -> bool {
