@@ -16,7 +16,7 @@ use crate::trace::refused;
 /// In the metadata before a packet: decapsulated and checked by this node's XDP program. Nothing
 /// that comes off a wire has metadata.
 const MARK: u32 = 0x1b0f_0de1;
-const MARK_LEN: usize = 4;
+const MARK_LEN: i32 = 4;
 
 pub fn run(ctx: &XdpContext) -> u32 {
     // SAFETY: a helper call on a valid context.
@@ -32,7 +32,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
 /// Whether metadata that starts at `metadata` marks `packet` as decapsulated by [`run`].
 #[inline(always)]
 pub fn marked(metadata: usize, packet: Packet) -> bool {
-    if metadata + MARK_LEN > packet.data {
+    if metadata + MARK_LEN as usize > packet.data {
         return false;
     }
     // SAFETY: [metadata, metadata + 4) ends at or before the packet, as just compared; the driver
@@ -62,21 +62,22 @@ fn decapsulate(ctx: &XdpContext, delivery: &Delivery) -> u32 {
     if macs.first_chunk::<6>() != link.header.get(6..12).and_then(|mac| mac.first_chunk::<6>()) {
         return XDP_PASS;
     }
+    if !adjust_meta(ctx, -MARK_LEN) {
+        // The driver has no metadata.
+        return XDP_PASS;
+    }
+    // The metadata moves with the packet's start.
     // SAFETY: a helper call on a valid context.
     if unsafe { helpers::bpf_xdp_adjust_head(ctx.ctx, delivery.overhead() as i32) } != 0 {
-        return XDP_PASS;
+        return if adjust_meta(ctx, MARK_LEN) { XDP_PASS } else { no_room(ctx) };
     }
     let Some(head) = packet(ctx).head_mut::<ETHERNET_LEN>() else { return no_room(ctx) };
     let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
     let [type_high, type_low] = delivery.inner.ethertype().to_be_bytes();
     *head = [a, b, c, d, e, f, g, h, i, j, k, l, type_high, type_low];
-    // SAFETY: a helper call on a valid context.
-    if unsafe { helpers::bpf_xdp_adjust_meta(ctx.ctx, -(MARK_LEN as i32)) } != 0 {
-        return no_room(ctx);
-    }
     // SAFETY: the context's documented fields.
     let metadata = unsafe { (*ctx.ctx).data_meta } as usize;
-    if metadata + MARK_LEN > ctx.data() {
+    if metadata + MARK_LEN as usize > ctx.data() {
         return no_room(ctx);
     }
     // SAFETY: four bytes before the packet, as just compared, aligned by the driver.
@@ -84,4 +85,11 @@ fn decapsulate(ctx: &XdpContext, delivery: &Delivery) -> u32 {
     count(Counter::RxXdpDecapsulated);
     count_rx(delivery.slot, 1, u32::from(delivery.inner_len));
     XDP_PASS
+}
+
+/// Moves the start of the metadata; false where the driver or the kernel refuses.
+#[inline(always)]
+fn adjust_meta(ctx: &XdpContext, delta: i32) -> bool {
+    // SAFETY: a helper call on a valid context.
+    unsafe { helpers::bpf_xdp_adjust_meta(ctx.ctx, delta) == 0 }
 }

@@ -36,6 +36,8 @@ pub(super) struct Lab {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnWire {
     Tc,
+    /// XDP in the driver. After XDP in the stack, newer kernels show TC a frame without its Ethernet
+    /// header (6.18: the copy that makes headroom loses `mac_len`), so that is no way in.
     XdpAndTc,
     /// The kernel's VXLAN device takes the frames apart, the guard checks them.
     Nothing,
