@@ -155,8 +155,8 @@ impl Uring {
     }
 
     fn refill(&mut self) {
-        self.tun_ring.refill(&mut self.worker.tun_pool, u16::MAX);
-        self.udp_ring.refill(&mut self.worker.udp_pool, u16::MAX);
+        self.tun_ring.refill(&mut self.worker.tun_pool);
+        self.udp_ring.refill(&mut self.worker.udp_pool);
     }
 
     /// Submits the standing requests that the kernel does not hold. One that waits for buffers is
