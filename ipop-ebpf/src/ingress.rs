@@ -22,7 +22,7 @@ use crate::xdp;
 pub fn run(ctx: &TcContext) -> i32 {
     let skb = Skb::of(ctx);
     if xdp::marked(skb.metadata(), skb.packet()) {
-        return deliver();
+        return deliver(skb);
     }
     let verdict = match decide(skb) {
         // The headers may lie outside the linear part.
@@ -82,12 +82,13 @@ fn decapsulate(ctx: &TcContext, skb: Skb, delivery: &Delivery) -> i32 {
     }
     count(Counter::RxDecapsulated);
     count_rx(delivery.slot, segments, u32::from(delivery.inner_len));
-    deliver()
+    deliver(skb)
 }
 
 /// Lets the packet come in on the virtual device.
 #[inline(always)]
-pub fn deliver() -> i32 {
+pub fn deliver(skb: Skb) -> i32 {
+    skb.mark_checked();
     match Maps.config() {
         Some(config) => redirect_ingress(config.device_ifindex),
         None => PASS,
@@ -99,6 +100,9 @@ pub fn deliver() -> i32 {
 /// carries tunnel metadata and is checked here.
 pub fn guard(ctx: &TcContext) -> i32 {
     let skb = Skb::of(ctx);
+    if skb.is_checked() {
+        return PASS;
+    }
     let Some((link_id, source)) = tunnel_source(skb) else { return PASS };
     match check(skb, link_id, source) {
         Ok((slot, len)) => {

@@ -38,8 +38,8 @@ pub fn ipop_ingress(ctx: TcContext) -> i32 {
 
 /// TC ingress on the helper device.
 #[classifier]
-pub fn ipop_deliver(_ctx: TcContext) -> i32 {
-    ingress::deliver()
+pub fn ipop_deliver(ctx: TcContext) -> i32 {
+    ingress::deliver(skb::Skb::of(&ctx))
 }
 
 /// XDP on an underlay interface.

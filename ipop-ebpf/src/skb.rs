@@ -15,6 +15,9 @@ use crate::cursor::Packet;
 pub const PASS: i32 = TC_ACT_UNSPEC;
 pub const DROP: i32 = TC_ACT_SHOT as i32;
 
+/// In `tc_index`, which the stack keeps from one TC hook to the next and nobody on a wire can set.
+const CHECKED: u32 = 0x1b0f;
+
 /// One socket buffer.
 #[derive(Clone, Copy)]
 pub struct Skb {
@@ -117,11 +120,26 @@ impl Skb {
         let _ = unsafe { helpers::bpf_skb_pull_data(self.raw, len) };
     }
 
-    /// The flow hash; asked for before the packet changes.
+    /// The hash that the sending socket chose for its flow; 0 where there is none (raw and
+    /// unconnected sockets, forwarded packets).
     #[inline(always)]
     pub fn flow_hash(self) -> u32 {
-        // SAFETY: a helper call on a valid context.
-        unsafe { helpers::bpf_get_hash_recalc(self.raw) }
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).hash }
+    }
+
+    /// Whether [`Self::mark_checked`] has been here: the field is 0 in what comes off a wire.
+    #[inline(always)]
+    pub fn is_checked(self) -> bool {
+        // SAFETY: as in `packet`.
+        unsafe { (*self.raw).tc_index == CHECKED }
+    }
+
+    /// Tells the guard on the virtual device that this packet needs no other look.
+    #[inline(always)]
+    pub fn mark_checked(self) {
+        // SAFETY: as in `packet`; TC programs may write this field.
+        unsafe { (*self.raw).tc_index = CHECKED };
     }
 
     /// Puts `len` bytes of outer headers between the MAC and the IP header of a super-packet, and
