@@ -109,7 +109,7 @@ fn measure(
     let mut automatic = Vec::new();
     for &wire in wires {
         if let Some(binaries) = binaries.filter(|_| systems.iter().any(|system| system.is_kernel_path())) {
-            automatic.push((wire, lab::automatic(wire, binaries)?));
+            automatic.extend(automatic_on(wire, binaries)?.map(|system| (wire, system)));
         }
         let records = rounds::measure(wire, systems, timing, binaries, |what| {
             progress.set_message(what.to_owned());
@@ -130,6 +130,20 @@ fn measure(
         original_paper: results::original_paper(&rows),
         rows,
     })
+}
+
+/// The kernel row that ipopd chooses by itself on `wire`. That it chooses none, or does not run,
+/// is told, and is no reason to leave the rest unmeasured.
+fn automatic_on(wire: Wire, binaries: &build::Binaries) -> Result<Option<System>> {
+    let chosen = lab::automatic(wire, binaries);
+    stop::check()?;
+    let why_not = match chosen {
+        Ok(Some(system)) => return Ok(Some(system)),
+        Ok(None) => "ipopd chooses the user path".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    ui::note(&format!("no kernel path by itself on the {} wire: {why_not}", wire.name()));
+    Ok(None)
 }
 
 /// Drawn only between windows, never by a thread of its own: that would be a third busy party.

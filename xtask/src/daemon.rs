@@ -17,6 +17,8 @@ use crate::{sh, stop};
 
 /// How long a daemon may take until its peer can be reached by the path that was asked for.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long ipopctl may take: its daemon is on this machine.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What `ipopctl peers --json` says of one peer, as far as it is needed here.
@@ -131,7 +133,7 @@ impl Daemon {
     pub(crate) fn ctl(&self, words: &str) -> Result<String> {
         let mut command = Command::new(&self.ipopctl);
         command.arg("--socket").arg(&self.socket).args(words.split_whitespace());
-        sh::capture(&mut command)
+        sh::capture_within(&mut command, ANSWER_TIMEOUT)
     }
 
     /// What this daemon says of the other one.
@@ -154,24 +156,34 @@ impl Daemon {
     /// Waits until the peer is reached by `path`; an error that quotes the daemon's log when it
     /// ends or does not get there.
     pub(crate) fn wait_for_path(&mut self, path: &str) -> Result<()> {
+        let peer = self.peer.node_name();
+        self.wait_until(&format!("{peer} by {path}"), |daemon| {
+            let seen = daemon.peer()?.path;
+            if seen != path {
+                bail!("path is {seen}");
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until the daemon answers; returns what its data path runs on.
+    pub(crate) fn wait_until_up(&mut self) -> Result<Active> {
+        self.wait_until("an answer", Self::active)
+    }
+
+    /// Repeats `attempt` until it succeeds, the daemon has ended or the time is over.
+    fn wait_until<T>(&mut self, what: &str, attempt: impl Fn(&Self) -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             self.process.check()?;
-            let seen = self.peer();
-            if seen.as_ref().is_ok_and(|peer| peer.path == path) {
-                return Ok(());
+            match attempt(self) {
+                Ok(reached) => return Ok(reached),
+                Err(error) if Instant::now() > deadline => {
+                    let (waited_s, log) = (READY_TIMEOUT.as_secs(), self.process.log_tail());
+                    bail!("waited {waited_s} s for {what}: {error:#}{log}");
+                }
+                Err(_) => stop::pause(POLL_INTERVAL)?,
             }
-            if Instant::now() > deadline {
-                let seen =
-                    seen.map_or_else(|error| format!("{error:#}"), |peer| format!("path is {:?}", peer.path));
-                bail!(
-                    "{} was not reached by {path} within {} s: {seen}{}",
-                    self.peer.node_name(),
-                    READY_TIMEOUT.as_secs(),
-                    self.process.log_tail()
-                );
-            }
-            stop::pause(POLL_INTERVAL)?;
         }
     }
 }

@@ -2,12 +2,16 @@
 //! to run.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+
+use crate::stop;
 
 /// As many lines of a failed program's output as fit a screen beside the error itself.
 const TAIL_LINES: usize = 20;
@@ -16,8 +20,12 @@ const TAIL_LINES: usize = 20;
 /// the last lines of the output.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = output(command)?;
+    text_of(command, &output)
+}
+
+fn text_of(command: &Command, output: &Output) -> Result<String> {
     if !output.status.success() {
-        bail!("`{}` failed ({}){}", shown(command), output.status, tail(&output));
+        bail!("`{}` failed ({}){}", shown(command), output.status, tail(output));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -25,6 +33,22 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
 /// Runs `command` with its output captured, whatever its exit code.
 pub(crate) fn output(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{}`", shown(command)))
+}
+
+/// As `capture`, for a program that may hang: ends it after `timeout`, or when the user has asked
+/// to end. What it prints must fit a pipe (64 KiB).
+pub(crate) fn capture_within(command: &mut Command, timeout: Duration) -> Result<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let ended = stop::pidfd(child.id()).and_then(|pidfd| stop::wait_readable(pidfd.as_fd(), timeout));
+    if !matches!(ended, Ok(true)) {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().with_context(|| format!("cannot watch `{}`", shown(command)))?;
+    if !ended? {
+        bail!("`{}` did not end within {} s{}", shown(command), timeout.as_secs(), tail(&output));
+    }
+    text_of(command, &output)
 }
 
 /// Runs `command` with our own output; an exit code other than 0 is an error.
@@ -91,6 +115,17 @@ mod tests {
             error.contains("exit status: 3") && error.contains("out") && error.contains("err"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended() {
+        let error = capture_within(Command::new("sleep").arg("1000"), Duration::from_millis(50))
+            .expect_err("it does not end by itself")
+            .to_string();
+        assert!(error.contains("did not end"), "{error}");
+        let text =
+            capture_within(Command::new("echo").arg("quick"), Duration::from_secs(10)).expect("it ends");
+        assert_eq!(text, "quick\n");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Owns those threads; they sleep while nothing arrives.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,11 +28,13 @@ const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const RECEIVE_BATCH: usize = 32;
 const RECEIVE_SLOT_BYTES: usize = 2048;
 
-/// The threads that serve, and what they have received. Dropping it ends them; the stream for
-/// exchanges must have been shut down before.
+/// The threads that serve, and what they have received. Dropping it ends them, also when nothing
+/// gets through any more.
 #[derive(Debug)]
 pub(crate) struct FarEnd {
     state: Arc<State>,
+    /// The stream that the echo thread reads; to be shut down at this end.
+    tcp_echo: TcpStream,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -64,6 +66,7 @@ impl FarEnd {
 impl Drop for FarEnd {
     fn drop(&mut self) {
         self.state.stopping.store(true, Ordering::Relaxed);
+        let _ = self.tcp_echo.shutdown(Shutdown::Both);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -108,7 +111,8 @@ impl Listeners {
         tcp_echo.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         setsockopt(&tcp_echo, sockopt::TcpCongestion, &CONGESTION_CONTROL.into())
             .context("cannot set the congestion control")?;
-        let mut far = FarEnd { state: Arc::default(), threads: Vec::new() };
+        let handle = tcp_echo.try_clone().context("cannot duplicate a descriptor")?;
+        let mut far = FarEnd { state: Arc::default(), tcp_echo: handle, threads: Vec::new() };
         let (tcp_sink, udp_sink, udp_echo) = (self.tcp_sink, self.udp_sink, self.udp_echo);
         far.start("tcp-sink", move |state| sink_streams(&tcp_sink, state))?;
         far.start("udp-sink", move |state| sink_datagrams(udp_sink.as_fd(), state))?;

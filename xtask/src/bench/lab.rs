@@ -71,13 +71,16 @@ impl Testbed {
     }
 }
 
-/// Which kernel row ipopd chooses on `wire` when it is left to choose.
-pub(crate) fn automatic(wire: Wire, binaries: &Binaries) -> Result<System> {
+/// Which kernel row ipopd chooses on `wire` when it is left to choose; `None` where it chooses
+/// the user path.
+pub(crate) fn automatic(wire: Wire, binaries: &Binaries) -> Result<Option<System>> {
     let pair = wired_pair(wire, "auto")?;
-    let mut daemons = Daemons::start(binaries, &pair, "bench-auto", Datapath::AUTO)?;
-    daemons.wait_for_path(System::KernelTc.peer_path())?;
-    let xdp = daemons.near.active()?.xdp;
-    Ok(if xdp == "off" { System::KernelTc } else { System::KernelXdp })
+    let active = Daemons::start(binaries, &pair, "bench-auto", Datapath::AUTO)?.near.wait_until_up()?;
+    Ok(match (active.kernel.as_str(), active.xdp.as_str()) {
+        ("on", "off") => Some(System::KernelTc),
+        ("on", _) => Some(System::KernelXdp),
+        _ => None,
+    })
 }
 
 fn wired_pair(wire: Wire, what: &str) -> Result<Pair> {
