@@ -176,14 +176,11 @@ impl UserPath {
 
     /// Resolves, once, when a data thread has ended by itself: its device is gone, for one.
     pub async fn failed(&mut self) -> RunError {
-        if let Some(failure) = &mut self.failure {
-            let error = failure.await;
-            self.failure = None;
-            if let Ok(error) = error {
-                return error;
-            }
-        }
-        std::future::pending().await
+        let Some(failure) = &mut self.failure else { return std::future::pending().await };
+        let error = failure.await;
+        self.failure = None;
+        // Nobody has stopped it, so a thread that says nothing has panicked.
+        error.unwrap_or_else(|_| RunError { step: "packet handling", source: io::Error::other("panic") })
     }
 
     /// Stops the threads and waits for them.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 use ipop_common::Counter;
+use tokio::sync::mpsc;
 
+use super::ControlDatagram;
 use super::batch::Batch;
 use super::clock;
 use super::coalesce::Coalescer;
@@ -18,6 +20,7 @@ use super::inbound::{Bundle, Inbound};
 use super::outbound::{Context, Families, Outbound};
 use super::pool::Pool;
 use super::table::Table;
+use super::tun::Offloads;
 use super::virtio::{self, Segmentation};
 
 /// Longest read from the TUN device: the longest IP packet behind its virtio header.
@@ -52,17 +55,25 @@ pub(super) struct Worker {
 impl Worker {
     /// `receive_head_len` bytes precede each payload in a receive buffer.
     pub(super) fn new(queue: &Queue, sizes: Sizes, receive_head_len: usize) -> io::Result<Self> {
-        let offloads = queue.tun.offloads();
+        Self::with_surroundings(Surroundings::of(queue), sizes, receive_head_len)
+    }
+
+    fn with_surroundings(
+        surroundings: Surroundings,
+        sizes: Sizes,
+        receive_head_len: usize,
+    ) -> io::Result<Self> {
+        let Surroundings { offloads, families, table, counters, control } = surroundings;
         Ok(Self {
             tun_pool: Pool::new(sizes.tun_buffers, READ_LEN_MAX)?,
             udp_pool: Pool::new(sizes.udp_buffers, receive_head_len + RECEIVE_LEN_MAX)?,
             batch: Batch::new(),
             frames: Coalescer::new(sizes.frames, offloads.tcp_segmentation, offloads.udp_segmentation),
             reads: VecDeque::with_capacity(usize::from(sizes.tun_buffers)),
-            outbound: Outbound::new(families(queue)),
-            inbound: Inbound::new(queue.control.clone(), usize::from(sizes.udp_buffers)),
-            table: Cache::new(queue.table.clone()),
-            counters: queue.counters.clone(),
+            outbound: Outbound::new(families),
+            inbound: Inbound::new(control, usize::from(sizes.udp_buffers)),
+            table: Cache::new(table),
+            counters,
         })
     }
 
@@ -197,6 +208,27 @@ impl Worker {
     }
 }
 
+/// What a worker knows of the world.
+struct Surroundings {
+    offloads: Offloads,
+    families: Families,
+    table: Arc<ArcSwap<Table>>,
+    counters: Arc<Counters>,
+    control: mpsc::Sender<ControlDatagram>,
+}
+
+impl Surroundings {
+    fn of(queue: &Queue) -> Self {
+        Self {
+            offloads: queue.tun.offloads(),
+            families: families(queue),
+            table: queue.table.clone(),
+            counters: queue.counters.clone(),
+            control: queue.control.clone(),
+        }
+    }
+}
+
 /// The first socket of each family.
 fn families(queue: &Queue) -> Families {
     let mut families = Families::default();
@@ -208,4 +240,166 @@ fn families(queue: &Queue) -> Families {
         family.get_or_insert(index);
     }
     families
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use ipop_common::Address;
+    use ipop_common::gpe::LinkId;
+    use ipop_common::inner::Inner;
+    use ipop_common::maps::PrefixKey;
+
+    use super::super::packets::{Packet, payload};
+    use super::super::pool::{Memory, Piece};
+    use super::super::table::UserLink;
+    use super::super::virtio::{Gso, Header, PartialChecksum};
+    use super::*;
+
+    const SEGMENT_SIZE: usize = 1000;
+    const LINK: u32 = 3;
+
+    /// A worker with a link to the peer that the test packets come from and go to.
+    fn worker() -> Worker {
+        let mut table = Table::new();
+        let local = "192.0.2.1".parse::<IpAddr>().unwrap().into();
+        let endpoint = "192.0.2.2:15000".parse().unwrap();
+        let link = UserLink::new("peer", LinkId::new(LINK).unwrap(), local, endpoint, 1400);
+        let reference = table.insert_link(0, link).unwrap();
+        let inner = Inner::parse_any(&Packet::tcp(Vec::new()).bytes()[..], 0).unwrap();
+        for address in [inner.source, inner.destination] {
+            table.insert_prefix(PrefixKey { bits: 128, address: Address::to_bytes(address) }, reference);
+        }
+        let surroundings = Surroundings {
+            offloads: Offloads { checksum: true, tcp_segmentation: true, udp_segmentation: true },
+            families: Families { v4: Some(0), v6: None },
+            table: Arc::new(ArcSwap::from_pointee(table)),
+            counters: Arc::default(),
+            control: mpsc::channel(1).0,
+        };
+        let sizes = Sizes { tun_buffers: 2, udp_buffers: 2, frames: 4 };
+        Worker::with_surroundings(surroundings, sizes, 0).unwrap()
+    }
+
+    /// The device delivers a super-packet of five segments; it is in the batch.
+    fn read_super_packet(worker: &mut Worker) {
+        let packet = Packet::tcp(payload(5 * SEGMENT_SIZE));
+        let gso = Gso {
+            segmentation: Segmentation::TcpV4,
+            ecn: false,
+            size: SEGMENT_SIZE as u16,
+            header_len: packet.header_len() as u16,
+        };
+        let header = Header { gso: Some(gso), checksum: Some(PartialChecksum { start: 20, offset: 16 }) };
+        let bytes = [&header.to_bytes()[..], &packet.with_seed()].concat();
+        let buffer = worker.tun_pool.take().unwrap();
+        worker.tun_pool.fill(buffer, &bytes);
+        worker.read(buffer, bytes.len() as u32);
+        assert!(worker.fill_batch());
+    }
+
+    /// A socket delivers segments that become one frame; its number.
+    fn receive_super_packet(worker: &mut Worker, udp: bool) -> u16 {
+        let packet = |index: usize| Packet {
+            udp,
+            id: index as u16,
+            sequence: (index * SEGMENT_SIZE) as u32,
+            ..Packet::tcp(payload(SEGMENT_SIZE))
+        };
+        let clear = [[0x0c, 0, 0, 1], (LINK << 8).to_be_bytes()].concat();
+        let bytes =
+            (0..3).flat_map(|index| [clear.clone(), packet(index).bytes()].concat()).collect::<Vec<_>>();
+        let buffer = worker.udp_pool.take().unwrap();
+        worker.udp_pool.fill(buffer, &bytes);
+        let piece = Piece { buffer, start: 0, len: bytes.len() as u32 };
+        let from = "192.0.2.2:15000".parse().unwrap();
+        worker.received(Bundle { piece, segment_len: bytes.len() as u32 / 3, from, socket: 0 });
+        assert!(worker.fill_frames());
+        worker.frames.next_ready().unwrap()
+    }
+
+    fn sends(worker: &Worker) -> Vec<u16> {
+        worker.batch.pending().iter().map(|send| send.segments).collect()
+    }
+
+    fn counted(worker: &Worker) -> Vec<(Counter, u64)> {
+        worker.counters.iter().filter(|(_, value)| *value > 0).collect()
+    }
+
+    #[test]
+    fn what_the_kernel_will_not_cut_is_sent_singly_and_so_is_what_follows() {
+        for (code, pauses) in [(libc::EIO, true), (libc::EINVAL, true), (libc::EMSGSIZE, false)] {
+            let mut worker = worker();
+            read_super_packet(&mut worker);
+            assert_eq!(sends(&worker), [5]);
+            assert_eq!(worker.sent(Err(code)), Flow::Continue);
+            assert_eq!(sends(&worker), [1; 5]);
+            assert_eq!(counted(&worker), [(Counter::TxGsoFallback, 5)]);
+            for _ in 0..5 {
+                worker.sent(Ok(()));
+            }
+            assert_eq!(worker.counters.value(Counter::TxEncapsulated), 5);
+            assert_eq!(worker.tun_pool.free_buffers(), 2);
+            read_super_packet(&mut worker);
+            assert_eq!(sends(&worker), if pauses { vec![1; 5] } else { vec![5] });
+        }
+    }
+
+    #[test]
+    fn a_full_socket_keeps_what_is_pending_and_other_errors_drop_and_count() {
+        for (code, counter) in [
+            (libc::ENOBUFS, Counter::TxQueueFull),
+            (libc::EPERM, Counter::TxSendError),
+            (libc::ENETUNREACH, Counter::TxSendError),
+        ] {
+            let mut worker = worker();
+            read_super_packet(&mut worker);
+            assert_eq!(worker.sent(Err(libc::EAGAIN)), Flow::Blocked);
+            assert_eq!((sends(&worker), counted(&worker)), (vec![5], vec![]));
+            assert_eq!(worker.sent(Err(code)), Flow::Continue);
+            assert_eq!(counted(&worker), [(counter, 5)]);
+            assert_eq!(worker.tun_pool.free_buffers(), 2);
+        }
+    }
+
+    #[test]
+    fn what_is_abandoned_is_counted() {
+        let mut worker = worker();
+        read_super_packet(&mut worker);
+        worker.abandon_batch();
+        assert_eq!(counted(&worker), [(Counter::TxQueueFull, 5)]);
+        assert_eq!(worker.tun_pool.free_buffers(), 2);
+    }
+
+    #[test]
+    fn a_super_packet_that_the_device_refuses_is_written_singly_and_merging_ends() {
+        for udp in [false, true] {
+            let mut worker = worker();
+            let frame = receive_super_packet(&mut worker, udp);
+            worker.written(frame, Err(libc::EINVAL), |worker| {
+                let originals = worker.frames.frame(frame).unwrap().originals();
+                let lens = originals.map(|piece| worker.udp_pool.bytes(piece).len()).collect::<Vec<_>>();
+                assert_eq!(lens, [if udp { 28 } else { 52 } + SEGMENT_SIZE; 3]);
+                2
+            });
+            assert_eq!(counted(&worker), [(Counter::RxDecapsulated, 2), (Counter::RxDeviceError, 1)]);
+            assert_eq!(worker.udp_pool.free_buffers(), 2);
+            let single = receive_super_packet(&mut worker, udp);
+            assert_eq!(worker.frames.frame(single).unwrap().pieces().len(), 1);
+        }
+        let mut worker = worker();
+        let frame = receive_super_packet(&mut worker, true);
+        worker.written(frame, Err(libc::EINVAL), |_| 3);
+        let other = receive_super_packet(&mut worker, false);
+        assert_eq!(worker.frames.frame(other).unwrap().pieces().len(), 3, "TCP is still merged");
+    }
+
+    #[test]
+    fn a_packet_that_the_device_refuses_is_counted() {
+        let mut worker = worker();
+        let frame = receive_super_packet(&mut worker, false);
+        worker.written(frame, Err(libc::EIO), |_| unreachable!("only EINVAL is about merging"));
+        assert_eq!(counted(&worker), [(Counter::RxDeviceError, 3)]);
+    }
 }
