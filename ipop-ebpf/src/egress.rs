@@ -96,8 +96,9 @@ fn flow_hash(skb: Skb, inner: Family) -> u32 {
             source.zip(destination).map(|(a, b)| fold_u128(a) ^ fold_u128(b).rotate_left(32))
         }
     };
-    // Fibonacci hashing (Knuth, TAOCP 6.4): the upper bits depend on all bits.
-    (words.unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32
+    // Fibonacci hashing (Knuth, TAOCP 6.4): only the uppermost bits depend on all bits, so those are
+    // the 14 that the source port takes.
+    (words.unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as u32
 }
 
 #[inline(always)]

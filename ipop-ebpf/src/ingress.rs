@@ -101,6 +101,8 @@ pub fn deliver(skb: Skb) -> i32 {
 pub fn guard(ctx: &TcContext) -> i32 {
     let skb = Skb::of(ctx);
     if skb.is_checked() {
+        // A packet may go on to another node of this machine: there it is to be checked again.
+        skb.unmark();
         return PASS;
     }
     let Some((link_id, source)) = tunnel_source(skb) else { return PASS };

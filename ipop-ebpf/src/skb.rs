@@ -142,6 +142,13 @@ impl Skb {
         unsafe { (*self.raw).tc_index = CHECKED };
     }
 
+    /// Undoes [`Self::mark_checked`].
+    #[inline(always)]
+    pub fn unmark(self) {
+        // SAFETY: as above.
+        unsafe { (*self.raw).tc_index = 0 };
+    }
+
     /// Puts `len` bytes of outer headers between the MAC and the IP header of a super-packet, and
     /// marks it so that it is segmented with them.
     #[inline(always)]

@@ -91,26 +91,57 @@ fn packets_that_end_within_their_header_are_dropped() {
     }
 }
 
-#[test]
-fn a_flow_keeps_its_source_port_and_flows_spread() {
-    needs_root!();
-    needs_vxlan!();
-    let mut lab = Lab::new(OnWire::Tc);
-    let peer = lab.v4.clone();
+/// The source ports that three datagrams to each of 64 ports of the peer are sent from.
+fn source_ports(lab: &mut Lab, to: IpAddr, connected: bool) -> HashSet<[u8; 2]> {
     let mut ports = HashSet::new();
     for flow in 0..64 {
-        let socket = lab.socket(own_v4(), 7000 + flow);
+        let socket = lab.socket(own_v4(), 0);
+        if connected {
+            socket.connect((to, 7000 + flow)).expect("connected");
+        }
         let mut of_flow = HashSet::new();
         for _ in 0..3 {
-            socket.send_to(b"x", (peer.inner_v4, 9)).expect("sent");
+            match connected {
+                true => socket.send(b"x").expect("sent"),
+                false => socket.send_to(b"x", (to, 7000 + flow)).expect("sent"),
+            };
             let frame = lab.wire.receive(is_clear);
             of_flow.insert([frame[34], frame[35]]);
         }
         assert_eq!(of_flow.len(), 1, "one flow, one source port");
         ports.extend(of_flow);
     }
+    ports
+}
+
+#[test]
+fn a_flow_keeps_its_source_port_and_flows_of_sockets_spread() {
+    needs_root!();
+    needs_vxlan!();
+    let mut lab = Lab::new(OnWire::Tc);
+    let to = lab.v4.inner_v4;
+    let ports = source_ports(&mut lab, to, true);
     // Of 16,384 ports, 64 flows at random share one or two at most.
     assert!(ports.len() > 56, "{} source ports for 64 flows", ports.len());
+}
+
+/// A socket that is not connected has no hash of its own: its flows spread by addresses.
+#[test]
+fn flows_without_a_socket_of_their_own_spread_by_address() {
+    needs_root!();
+    needs_vxlan!();
+    let mut lab = Lab::new(OnWire::Tc);
+    let to = lab.v4.inner_v4;
+    assert_eq!(source_ports(&mut lab, to, false).len(), 1, "from one address to one address");
+    let socket = lab.socket(own_v4(), 0);
+    let ports: HashSet<[u8; 2]> = (0..64u8)
+        .map(|host| {
+            socket.send_to(b"x", (address(&format!("8.0.200.{host}")), 9)).expect("sent");
+            let frame = lab.wire.receive(is_clear);
+            [frame[34], frame[35]]
+        })
+        .collect();
+    assert!(ports.len() > 56, "{} source ports for 64 addresses", ports.len());
 }
 
 #[test]
