@@ -12,7 +12,7 @@ use ipop_common::ingress::FrameMeta;
 use ipop_common::{Counter, Family, egress, ingress};
 use ipop_tests::hostile::{Neighbourhood, neighbourhood};
 use ipop_tests::packet::hexdump;
-use ipop_tests::programs::{Action, Counters, Input, Program, Programs};
+use ipop_tests::programs::{Action, Counters, Input, Program, Programs, can_change_families};
 use ipop_tests::random::{Random, SEED_VARIABLE, seed};
 use ipop_tests::reference::{Around, Arrival, Departure, arrival, departure};
 use ipop_tests::world::World;
@@ -243,6 +243,11 @@ fn by_tc(world: &World, case: &Case) -> Expected {
             } else {
                 Expected::unchanged(Action::Pass, Some(Counter::RxToStack), frame)
             }
+        }
+        Arrival::Delivered { outer_is_v4, inner_is_v4, .. }
+            if outer_is_v4 != inner_is_v4 && !can_change_families() =>
+        {
+            Expected::unchanged(Action::Pass, Some(Counter::RxToStack), frame)
         }
         Arrival::Delivered { inner_at, .. } => Expected::unchanged(
             Action::Redirect,

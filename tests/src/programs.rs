@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, IterableMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats, name, program};
 use ipop_common::{Address, Counter};
@@ -48,6 +49,12 @@ impl Program {
             Self::Deliver => program::DELIVER,
         }
     }
+}
+
+/// Whether TC can take headers of one IP version off a packet of the other (Linux 6.3). Before, such
+/// frames are left to the kernel's VXLAN device.
+pub fn can_change_families() -> bool {
+    KernelVersion::current().is_ok_and(|running| running >= KernelVersion::new(6, 3, 0))
 }
 
 /// What a program says should become of a packet.
@@ -179,7 +186,7 @@ impl Programs {
                 }
             };
             if let Err(error) = loaded {
-                panic!("the kernel refuses {}: {error}\n{error:?}", program.name());
+                panic!("the kernel refuses {}: {error}", program.name());
             }
         }
         Self {

@@ -86,14 +86,22 @@ impl Lab {
     /// Waits until `counter` has gone up by one, and checks that no other has.
     #[track_caller]
     pub(super) fn counted(&mut self, counter: Counter) {
+        self.counted_all(&[counter]);
+    }
+
+    /// As [`Self::counted`] for several counters, in the order of [`Counter::ALL`].
+    #[track_caller]
+    pub(super) fn counted_all(&mut self, counters: &[Counter]) {
+        let expected: Vec<(Counter, u64)> = counters.iter().map(|counter| (*counter, 1)).collect();
         let deadline = Instant::now() + DEADLINE;
         loop {
             let moved = without_noise(&self.programs.counters().since(&self.before));
-            if moved == [(counter, 1)] {
+            if moved == expected {
                 break;
             }
+            let is_underway = moved.iter().all(|moved| expected.contains(moved));
             let is_late = Instant::now() > deadline;
-            assert!(moved.is_empty() && !is_late, "counted {moved:?} instead of {}", counter.name());
+            assert!(is_underway && !is_late, "counted {moved:?} instead of {expected:?}");
             std::thread::yield_now();
         }
         self.before = self.programs.counters();
