@@ -82,6 +82,12 @@ impl Address {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
+    /// The 16 bytes as two words in host order, for hashing and comparing.
+    #[inline(always)]
+    pub const fn to_words(self) -> [u64; 2] {
+        self.words
+    }
+
     #[inline(always)]
     pub const fn family(self) -> Family {
         let [m, n, o, p, ..] = self.words[1].to_ne_bytes();

@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -17,8 +17,10 @@ pub mod name {
     pub const LINK_IDS: &str = "IPOP_LINK_IDS";
     pub const COUNTERS: &str = "IPOP_COUNTERS";
     pub const LINK_STATS: &str = "IPOP_LINK_STATS";
+    /// The programs' own: what each CPU remembers.
+    pub const LOCAL: &str = "IPOP_LOCAL";
 
-    pub const ALL: [&str; 7] = [CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS];
+    pub const ALL: [&str; 8] = [CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, LOCAL];
 }
 
 /// Program names as the kernel knows them (at most 15 bytes).
@@ -38,6 +40,9 @@ pub mod program {
 }
 
 /// The one entry of the config map (array, key 0).
+///
+/// Its size and the places of `layout` and `owner` are the same in every layout: by them a daemon
+/// finds what an earlier one left.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Config {
@@ -55,7 +60,10 @@ pub struct Config {
     pub object: u64,
     /// UDP port of the kernel path, host order.
     pub port: u16,
-    pub reserved: [u8; 6],
+    pub reserved: u16,
+    /// Counts the changes of the tables and is never 0: what a CPU remembers of another generation
+    /// is looked up again.
+    pub generation: u32,
 }
 
 /// Where a table points to: a slot of the links map, valid while the epochs agree.
@@ -168,6 +176,7 @@ impl LinkStats {
 
 const _: () = {
     assert!(size_of::<Config>() == 40);
+    assert!(core::mem::offset_of!(Config, owner) == 16);
     assert!(size_of::<LinkRef>() == 8);
     assert!(size_of::<Link>() == 128);
     assert!(core::mem::offset_of!(Link, header) == 48);

@@ -10,7 +10,7 @@ use ipop_common::tables::Tables;
 use ipop_common::{Counter, Cursor, Family, checksum};
 
 use crate::maps::{Maps, count, count_tx};
-use crate::skb::{DROP, PASS, Skb, now_ns, redirect, redirect_ingress};
+use crate::skb::{DROP, PASS, Skb, redirect, redirect_ingress};
 use crate::trace::refused;
 
 /// Bytes that the decision may look at: an IP header and a TCP header's start.
@@ -22,23 +22,24 @@ pub fn run(ctx: &TcContext) -> i32 {
         count(Counter::TxNotIp);
         return PASS;
     };
+    let Some(maps) = Maps::open() else { return PASS };
     skb.make_readable(HEADERS_MAX);
     let meta = PacketMeta { len: skb.len(), gso_size: skb.gso_size() };
-    match packet(skb.packet(), family, meta, &Maps, now_ns()) {
-        Verdict::Encapsulate { slot, outer } => encapsulate(skb, slot, outer, family, meta),
-        Verdict::Miss(counter) => miss(counter),
-        Verdict::TooBig { mtu } => too_big(ctx, skb, family, mtu),
+    match packet(skb.packet(), family, meta, &maps, maps.now_ns()) {
+        Verdict::Encapsulate { slot, outer } => encapsulate(skb, &maps, slot, outer, family, meta),
+        Verdict::Miss(counter) => miss(&maps, counter),
+        Verdict::TooBig { mtu } => too_big(ctx, skb, &maps, family, mtu),
         Verdict::Refuse(counter) => refuse(ctx, counter),
     }
 }
 
 /// Hands the packet to the user path: through the helper device, or by letting it pass.
 #[inline(always)]
-fn miss(counter: Counter) -> i32 {
+fn miss(maps: &Maps, counter: Counter) -> i32 {
     count(counter);
-    match Maps.config() {
-        Some(config) if config.miss_ifindex != 0 => redirect(config.miss_ifindex),
-        _ => PASS,
+    match maps.miss_device() {
+        0 => PASS,
+        ifindex => redirect(ifindex),
     }
 }
 
@@ -50,8 +51,8 @@ fn refuse(ctx: &TcContext, counter: Counter) -> i32 {
 }
 
 #[inline(always)]
-fn encapsulate(skb: Skb, slot: u32, outer: Family, inner: Family, meta: PacketMeta) -> i32 {
-    let Some(link) = Maps.link(slot) else { return miss(Counter::TxStaleEpoch) };
+fn encapsulate(skb: Skb, maps: &Maps, slot: u32, outer: Family, inner: Family, meta: PacketMeta) -> i32 {
+    let Some(link) = maps.link(slot) else { return miss(maps, Counter::TxStaleEpoch) };
     let source_port = encapsulation::source_port(flow_hash(skb, inner));
     let segments = skb.segments();
     let written = push_header(skb, outer, meta.gso_size != 0)
@@ -121,16 +122,16 @@ fn push_header(skb: Skb, outer: Family, gso: bool) -> bool {
 
 /// Turns the packet into the ICMP error about it and lets that come in on the virtual device.
 #[inline(always)]
-fn too_big(ctx: &TcContext, skb: Skb, family: Family, mtu: u16) -> i32 {
+fn too_big(ctx: &TcContext, skb: Skb, maps: &Maps, family: Family, mtu: u16) -> i32 {
     count(Counter::TxTooBig);
     refused!(ctx, Counter::TxTooBig);
     let written = match family {
         Family::V4 => write_error_v4(skb, mtu),
         Family::V6 => write_error_v6(skb, mtu),
     };
-    match (written, Maps.config()) {
-        (Some(()), Some(config)) => redirect_ingress(config.device_ifindex),
-        _ => refuse(ctx, Counter::TxNoRoom),
+    match written {
+        Some(()) => redirect_ingress(maps.device()),
+        None => refuse(ctx, Counter::TxNoRoom),
     }
 }
 

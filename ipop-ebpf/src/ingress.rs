@@ -9,11 +9,10 @@ use aya_ebpf::programs::TcContext;
 use ipop_common::gpe::LinkId;
 use ipop_common::ingress::{Clear, Delivery, FRAME_HEADERS_MAX, FrameMeta, Verdict, admit, frame};
 use ipop_common::inner::Inner;
-use ipop_common::tables::Tables;
 use ipop_common::{Address, Counter, Cursor};
 
 use crate::maps::{Maps, count, count_rx};
-use crate::skb::{DROP, PASS, Skb, now_ns, redirect_ingress};
+use crate::skb::{DROP, PASS, Skb, redirect_ingress};
 use crate::trace::refused;
 use crate::transit::is_in_transit;
 use crate::xdp;
@@ -21,14 +20,15 @@ use crate::xdp;
 /// On an underlay interface.
 pub fn run(ctx: &TcContext) -> i32 {
     let skb = Skb::of(ctx);
+    let Some(maps) = Maps::open() else { return PASS };
     if xdp::marked(skb.metadata(), skb.packet()) {
-        return deliver(skb);
+        return deliver(skb, &maps);
     }
-    let verdict = match decide(skb) {
+    let verdict = match decide(skb, &maps) {
         // The headers may lie outside the linear part.
         Verdict::Refuse(Counter::RxTruncated) if !skb.packet().holds(FRAME_HEADERS_MAX) => {
             skb.pull(FRAME_HEADERS_MAX as u32);
-            decide(skb)
+            decide(skb, &maps)
         }
         verdict => verdict,
     };
@@ -40,7 +40,7 @@ pub fn run(ctx: &TcContext) -> i32 {
             count(Counter::RxToStack);
             PASS
         }
-        Verdict::Deliver(delivery) => decapsulate(ctx, skb, &delivery),
+        Verdict::Deliver(delivery) => decapsulate(ctx, skb, &maps, &delivery),
     }
 }
 
@@ -48,12 +48,12 @@ pub fn run(ctx: &TcContext) -> i32 {
 const PORTS_END: usize = 14 + 40 + 4;
 
 #[inline(always)]
-fn decide(skb: Skb) -> Verdict {
+fn decide(skb: Skb, maps: &Maps) -> Verdict {
     if skb.family().is_none() || skb.tagged() || !skb.for_this_host() {
         return Verdict::NotOurs;
     }
     skb.make_readable(PORTS_END as u32);
-    frame(skb.packet(), FrameMeta { len: skb.len(), gso: skb.gso_size() != 0 }, &Maps, now_ns())
+    frame(skb.packet(), FrameMeta { len: skb.len(), gso: skb.gso_size() != 0 }, maps, maps.now_ns())
 }
 
 #[inline(always)]
@@ -70,7 +70,7 @@ fn refuse(ctx: &TcContext, counter: Counter) -> i32 {
 }
 
 #[inline(always)]
-fn decapsulate(ctx: &TcContext, skb: Skb, delivery: &Delivery) -> i32 {
+fn decapsulate(ctx: &TcContext, skb: Skb, maps: &Maps, delivery: &Delivery) -> i32 {
     let segments = skb.segments();
     if !skb.shrink_tunnel(delivery.overhead(), delivery.outer, delivery.inner) {
         // Before Linux 6.3 the families cannot change here; the VXLAN device can do it.
@@ -82,17 +82,21 @@ fn decapsulate(ctx: &TcContext, skb: Skb, delivery: &Delivery) -> i32 {
     }
     count(Counter::RxDecapsulated);
     count_rx(delivery.slot, segments, u32::from(delivery.inner_len));
-    deliver(skb)
+    deliver(skb, maps)
 }
 
-/// Lets the packet come in on the virtual device.
-#[inline(always)]
-pub fn deliver(skb: Skb) -> i32 {
-    skb.mark_checked();
-    match Maps.config() {
-        Some(config) => redirect_ingress(config.device_ifindex),
+/// On the helper device: lets what the daemon wrote come in on the virtual device.
+pub fn pass_on(ctx: &TcContext) -> i32 {
+    match Maps::open() {
+        Some(maps) => deliver(Skb::of(ctx), &maps),
         None => PASS,
     }
+}
+
+#[inline(always)]
+fn deliver(skb: Skb, maps: &Maps) -> i32 {
+    skb.mark_checked();
+    redirect_ingress(maps.device())
 }
 
 /// On the virtual device: what our own programs redirected has been checked; what the kernel's
@@ -122,7 +126,8 @@ fn check(skb: Skb, link_id: u32, source: Address) -> Result<(u32, u32), Counter>
     let Some(link_id) = LinkId::new(link_id) else { return Err(Counter::RxBadHeader) };
     skb.make_readable(family.header_len() as u32);
     let Ok(inner) = Inner::parse(skb.packet(), 0, family) else { return Err(Counter::RxBadInner) };
-    let admitted = admit(&Maps, &Clear { link_id, inner }, source, now_ns())?;
+    let Some(maps) = Maps::open() else { return Err(Counter::RxUnknownLink) };
+    let admitted = admit(&maps, &Clear { link_id, inner }, source, maps.now_ns())?;
     Ok((admitted.slot, skb.len()))
 }
 

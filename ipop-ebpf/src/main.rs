@@ -5,10 +5,12 @@
 //! valid: the same functions run in the daemon and in the tests.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod cursor;
 mod egress;
 mod ingress;
+mod local;
 mod maps;
 mod skb;
 mod trace;
@@ -39,7 +41,7 @@ pub fn ipop_ingress(ctx: TcContext) -> i32 {
 /// TC ingress on the helper device.
 #[classifier]
 pub fn ipop_deliver(ctx: TcContext) -> i32 {
-    ingress::deliver(skb::Skb::of(&ctx))
+    ingress::pass_on(&ctx)
 }
 
 /// XDP on an underlay interface.

@@ -11,6 +11,8 @@ use ipop_common::maps::{Config, Link, LinkRef, LinkStats};
 use ipop_common::tables::Tables;
 use ipop_common::{Address, Counter};
 
+use crate::local::{Local, Table};
+
 #[btf_map]
 static IPOP_CONFIG: Array<Config, 1> = Array::new();
 /// Shared with the daemon by mmap: leases and epochs change with one store.
@@ -27,13 +29,42 @@ static IPOP_COUNTERS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new
 #[btf_map]
 static IPOP_LINK_STATS: PerCpuArray<LinkStats, { LINKS_MAX as usize }> = PerCpuArray::new();
 
-/// The maps of this node.
-pub struct Maps;
+/// The maps of this node, and what this CPU remembers of them.
+#[derive(Clone, Copy)]
+pub struct Maps {
+    config: &'static Config,
+    local: Local,
+}
+
+impl Maps {
+    /// `None` cannot be; the verifier wants to hear it.
+    #[inline(always)]
+    pub fn open() -> Option<Self> {
+        Some(Self { config: IPOP_CONFIG.get(0)?, local: Local::of_this_cpu()? })
+    }
+
+    #[inline(always)]
+    pub fn now_ns(&self) -> u64 {
+        self.local.now_ns()
+    }
+
+    /// The virtual device.
+    #[inline(always)]
+    pub fn device(&self) -> u32 {
+        self.config.device_ifindex
+    }
+
+    /// Where packets for the user path go; 0 where they stay on the virtual device.
+    #[inline(always)]
+    pub fn miss_device(&self) -> u32 {
+        self.config.miss_ifindex
+    }
+}
 
 impl Tables for Maps {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
-        IPOP_CONFIG.get(0)
+        Some(self.config)
     }
 
     #[inline(always)]
@@ -43,27 +74,30 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {
-        // SAFETY: the value is copied at once; an element that is replaced meanwhile is at worst a
-        // reference with an old epoch, which misses.
-        unsafe { IPOP_LINK_IDS.get(id.value()).copied() }
+        self.local.remember(Table::LinkIds, [0, u64::from(id.value())], self.config.generation, || {
+            // SAFETY: the value is copied at once; an element that is replaced meanwhile is at worst
+            // a reference with an old epoch, which misses.
+            unsafe { IPOP_LINK_IDS.get(id.value()).copied() }
+        })
     }
 
     /// Whole addresses first, by hash; then prefixes.
     #[inline(always)]
     fn by_address(&self, address: &Address) -> Option<LinkRef> {
-        // SAFETY: as above.
-        if let Some(reference) = unsafe { IPOP_HOSTS.get(address) } {
-            return Some(*reference);
-        }
-        IPOP_PREFIXES.get(&Key::new(128, address.to_bytes())).copied()
+        self.local.remember(Table::Addresses, address.to_words(), self.config.generation, || {
+            // SAFETY: as above.
+            if let Some(reference) = unsafe { IPOP_HOSTS.get(address) } {
+                return Some(*reference);
+            }
+            IPOP_PREFIXES.get(&Key::new(128, address.to_bytes())).copied()
+        })
     }
 
-    /// Own addresses are whole addresses. (The comparison stays inside the arm: an `Option` that is
-    /// compared as a whole makes the compiler read a payload that is not there.)
+    /// The comparison stays inside the arm: an `Option` that is compared as a whole makes the
+    /// compiler read a payload that is not there.
     #[inline(always)]
     fn is_local(&self, address: &Address) -> bool {
-        // SAFETY: as above.
-        match unsafe { IPOP_HOSTS.get(address) } {
+        match self.by_address(address) {
             Some(reference) => reference.slot == LinkRef::LOCAL.slot,
             None => false,
         }

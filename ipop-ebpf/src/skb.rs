@@ -217,10 +217,3 @@ pub fn redirect_ingress(ifindex: u32) -> i32 {
     // SAFETY: a helper call without pointers.
     unsafe { helpers::bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
 }
-
-/// CLOCK_MONOTONIC, as of the last tick: what leases are compared with.
-#[inline(always)]
-pub fn now_ns() -> u64 {
-    // SAFETY: a helper call without pointers.
-    unsafe { helpers::bpf_ktime_get_coarse_ns() }
-}

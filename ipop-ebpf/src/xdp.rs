@@ -10,7 +10,6 @@ use ipop_common::{Counter, Cursor};
 
 use crate::cursor::Packet;
 use crate::maps::{Maps, count, count_rx};
-use crate::skb::now_ns;
 use crate::trace::refused;
 
 /// In the metadata before a packet: decapsulated and checked by this node's XDP program. Nothing
@@ -21,8 +20,9 @@ const MARK_LEN: i32 = 4;
 pub fn run(ctx: &XdpContext) -> u32 {
     // SAFETY: a helper call on a valid context.
     let len = unsafe { helpers::bpf_xdp_get_buff_len(ctx.ctx) } as u32;
-    match frame(packet(ctx), FrameMeta { len, gso: false }, &Maps, now_ns()) {
-        Verdict::Deliver(delivery) => decapsulate(ctx, &delivery),
+    let Some(maps) = Maps::open() else { return XDP_PASS };
+    match frame(packet(ctx), FrameMeta { len, gso: false }, &maps, maps.now_ns()) {
+        Verdict::Deliver(delivery) => decapsulate(ctx, &maps, &delivery),
         // TC ingress decides about these again, and counts them. It can read all of the headers,
         // and tell whether a frame is for this host at all.
         Verdict::NotOurs | Verdict::LeaveToStack(_) | Verdict::Refuse(_) => XDP_PASS,
@@ -54,9 +54,9 @@ fn no_room(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn decapsulate(ctx: &XdpContext, delivery: &Delivery) -> u32 {
+fn decapsulate(ctx: &XdpContext, maps: &Maps, delivery: &Delivery) -> u32 {
     let Some(macs) = packet(ctx).bytes::<12>(0) else { return XDP_PASS };
-    let Some(link) = Maps.link(delivery.slot) else { return XDP_PASS };
+    let Some(link) = maps.link(delivery.slot) else { return XDP_PASS };
     // A frame for another host, on an interface in promiscuous mode: TC sees that by the packet's
     // type, here it is the destination MAC.
     if macs.first_chunk::<6>() != link.header.get(6..12).and_then(|mac| mac.first_chunk::<6>()) {

@@ -86,6 +86,27 @@ fn prefixes_lead_to_the_peer_of_the_longest() {
 }
 
 #[test]
+fn what_a_cpu_remembers_ends_with_a_change_of_the_tables() {
+    needs_root!();
+    let (mut programs, mut world, peers) = loaded();
+    let host = address("172.16.9.9");
+    let packet = packet_to(host, 10);
+    for _ in 0..3 {
+        sent(&mut programs, &peers.router, &packet);
+    }
+    // More specific, then less again: the router's link is the same all along.
+    world.hosts.insert(ipop_common::Address::from(host), peers.v4.reference());
+    programs.install(&world);
+    sent(&mut programs, &peers.v4, &packet);
+    world.hosts.remove(&ipop_common::Address::from(host));
+    programs.install(&world);
+    sent(&mut programs, &peers.router, &packet);
+    world.prefixes.clear();
+    programs.install(&world);
+    missed(&mut programs, &packet, Counter::TxNoRoute);
+}
+
+#[test]
 fn a_packet_to_nobody_is_left_to_the_user_path() {
     needs_root!();
     let (mut programs, _, _) = loaded();

@@ -30,6 +30,9 @@ fn map<'a>(object: &'a Object, name: &str) -> libbpf_rs::Map<'a> {
     object.maps().find(|map| map.name() == name).unwrap_or_else(|| panic!("no map {name}"))
 }
 
+/// What a CPU remembers: the clock, and 256 entries of 32 bytes each of addresses and of link ids.
+const LOCAL_LEN: usize = 16 + 2 * 256 * 32;
+
 #[test]
 fn libbpf_sees_the_maps_as_they_are_declared() {
     needs_root!();
@@ -42,6 +45,7 @@ fn libbpf_sees_the_maps_as_they_are_declared() {
         (name::LINK_IDS, MapType::Hash, 4, size_of::<LinkRef>(), LINKS_MAX),
         (name::COUNTERS, MapType::PercpuArray, 4, 8, COUNTERS),
         (name::LINK_STATS, MapType::PercpuArray, 4, size_of::<LinkStats>(), LINKS_MAX),
+        (name::LOCAL, MapType::PercpuArray, 4, LOCAL_LEN, 1),
     ];
     assert_eq!(expected.map(|(name, ..)| name), name::ALL);
     for (name, kind, key_len, value_len, entries) in expected {
@@ -67,6 +71,7 @@ fn the_kernel_knows_the_types_in_the_maps() {
         (name::LINK_IDS, "LinkRef"),
         (name::COUNTERS, "u64"),
         (name::LINK_STATS, "LinkStats"),
+        (name::LOCAL, "Memory"),
     ];
     for (name, expected) in types {
         let info = map(&object, name).info().expect("information about a map").info;

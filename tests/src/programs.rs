@@ -149,6 +149,8 @@ pub struct Programs {
     stats: PerCpuArray<MapData, LinkStats>,
     cpus: usize,
     installed: World,
+    /// Of the tables: every `install` starts a new one.
+    generation: u32,
     output: Vec<u8>,
 }
 
@@ -199,6 +201,7 @@ impl Programs {
             counters: take!(ebpf, name::COUNTERS),
             stats: take!(ebpf, name::LINK_STATS),
             installed: World::default(),
+            generation: 0,
             output: vec![0; OUTPUT_MAX],
             ebpf,
         }
@@ -220,7 +223,6 @@ impl Programs {
         for id in old.link_ids.keys().filter(|id| !world.link_ids.contains_key(id)) {
             self.link_ids.remove(id).expect("a link id that was there");
         }
-        self.config.set(0, world.config, 0).expect("the configuration");
         for (slot, link) in &world.links {
             self.links.set(*slot, link, 0).expect("a link");
         }
@@ -233,6 +235,9 @@ impl Programs {
         for (id, reference) in &world.link_ids {
             self.link_ids.insert(id, reference, 0).expect("a link id");
         }
+        self.generation += 1;
+        let config = Config { generation: self.generation, ..world.config };
+        self.config.set(0, config, 0).expect("the configuration");
     }
 
     /// Runs a program once.

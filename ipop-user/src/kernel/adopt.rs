@@ -77,7 +77,7 @@ fn known(info: &ProgramInfo) -> bool {
 fn open(owner: u64, family: &[&Loaded]) -> Option<Previous> {
     let ids = family.iter().flat_map(|p| p.maps.iter().map(|(name, id)| (name.clone(), *id))).collect();
     let maps = Maps::from_ids(&ids).ok()?;
-    let config = maps.config().ok()?;
+    let config = maps.config();
     if config.owner != owner {
         return None;
     }

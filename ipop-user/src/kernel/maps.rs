@@ -39,6 +39,8 @@ impl Prefix {
 /// All maps but the links, which are shared memory ([`super::links`]).
 pub(super) struct Maps {
     config: Array<MapData, Config>,
+    /// What `config` holds.
+    current: Config,
     links: MapData,
     hosts: HashMap<MapData, Address, LinkRef>,
     prefixes: LpmTrie<MapData, [u8; 16], LinkRef>,
@@ -73,9 +75,11 @@ impl Maps {
         let Map::Array(links) = take(name::LINKS)? else {
             return Err(KernelError::Map { name: name::LINKS, error: "not an array".to_owned() });
         };
+        let config: Array<_, Config> = Array::try_from(take(name::CONFIG)?).map_err(error(name::CONFIG))?;
         Ok(Self {
+            current: config.get(&0, 0).map_err(error(name::CONFIG))?,
+            config,
             links,
-            config: Array::try_from(take(name::CONFIG)?).map_err(error(name::CONFIG))?,
             hosts: HashMap::try_from(take(name::HOSTS)?).map_err(error(name::HOSTS))?,
             prefixes: LpmTrie::try_from(take(name::PREFIXES)?).map_err(error(name::PREFIXES))?,
             link_ids: HashMap::try_from(take(name::LINK_IDS)?).map_err(error(name::LINK_IDS))?,
@@ -88,37 +92,49 @@ impl Maps {
         self.links.fd().as_fd()
     }
 
-    pub(super) fn config(&self) -> Result<Config, KernelError> {
-        self.config.get(&0, 0).map_err(error(name::CONFIG))
+    pub(super) fn config(&self) -> Config {
+        self.current
     }
 
-    pub(super) fn set_config(&mut self, config: &Config) -> Result<(), KernelError> {
-        self.config.set(0, config, 0).map_err(error(name::CONFIG))
+    /// Writes all but the generation, which is counted here.
+    pub(super) fn set_config(&mut self, config: Config) -> Result<(), KernelError> {
+        self.current = Config { generation: self.current.generation, ..config };
+        self.start_generation()
+    }
+
+    /// Tells the programs that what they remember of the tables may be wrong.
+    fn start_generation(&mut self) -> Result<(), KernelError> {
+        self.current.generation = self.current.generation.checked_add(1).unwrap_or(1);
+        self.config.set(0, self.current, 0).map_err(error(name::CONFIG))
     }
 
     /// Points a prefix to a link. Whole addresses live in the hash, shorter prefixes in the trie.
     pub(super) fn set_prefix(&mut self, prefix: &Prefix, reference: LinkRef) -> Result<(), KernelError> {
         if prefix.bits == 128 {
-            self.hosts.insert(prefix.address, reference, 0).map_err(error(name::HOSTS))
+            self.hosts.insert(prefix.address, reference, 0).map_err(error(name::HOSTS))?;
         } else {
-            self.prefixes.insert(&prefix.key(), reference, 0).map_err(error(name::PREFIXES))
+            self.prefixes.insert(&prefix.key(), reference, 0).map_err(error(name::PREFIXES))?;
         }
+        self.start_generation()
     }
 
     pub(super) fn remove_prefix(&mut self, prefix: &Prefix) -> Result<(), KernelError> {
         if prefix.bits == 128 {
-            absent_is_fine(self.hosts.remove(&prefix.address)).map_err(error(name::HOSTS))
+            absent_is_fine(self.hosts.remove(&prefix.address)).map_err(error(name::HOSTS))?;
         } else {
-            absent_is_fine(self.prefixes.remove(&prefix.key())).map_err(error(name::PREFIXES))
+            absent_is_fine(self.prefixes.remove(&prefix.key())).map_err(error(name::PREFIXES))?;
         }
+        self.start_generation()
     }
 
     pub(super) fn set_link_id(&mut self, id: LinkId, reference: LinkRef) -> Result<(), KernelError> {
-        self.link_ids.insert(id.value(), reference, 0).map_err(error(name::LINK_IDS))
+        self.link_ids.insert(id.value(), reference, 0).map_err(error(name::LINK_IDS))?;
+        self.start_generation()
     }
 
     pub(super) fn remove_link_id(&mut self, id: LinkId) -> Result<(), KernelError> {
-        absent_is_fine(self.link_ids.remove(&id.value())).map_err(error(name::LINK_IDS))
+        absent_is_fine(self.link_ids.remove(&id.value())).map_err(error(name::LINK_IDS))?;
+        self.start_generation()
     }
 
     /// All prefixes and what they point to.
@@ -178,7 +194,7 @@ impl Maps {
 
     /// Copies what another daemon's maps of the same layout say about links, and its counters.
     pub(super) fn copy_from(&mut self, other: &Self) -> Result<(), KernelError> {
-        self.set_config(&other.config()?)?;
+        self.set_config(other.config())?;
         for (prefix, reference) in other.prefixes()? {
             self.set_prefix(&prefix, reference)?;
         }

@@ -151,7 +151,7 @@ impl KernelPath {
             owner: settings.owner,
             object: object::identity(bytes),
             port: KERNEL_PORT,
-            reserved: [0; 6],
+            ..Config::default()
         };
         let mut path = Self {
             programs,
@@ -164,7 +164,7 @@ impl KernelPath {
             epoch: 0,
             adopted,
         };
-        path.maps.set_config(&path.config)?;
+        path.maps.set_config(path.config)?;
         path.take_over_entries()?;
         Ok(path)
     }
@@ -221,7 +221,7 @@ impl KernelPath {
     /// Switches encapsulation on or off; off, every packet misses.
     pub fn set_enabled(&mut self, enabled: bool) -> Result<(), KernelError> {
         self.config.enabled = u32::from(enabled);
-        self.maps.set_config(&self.config)
+        self.maps.set_config(self.config)
     }
 
     pub fn enabled(&self) -> bool {
