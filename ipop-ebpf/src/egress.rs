@@ -13,8 +13,12 @@ use crate::maps::{Maps, count, count_tx};
 use crate::skb::{DROP, PASS, Skb, redirect, redirect_ingress};
 use crate::trace::refused;
 
-/// Bytes that the decision may look at: an IP header and a TCP header's start.
-const HEADERS_MAX: u32 = 40 + 20;
+/// Bytes that the decision may look at: an IP header and the shortest TCP header. No more: payload
+/// that is pulled into the linear part of a super-packet keeps the receiver from merging it.
+#[inline(always)]
+const fn headers_len(family: Family) -> u32 {
+    family.header_len() as u32 + 20
+}
 
 pub fn run(ctx: &TcContext) -> i32 {
     let skb = Skb::of(ctx);
@@ -23,7 +27,7 @@ pub fn run(ctx: &TcContext) -> i32 {
         return PASS;
     };
     let Some(maps) = Maps::open() else { return PASS };
-    skb.make_readable(HEADERS_MAX);
+    skb.make_readable(headers_len(family));
     let meta = PacketMeta { len: skb.len(), gso_size: skb.gso_size() };
     match packet(skb.packet(), family, meta, &maps, maps.now_ns()) {
         Verdict::Encapsulate { slot, outer } => encapsulate(skb, &maps, slot, outer, family, meta),

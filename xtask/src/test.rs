@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, one closing line for all of them. As root
 //! everything runs; otherwise the tests that need root skip themselves, which is told and counted.
 
+mod fuzz;
 mod tally;
 
 use std::fs;
@@ -27,8 +28,6 @@ mod variable {
     pub(crate) const FULL: &str = "IPOP_TEST_FULL";
     /// Set when other kernels are to be booted.
     pub(crate) const VM: &str = "IPOP_TEST_VM";
-    /// For how long each fuzz target looks for new input.
-    pub(crate) const FUZZ: &str = "IPOP_FUZZ_SECONDS";
 }
 
 // No group: `ci` takes these arguments beside its own.
@@ -64,6 +63,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut tally = Tally::default();
     run_counted(cargo, args, &mut tally)?;
     tally.skip_listed(&fs::read_to_string(&skipped).unwrap_or_default());
+    if let Some(seconds) = args.fuzz {
+        fuzz::run(seconds, &args.filters, &mut tally)?;
+    }
     Ok(close(&tally))
 }
 
@@ -77,9 +79,6 @@ fn cargo_test(args: &Args) -> Command {
     ];
     for (name, _) in switches.into_iter().filter(|(_, wanted)| *wanted) {
         cargo.env(name, "1");
-    }
-    if let Some(seconds) = args.fuzz {
-        cargo.env(variable::FUZZ, seconds.to_string());
     }
     cargo
 }

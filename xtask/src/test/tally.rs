@@ -38,8 +38,7 @@ impl Tally {
     /// A run that failed although no test of it has: it did not compile, or a runner died.
     pub(crate) fn note_failed_run(&mut self, what: &str) {
         if self.failed == 0 {
-            self.failed += 1;
-            self.failures.push(what.to_owned());
+            self.fail(what);
         }
     }
 
@@ -51,6 +50,17 @@ impl Tally {
             self.ignored += 1;
             self.skips.push(line.to_owned());
         }
+    }
+
+    /// Something passed that is no test of a runner.
+    pub(crate) fn pass(&mut self) {
+        self.passed += 1;
+    }
+
+    /// As [`Self::pass`], for what failed.
+    pub(crate) fn fail(&mut self, what: &str) {
+        self.failed += 1;
+        self.failures.push(what.to_owned());
     }
 
     pub(crate) fn failures(&self) -> &[String] {
