@@ -1,0 +1,37 @@
+//! The hand-made inputs of the corpus: one for each thing that a parser distinguishes. The corpus
+//! holds them as files, beside what the fuzzer has found; here is what they mean.
+
+mod config;
+mod control;
+mod packets;
+mod userpath;
+
+/// A file of the corpus.
+#[derive(Debug)]
+pub(crate) struct Seed {
+    pub(crate) target: &'static str,
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Names and inputs of one target.
+type Inputs = Vec<(String, Vec<u8>)>;
+
+pub(crate) fn all() -> Vec<Seed> {
+    let targets: [(&'static str, Inputs); 10] = [
+        ("clear", packets::clear()),
+        ("config", config::texts()),
+        ("cut", userpath::cut()),
+        ("egress", packets::egress()),
+        ("frame", packets::frame()),
+        ("hello", control::hello()),
+        ("inner", packets::inner()),
+        ("merge", userpath::merge()),
+        ("names", config::names()),
+        ("node", control::node()),
+    ];
+    let seeds = targets.into_iter().flat_map(|(target, inputs)| {
+        inputs.into_iter().map(move |(name, bytes)| Seed { target, name, bytes })
+    });
+    seeds.collect()
+}
