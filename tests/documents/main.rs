@@ -1,0 +1,292 @@
+//! `docs/wire-format.md` and the code say the same. The vectors, tables and numbers are read out of
+//! the document, byte by byte, and held against what the code writes; one that is no longer there is
+//! a failure. What the formats mean is tested elsewhere.
+
+use std::collections::BTreeMap;
+
+use blake2::digest::consts::{U16, U32};
+use blake2::digest::{FixedOutput, Update};
+use blake2::{Blake2s256, Blake2sMac, Digest};
+use ipop_common::encapsulation::{Underlay, V4_LEN, V6_LEN, overhead, write_template, write_v4, write_v6};
+use ipop_common::gpe::{self, LinkId, NextProtocol};
+use ipop_common::hello::{self, Hello};
+use ipop_common::maps::Link;
+use ipop_common::{Address, Family};
+use ipop_overlay::{LinkKeys, NetworkKey};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+const DOCUMENT: &str = include_str!("../../docs/wire-format.md");
+
+/// What stands under a heading, up to the next one of its level or above.
+fn section(heading: &str) -> &'static str {
+    let level = heading.split(' ').next().expect("a heading begins with #");
+    let start = DOCUMENT.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    let body = &DOCUMENT[start + 1 + heading.len()..];
+    let ends = (1..=level.len()).filter_map(|level| body.find(&format!("\n{} ", "#".repeat(level))));
+    &body[..ends.min().unwrap_or(body.len())]
+}
+
+/// The cells of a table's rows, without its head.
+fn rows(section: &str) -> Vec<Vec<&str>> {
+    let lines = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+/// The second cell of the row whose first cell is `name`.
+fn cell<'a>(rows: &[Vec<&'a str>], name: &str) -> &'a str {
+    let row = rows.iter().find(|row| row[0] == name);
+    row.unwrap_or_else(|| panic!("the document has no row {name:?}"))[1]
+}
+
+/// Bytes written as pairs of hexadecimal digits.
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.split_whitespace();
+    pairs.map(|pair| u8::from_str_radix(pair, 16).ok().filter(|_| pair.len() == 2)).collect()
+}
+
+/// The blocks of a section that hold nothing but bytes.
+fn vectors(section: &str) -> Vec<Vec<u8>> {
+    section.split("```").skip(1).step_by(2).filter_map(bytes).collect()
+}
+
+/// What stands between two texts.
+fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
+    let found = text.split_once(before).and_then(|(_, rest)| rest.split_once(after));
+    found.unwrap_or_else(|| panic!("the document no longer says {before:?} .. {after:?}")).0
+}
+
+fn number(text: &str) -> u64 {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.unwrap_or_else(|_| panic!("{text:?} is not a number"))
+}
+
+#[test]
+fn the_clear_header_is_the_documented_vector() {
+    let sentence = between(section("## Clear frame"), "Golden vector: link id ", "`.");
+    let (values, vector) = sentence.split_once(": `").expect("values and bytes");
+    let (link_id, family) = values.split_once(", ").expect("link id and next protocol");
+    let next_protocol = match family {
+        "IPv4" => NextProtocol::Ipv4,
+        "IPv6" => NextProtocol::Ipv6,
+        other => panic!("{other} is no next protocol"),
+    };
+    let link_id = LinkId::new(u32::try_from(number(link_id)).expect("24 bits")).expect("a link id");
+    let header = gpe::Header { link_id, next_protocol };
+    let vector = bytes(vector).expect("bytes");
+    assert_eq!(header.to_bytes()[..], vector);
+    assert_eq!(gpe::Header::parse(&vector[..], 0), Ok(header));
+}
+
+#[test]
+fn the_first_bytes_are_those_of_the_messages() {
+    let rows = rows(section("## What comes to the daemon's UDP port"));
+    let first_bytes = |what: &str| {
+        let row = rows.iter().find(|row| row[1] == what).unwrap_or_else(|| panic!("no row {what:?}"));
+        bytes(between(row[0], "`", "`")).expect("bytes")
+    };
+    let header =
+        gpe::Header { link_id: LinkId::new(1).expect("a link id"), next_protocol: NextProtocol::Ipv4 };
+    assert!(header.to_bytes().starts_with(&first_bytes("clear frame")));
+    assert!(documented_hello().1.starts_with(&first_bytes("hello")));
+}
+
+/// A field of the hello: where it is, and what it is called up to its explanation.
+#[derive(Debug)]
+struct Field {
+    offset: usize,
+    size: usize,
+    name: &'static str,
+}
+
+fn fields() -> Vec<Field> {
+    rows(section("## Hello"))
+        .iter()
+        .map(|row| Field {
+            offset: number(row[0]) as usize,
+            size: number(row[1]) as usize,
+            name: row[2].split([':', ',']).next().expect("a name").trim_end_matches(" in the low 24 bits"),
+        })
+        .collect()
+}
+
+/// The vector of the hello, understood by the document's table, and its bytes.
+fn documented_hello() -> (Hello, Vec<u8>) {
+    let vectors = vectors(section("## Hello"));
+    let [vector] = &vectors[..] else { panic!("{} vectors of the hello", vectors.len()) };
+    let value = |field: &Field| {
+        let bytes = &vector[field.offset..field.offset + field.size];
+        bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    };
+    let body = fields().into_iter().filter(|field| field.offset < vector.len());
+    let values: BTreeMap<&str, u64> = body.map(|field| (field.name, value(&field))).collect();
+    let of = |name: &str| *values.get(name).unwrap_or_else(|| panic!("no field {name:?}: {values:?}"));
+    let short = |name: &str| u16::try_from(of(name)).expect("two bytes");
+    let hello = Hello {
+        link_id: LinkId::new(u32::try_from(of("link id")).expect("four bytes")).expect("a link id"),
+        boot: of("boot"),
+        sent_ns: of("sent"),
+        echo_boot: of("echo boot"),
+        echo_sent_ns: of("echo sent"),
+        echo_delay_ns: of("echo delay"),
+        kernel_port: short("kernel port"),
+        lease_s: short("lease"),
+        mtu: short("largest inner packet that the sender's end of the wire takes"),
+        answer: of("flags") & 1 != 0,
+    };
+    (hello, vector.clone())
+}
+
+#[test]
+fn the_hello_is_the_documented_vector() {
+    let (hello, vector) = documented_hello();
+    assert_eq!(hello.to_bytes()[..], vector);
+    let datagram = [&vector[..], &[0xee; hello::TAG_LEN]].concat();
+    assert_eq!(Hello::parse(&datagram), Some(hello));
+    // A vector in which a field is zero, or two are equal, would not show that they are in place.
+    let mut values: Vec<&[u8]> = fields()
+        .into_iter()
+        .filter(|field| (8..54).contains(&field.offset))
+        .map(|field| &vector[field.offset..field.offset + field.size])
+        .collect();
+    let fields = values.len();
+    assert!(hello.answer && values.iter().all(|value| value.iter().any(|byte| *byte != 0)));
+    values.sort_unstable();
+    values.dedup();
+    assert_eq!(values.len(), fields);
+}
+
+#[test]
+fn the_fields_of_the_hello_fill_it() {
+    let fields = fields();
+    let mut end = 0;
+    for field in &fields {
+        assert_eq!(field.offset, end, "{field:?}");
+        end += field.size;
+    }
+    assert_eq!(end, hello::LEN);
+    let tag = fields.last().expect("fields");
+    assert_eq!((tag.name, tag.offset, tag.size), ("tag", hello::BODY_LEN, hello::TAG_LEN));
+    let stated = between(section("## Hello"), "\n\n", " bytes.");
+    assert_eq!(number(stated), hello::LEN as u64);
+}
+
+/// Both outer headers of a packet of 100 bytes, from the source port of flow hash `flow`.
+fn outer_headers(flow: u32, port: u16) -> ([u8; V4_LEN], [u8; V6_LEN]) {
+    let link = |local: &str, peer: &str| {
+        let mut link = Link::EMPTY;
+        let underlay = Underlay {
+            source_mac: [2; 6],
+            next_hop_mac: [4; 6],
+            local: Address::from(local.parse::<std::net::IpAddr>().expect("an address")),
+            peer: (peer.parse::<std::net::IpAddr>().expect("an address"), port).into(),
+            link_id: LinkId::new(7).expect("a link id"),
+        };
+        write_template(&mut link, &underlay);
+        link
+    };
+    let source_port = ipop_common::encapsulation::source_port(flow);
+    let (mut v4, mut v6) = ([0xaa; V4_LEN], [0xaa; V6_LEN]);
+    write_v4(&mut v4, &link("192.0.2.1", "192.0.2.2"), Family::V4, 100, source_port);
+    write_v6(&mut v6, &link("2001:db8::1", "2001:db8::2"), Family::V6, 100, source_port);
+    (v4, v6)
+}
+
+#[test]
+fn the_outer_headers_have_the_documented_values() {
+    let rows = rows(section("### Outer headers of the kernel path"));
+    let port = u16::try_from(number(cell(&rows, "UDP destination port"))).expect("a port");
+    assert_eq!(port, ipop_common::limits::KERNEL_PORT);
+    let hops = number(cell(&rows, "TTL, hop limit")) as u8;
+    let first_port = number(between(cell(&rows, "UDP source port"), "", " + 14 bits")) as u16;
+    for flow in [0, 1, 0x3fff, 0x4000, u32::MAX] {
+        let (v4, v6) = outer_headers(flow, port);
+        assert_eq!((v4[22], v6[21]), (hops, hops));
+        for udp in [&v4[34..], &v6[54..]] {
+            let field = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
+            assert_eq!(field(0), first_port + (flow & 0x3fff) as u16);
+            assert_eq!((field(2), field(6)), (port, 0), "destination port and checksum");
+        }
+        assert_eq!(v4[18..22], [0, 0, 0x40, 0], "identification 0 and DF");
+        assert_eq!((v4[15], &v6[14..18]), (0, &[0x60, 0, 0, 0][..]), "DSCP, ECN and flow label");
+    }
+    for (row, value) in [("IPv4 flags, identification", "DF, 0"), ("DSCP, ECN", "0"), ("UDP checksum", "0")] {
+        assert!(cell(&rows, row).starts_with(value), "{row} is {value}");
+    }
+}
+
+#[test]
+fn the_overhead_is_the_documented_one() {
+    let text = section("### Outer headers of the kernel path");
+    let v4 = number(between(text, "Overhead: ", " bytes over IPv4"));
+    let v6 = number(between(text, "bytes over IPv4, ", " over IPv6."));
+    assert_eq!((overhead(Family::V4).into(), overhead(Family::V6).into()), (v4, v6));
+    let wire = number(between(text, "Ethernet wire of ", " bytes"));
+    let inner = between(text, "Ethernet wire of 1500 bytes is ", ".").split_once(" or ").expect("two MTUs");
+    assert_eq!((number(inner.0), number(inner.1)), (wire - v4, wire - v6));
+}
+
+/// BLAKE2s with a key, of `parts` one after another.
+fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Blake2sMac::<U32>::new_with_salt_and_personal(key, &[], &[]).expect("a key of 32 bytes");
+    parts.iter().for_each(|part| Update::update(&mut mac, part));
+    mac.finalize_fixed().into()
+}
+
+/// Each formula of the document as a line without spaces.
+fn formulas() -> Vec<String> {
+    let block = section("## Keys").split("```").nth(1).expect("a block of formulas");
+    let mut formulas: Vec<String> = Vec::new();
+    for line in block.lines().filter(|line| !line.trim().is_empty()) {
+        let text: String = line.split_whitespace().collect();
+        match formulas.last_mut() {
+            Some(last) if line.starts_with(' ') => last.push_str(&text),
+            _ => formulas.push(text),
+        }
+    }
+    formulas
+}
+
+#[test]
+fn keys_and_tags_follow_the_documented_formulas() {
+    assert_eq!(
+        formulas(),
+        [
+            "networkkey=BLAKE2s-256(\"ipopnetworkv1\"||u64lengthofthenetwork'sname||name||secret)",
+            "shared=X25519(ownprivatekey,peer'spublickey)",
+            "linkid=thefirstnon-zero24bits,instepsofthreebytes,of\
+             BLAKE2s-256(key=networkkey,\"linkid\"||lowerpublickey||higherpublickey||32zerobytes)",
+            "hellokey=BLAKE2s-256(key=networkkey,\"hello\"||shared||sender'spublickey||receiver'spublickey)",
+            "tag=BLAKE2s-128(key=hellokey,bytes0to55)",
+        ]
+    );
+    let (name, secret) = ("demo", b"sixteen letters or more");
+    let (own, peer) = (StaticSecret::from([3; 32]), StaticSecret::from([5; 32]));
+    let (own_public, peer_public) = (PublicKey::from(&own), PublicKey::from(&peer));
+    let network: [u8; 32] =
+        Blake2s256::digest([b"ipop network v1", &4u64.to_be_bytes()[..], name.as_bytes(), secret].concat())
+            .into();
+    let shared = own.diffie_hellman(&peer_public);
+    let (low, high) = (
+        own_public.to_bytes().min(peer_public.to_bytes()),
+        own_public.to_bytes().max(peer_public.to_bytes()),
+    );
+    let digest = keyed(&network, &[b"link id", &low, &high, &[0; 32]]);
+    let mut candidates =
+        digest.chunks_exact(3).map(|three| u32::from_be_bytes([0, three[0], three[1], three[2]]));
+    let link_id = candidates.find(|id| *id != 0).expect("a link id");
+    let hello_key =
+        keyed(&network, &[b"hello", shared.as_bytes(), own_public.as_bytes(), peer_public.as_bytes()]);
+    let (_, body) = documented_hello();
+    let mut tag = Blake2sMac::<U16>::new_with_salt_and_personal(&hello_key, &[], &[]).expect("a key");
+    Update::update(&mut tag, &body);
+    let tag: [u8; hello::TAG_LEN] = tag.finalize_fixed().into();
+
+    let network = NetworkKey::derive(name, secret);
+    let sender = LinkKeys::derive(&network, &own, peer_public.as_bytes());
+    assert_eq!(sender.link_id().value(), link_id);
+    assert_eq!(sender.tag(&body), tag);
+    assert!(LinkKeys::derive(&network, &peer, own_public.as_bytes()).verify(&body, &tag));
+}
