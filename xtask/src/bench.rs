@@ -26,7 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::build::Profile;
 use crate::{build, daemon, privilege, setup, stop, ui};
 use machine::{CpuTime, Machine};
-use plan::{Metric, System, Timing, Wire};
+use plan::{Conditions, Metric, System, Timing, Wire};
 use results::{Results, Settings};
 
 /// How long the machine is watched before the run, to tell whether it is quiet.
@@ -54,12 +54,15 @@ pub(crate) struct Args {
     /// Only this wire
     #[arg(long, value_enum)]
     wire: Option<Wire>,
+    /// Of all TCP streams [default: this host's, as its applications get it]
+    #[arg(long, value_name = "NAME")]
+    congestion_control: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let systems = systems(&args.only);
     let wires = args.wire.map_or(Wire::ALL.to_vec(), |wire| vec![wire]);
-    let timing = timing(args)?;
+    let conditions = conditions(args)?;
     let binaries = if systems.iter().any(|system| system.datapath().is_some()) {
         Some(build::build(Profile::Release)?)
     } else {
@@ -69,11 +72,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !privilege::is_root() {
         return privilege::again_as_root();
     }
+    machine::check_congestion_control(&conditions.congestion_control)?;
     stop::watch()?;
     for left in daemon::sweep(lab::PREFIX) {
         ui::note(&format!("removed {left}, left behind by an earlier bench"));
     }
-    let results = measure(&wires, &systems, timing, binaries.as_ref())?;
+    let results = measure(&wires, &systems, &conditions, binaries.as_ref())?;
     report::print(&results);
     write_files(args, &results)?;
     let complete = results.rows.iter().all(|row| row.problems.is_empty());
@@ -85,33 +89,37 @@ fn systems(only: &[System]) -> Vec<System> {
     System::ALL.into_iter().filter(wanted).collect()
 }
 
-fn timing(args: &Args) -> Result<Timing> {
+fn conditions(args: &Args) -> Result<Conditions> {
     let timing = if args.quick { Timing::QUICK } else { Timing::FULL };
     let rounds = args.runs.unwrap_or(timing.rounds);
     if rounds < ROUNDS_MIN {
         bail!("--runs {rounds}: at least {ROUNDS_MIN} repetitions are needed for a median with a spread");
     }
-    Ok(Timing { rounds, ..timing })
+    let congestion_control = match &args.congestion_control {
+        Some(name) => name.clone(),
+        None => machine::congestion_control()?,
+    };
+    Ok(Conditions { timing: Timing { rounds, ..timing }, congestion_control })
 }
 
 fn measure(
     wires: &[Wire],
     systems: &[System],
-    timing: Timing,
+    conditions: &Conditions,
     binaries: Option<&build::Binaries>,
 ) -> Result<Results> {
-    let mut settings = Settings::new(timing, wires);
+    let mut settings = Settings::new(conditions, wires);
     let time = machine::time();
     settings.background_share = machine::background_share(BACKGROUND_WINDOW)?;
     let before = CpuTime::now()?;
-    let progress = progress(rounds::progress_steps(systems.len(), timing) * wires.len() as u64);
+    let progress = progress(rounds::progress_steps(systems.len(), conditions.timing) * wires.len() as u64);
     let mut rows = Vec::new();
     let mut automatic = Vec::new();
     for &wire in wires {
         if let Some(binaries) = binaries.filter(|_| systems.iter().any(|system| system.is_kernel_path())) {
             automatic.extend(automatic_on(wire, binaries)?.map(|system| (wire, system)));
         }
-        let records = rounds::measure(wire, systems, timing, binaries, |what| {
+        let records = rounds::measure(wire, systems, conditions, binaries, |what| {
             progress.set_message(what.to_owned());
             progress.inc(1);
         })?;

@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::core::on_latency_core;
-use super::load::{CONGESTION_CONTROL, SMALL_BYTES, TCP_WRITE_BYTES};
+use super::load::{SMALL_BYTES, TCP_WRITE_BYTES};
 
 pub(crate) const TCP_SINK_PORT: u16 = 7001;
 pub(crate) const TCP_ECHO_PORT: u16 = 7002;
@@ -106,10 +106,10 @@ impl Listeners {
     }
 
     /// Takes the stream for exchanges, which must be under way, and starts one thread per socket.
-    pub(crate) fn serve(self) -> Result<FarEnd> {
+    pub(crate) fn serve(self, congestion_control: &str) -> Result<FarEnd> {
         let (tcp_echo, _) = self.tcp_echo.accept().context("cannot accept a stream")?;
         tcp_echo.set_nodelay(true).context("cannot set TCP_NODELAY")?;
-        setsockopt(&tcp_echo, sockopt::TcpCongestion, &CONGESTION_CONTROL.into())
+        setsockopt(&tcp_echo, sockopt::TcpCongestion, &congestion_control.into())
             .context("cannot set the congestion control")?;
         let handle = tcp_echo.try_clone().context("cannot duplicate a descriptor")?;
         let mut far = FarEnd { state: Arc::default(), tcp_echo: handle, threads: Vec::new() };

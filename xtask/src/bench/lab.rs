@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::load::Load;
-use super::plan::{System, VXLAN_FAR_ADDRESS, VXLAN_NEAR_ADDRESS, Wire};
+use super::plan::{Conditions, System, VXLAN_FAR_ADDRESS, VXLAN_NEAR_ADDRESS, Wire};
 use crate::build::Binaries;
 use crate::config::Datapath;
 use crate::daemon::Daemons;
@@ -39,7 +39,12 @@ pub(crate) struct Testbed {
 
 impl Testbed {
     /// `binaries` may be `None` where `system` runs no ipopd.
-    pub(crate) fn set_up(wire: Wire, system: System, binaries: Option<&Binaries>) -> Result<Self> {
+    pub(crate) fn set_up(
+        wire: Wire,
+        system: System,
+        conditions: &Conditions,
+        binaries: Option<&Binaries>,
+    ) -> Result<Self> {
         let pair = wired_pair(wire, system.path())?;
         if system == System::Vxlan {
             add_vxlan(
@@ -66,7 +71,7 @@ impl Testbed {
             None => None,
         };
         let idle_bytes = daemons.as_ref().map(idle_bytes).transpose()?;
-        let load = Load::open(&pair.near, &pair.far, system.target())?;
+        let load = Load::open(&pair.near, &pair.far, system.target(), &conditions.congestion_control)?;
         Ok(Self { load, daemons, pair, idle_bytes })
     }
 }

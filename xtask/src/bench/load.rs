@@ -21,12 +21,12 @@ use super::icmp::Echo;
 use crate::netns::NetNs;
 
 /// Bytes per write of the TCP sender. A multiple of nothing in particular: 64 KiB keeps the
-/// effects of different segment sizes on the sender's chunking small.
+/// effects of different segment sizes on the sender's chunking small. (Its streams wait for full
+/// segments, as those of file transfers do: without Nagle's algorithm every second packet would be
+/// the rest of a write.)
 pub(crate) const TCP_WRITE_BYTES: usize = 64 * 1024;
 /// Bytes of a UDP datagram, and of a request and its response.
 pub(crate) const SMALL_BYTES: usize = 64;
-/// The same for every system, whatever the machine's default is.
-pub(crate) const CONGESTION_CONTROL: &str = "cubic";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this long without progress a TCP stream counts as broken: several retransmissions.
@@ -50,6 +50,7 @@ const EXCHANGES_EXPECTED: usize = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Load {
     target: Ipv4Addr,
+    congestion_control: String,
     tcp_exchange: TcpStream,
     udp_bulk: UdpSocket,
     udp_exchange: UdpSocket,
@@ -90,15 +91,23 @@ impl Measured {
 }
 
 impl Load {
-    /// Opens every socket between `near` and `target`, an address of `far`.
-    pub(crate) fn open(near: &NetNs, far: &NetNs, target: Ipv4Addr) -> Result<Self> {
+    /// Opens every socket between `near` and `target`, an address of `far`; streams use
+    /// `congestion_control`, whatever the namespaces' default is.
+    pub(crate) fn open(
+        near: &NetNs,
+        far: &NetNs,
+        target: Ipv4Addr,
+        congestion_control: &str,
+    ) -> Result<Self> {
         let listeners = far.run(|| super::far_end::Listeners::open(target))?;
-        let tcp_exchange = near.run(|| connect(target, TCP_ECHO_PORT))?;
+        let tcp_exchange = near.run(|| connect(target, TCP_ECHO_PORT, congestion_control))?;
+        tcp_exchange.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         let udp_bulk = near.run(|| connect_udp(target, UDP_SINK_PORT))?;
         let udp_exchange = near.run(|| connect_udp(target, UDP_ECHO_PORT))?;
         let icmp = near.run(|| Echo::open(target, ANSWER_TIMEOUT))?;
-        let far = listeners.serve()?;
-        Ok(Self { target, tcp_exchange, udp_bulk, udp_exchange, icmp, far })
+        let far = listeners.serve(congestion_control)?;
+        let congestion_control = congestion_control.to_owned();
+        Ok(Self { target, congestion_control, tcp_exchange, udp_bulk, udp_exchange, icmp, far })
     }
 
     /// Bytes that arrive at the far end of a new TCP stream during `window`, after `warm_up` of
@@ -109,7 +118,7 @@ impl Load {
         warm_up: Duration,
         window: Duration,
     ) -> Result<Measured> {
-        let mut stream = near.run(|| connect(self.target, TCP_SINK_PORT))?;
+        let mut stream = near.run(|| connect(self.target, TCP_SINK_PORT, &self.congestion_control))?;
         let arrived_before = self.far.tcp_bytes();
         let warm_up_bytes = send_for(&mut stream, warm_up)?;
         let before = self.far.tcp_bytes();
@@ -265,19 +274,14 @@ fn median_us(mut round_trips_ns: Vec<u64>) -> Option<f64> {
     Some(*median as f64 / 1e3)
 }
 
-fn connect(target: Ipv4Addr, port: u16) -> Result<TcpStream> {
+fn connect(target: Ipv4Addr, port: u16, congestion_control: &str) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&SocketAddrV4::new(target, port).into(), CONNECT_TIMEOUT)
         .with_context(|| format!("cannot connect to {target} port {port}"))?;
-    set_up_stream(&stream)?;
-    Ok(stream)
-}
-
-fn set_up_stream(stream: &TcpStream) -> Result<()> {
-    setsockopt(stream, sockopt::TcpCongestion, &CONGESTION_CONTROL.into())
-        .with_context(|| format!("this kernel has no congestion control {CONGESTION_CONTROL}"))?;
-    stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+    setsockopt(&stream, sockopt::TcpCongestion, &congestion_control.into())
+        .with_context(|| format!("this kernel has no congestion control {congestion_control}"))?;
     stream.set_read_timeout(Some(STREAM_TIMEOUT)).context("cannot set a timeout")?;
-    stream.set_write_timeout(Some(STREAM_TIMEOUT)).context("cannot set a timeout")
+    stream.set_write_timeout(Some(STREAM_TIMEOUT)).context("cannot set a timeout")?;
+    Ok(stream)
 }
 
 fn connect_udp(target: Ipv4Addr, port: u16) -> Result<UdpSocket> {

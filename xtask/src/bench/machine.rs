@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use serde::Serialize;
 
 use crate::netns::NetNs;
@@ -40,6 +41,24 @@ impl Machine {
 /// The running kernel's release.
 pub(crate) fn kernel() -> String {
     text("/proc/sys/kernel/osrelease").trim().to_owned()
+}
+
+/// What TCP uses here unless it is told otherwise.
+pub(crate) fn congestion_control() -> Result<String> {
+    let file = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let name = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+    Ok(name.trim().to_owned())
+}
+
+/// Fails where this kernel has no congestion control of that name.
+pub(crate) fn check_congestion_control(name: &str) -> Result<()> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)
+        .context("cannot open a TCP socket")?;
+    setsockopt(&socket, sockopt::TcpCongestion, &name.into()).with_context(|| {
+        let file = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+        let available = fs::read_to_string(file).unwrap_or_default();
+        format!("this kernel has no congestion control {name:?}; it has: {}", available.trim())
+    })
 }
 
 /// The commit that is measured; `-dirty` where the checkout differs from it.

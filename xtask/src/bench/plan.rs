@@ -192,6 +192,14 @@ impl Metric {
     }
 }
 
+/// Under which conditions a run measures.
+#[derive(Debug, Clone)]
+pub(crate) struct Conditions {
+    pub(crate) timing: Timing,
+    /// Of every TCP stream.
+    pub(crate) congestion_control: String,
+}
+
 /// How long and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timing {

@@ -78,12 +78,8 @@ fn ratios(rows: &[&Row]) -> Table {
     table
 }
 
-/// Memory, order and loss: one line per row that has an ipopd.
+/// Memory, order and loss: one line per row, since the bare wire has its part of them too.
 fn print_extras(rows: &[Row]) {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.ipopd_idle_bytes.is_some()).collect();
-    if rows.is_empty() {
-        return;
-    }
     heading("Memory, order and loss", "per row, over all rounds");
     let figures =
         ["ipopd\nidle MB", "TCP out\nof order", "TCP re-\ntransmits", "UDP 64 B\nlost %", "requests\nlost"];

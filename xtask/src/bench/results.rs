@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::bars::Bar;
 use super::machine::Machine;
-use super::plan::{Metric, System, Timing, Wire};
+use super::plan::{Conditions, Metric, System, Wire};
 use super::rounds::Record;
 use super::stats::{self, Summary};
 
@@ -174,7 +174,7 @@ pub(crate) struct Settings {
     pub(crate) rounds: usize,
     pub(crate) window_ms: u64,
     pub(crate) latency_window_ms: u64,
-    pub(crate) congestion_control: &'static str,
+    pub(crate) congestion_control: String,
     pub(crate) tcp_write_bytes: usize,
     pub(crate) datagram_bytes: usize,
     pub(crate) sysctls: BTreeMap<&'static str, &'static str>,
@@ -186,12 +186,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn new(timing: Timing, wires: &[Wire]) -> Self {
+    pub(crate) fn new(conditions: &Conditions, wires: &[Wire]) -> Self {
+        let timing = conditions.timing;
         Self {
             rounds: timing.rounds,
             window_ms: timing.window.as_millis() as u64,
             latency_window_ms: timing.latency_window.as_millis() as u64,
-            congestion_control: super::load::CONGESTION_CONTROL,
+            congestion_control: conditions.congestion_control.clone(),
             tcp_write_bytes: super::load::TCP_WRITE_BYTES,
             datagram_bytes: super::load::SMALL_BYTES,
             sysctls: super::lab::SYSCTLS.iter().copied().collect(),

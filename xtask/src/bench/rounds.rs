@@ -10,7 +10,7 @@ use super::core::on_latency_core;
 use super::lab::Testbed;
 use super::load::{Exchanges, Load};
 use super::machine::{CpuTime, TcpCounters};
-use super::plan::{Metric, System, Timing, Wire};
+use super::plan::{Conditions, Metric, System, Timing, Wire};
 use crate::build::Binaries;
 use crate::daemon::{self, Peer, Traffic};
 use crate::stop;
@@ -90,16 +90,17 @@ struct Baseline {
 pub(crate) fn measure(
     wire: Wire,
     systems: &[System],
-    timing: Timing,
+    conditions: &Conditions,
     binaries: Option<&Binaries>,
     mut progress: impl FnMut(&str),
 ) -> Result<Vec<Record>> {
+    let timing = conditions.timing;
     let mut stations = Vec::new();
     let mut failed = Vec::new();
     for &system in systems {
         progress(&format!("{}: setting up {}", wire.name(), system.label()));
         stop::check()?;
-        match Testbed::set_up(wire, system, binaries) {
+        match Testbed::set_up(wire, system, conditions, binaries) {
             Ok(testbed) => stations.push(Station::new(system, testbed)),
             Err(error) => {
                 stop::check()?;
