@@ -11,7 +11,7 @@ use ipop_common::{Counter, Cursor, Family, checksum};
 
 use crate::maps::{Maps, count, count_tx};
 use crate::skb::{DROP, PASS, Skb, redirect, redirect_ingress};
-use crate::trace::refused;
+use crate::trace::{refuse, refused};
 
 /// Bytes that the decision may look at: an IP header and the shortest TCP header. No more: payload
 /// that is pulled into the linear part of a super-packet keeps the receiver from merging it.
@@ -45,13 +45,6 @@ fn miss(maps: &Maps, counter: Counter) -> i32 {
         0 => PASS,
         ifindex => redirect(ifindex),
     }
-}
-
-#[inline(always)]
-fn refuse(ctx: &TcContext, counter: Counter) -> i32 {
-    refused!(ctx, counter);
-    count(counter);
-    DROP
 }
 
 #[inline(always)]

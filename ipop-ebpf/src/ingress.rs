@@ -12,8 +12,8 @@ use ipop_common::inner::Inner;
 use ipop_common::{Address, Counter, Cursor};
 
 use crate::maps::{Maps, count, count_rx};
-use crate::skb::{DROP, PASS, Skb, redirect_ingress};
-use crate::trace::refused;
+use crate::skb::{PASS, Skb, redirect_ingress};
+use crate::trace::refuse;
 use crate::transit::is_in_transit;
 use crate::xdp;
 
@@ -60,13 +60,6 @@ fn decide(skb: Skb, maps: &Maps) -> Verdict {
 fn not_ours() -> i32 {
     count(Counter::RxNotOurs);
     PASS
-}
-
-#[inline(always)]
-fn refuse(ctx: &TcContext, counter: Counter) -> i32 {
-    refused!(ctx, counter);
-    count(counter);
-    DROP
 }
 
 #[inline(always)]
