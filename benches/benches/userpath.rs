@@ -106,5 +106,5 @@ fn merge(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, cut, merge);
+criterion_group! { name = benches; config = ipop_benches::short(); targets = cut, merge }
 criterion_main!(benches);

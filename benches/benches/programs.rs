@@ -1,0 +1,89 @@
+//! Each program in the kernel: ns per packet, as [`ipop_benches::stopwatch`] has it.
+//!
+//! "hit" is a packet that a program carries (encapsulated, decapsulated, delivered), "miss" one that
+//! it leaves to others: for egress a destination without a link, which goes to the user path; for
+//! ingress and XDP a datagram to another port, which is what all other traffic of the host pays.
+//! Lengths are those of inner packets. Inner packets are of the family of the outer headers.
+//!
+//! Needs root; without, it says so and measures nothing.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use ipop_benches::node::{self, LENGTHS, Outer};
+use ipop_benches::programs::{Action, Input, Program, Programs};
+use ipop_benches::stopwatch::{Kind, Stopwatch};
+
+/// Set where root is expected: the bench then fails without.
+const REQUIRE_VARIABLE: &str = "IPOP_REQUIRE_ROOT";
+
+/// A program, one packet, and what it must do with it: a bench of something else is worse than none.
+struct Case {
+    program: Program,
+    name: String,
+    len: usize,
+    packet: Vec<u8>,
+    action: Action,
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (outer, len) in Outer::BOTH.into_iter().flat_map(|outer| LENGTHS.map(|len| (outer, len))) {
+        let mut add = |program, what: &str, packet, action| {
+            let name = format!("{} {what}", outer.name());
+            cases.push(Case { program, name, len, packet, action });
+        };
+        let (sent, missed) = (node::outgoing(outer, len, true), node::outgoing(outer, len, false));
+        add(Program::Egress, "hit", sent, Action::Redirect);
+        add(Program::Egress, "miss", missed, Action::Redirect);
+        let (ours, others) = (node::incoming(outer, len, true), node::incoming(outer, len, false));
+        add(Program::Ingress, "hit", ours.clone(), Action::Redirect);
+        add(Program::Ingress, "miss", others.clone(), Action::Pass);
+        add(Program::Xdp, "hit", ours, Action::Pass);
+        add(Program::Xdp, "miss", others, Action::Pass);
+        // On the virtual device: of what a test run can be, a packet that no tunnel has delivered.
+        add(Program::Guard, "no tunnel", node::written(outer, len), Action::Pass);
+        add(Program::Deliver, "hit", node::written(outer, len), Action::Redirect);
+    }
+    cases.sort_by_key(|case| case.program.name());
+    cases
+}
+
+fn descriptor(programs: &mut Programs, program: Program) -> (BorrowedFd<'_>, Kind) {
+    match program {
+        Program::Xdp => (programs.xdp().fd().expect("a loaded program").as_fd(), Kind::Xdp),
+        _ => (programs.classifier(program).fd().expect("a loaded program").as_fd(), Kind::Tc),
+    }
+}
+
+fn programs(criterion: &mut Criterion) {
+    // SAFETY: a system call without arguments that cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        skip();
+        return;
+    }
+    let mut programs = Programs::load();
+    programs.install(&node::world());
+    let stopwatch = Stopwatch::new().expect("the kernel's statistics");
+    for case in cases() {
+        let output = programs.run(case.program, Input::frame(&case.packet));
+        assert_eq!(output.action, case.action, "{} {} of {} bytes", case.program.name(), case.name, case.len);
+        let (program, kind) = descriptor(&mut programs, case.program);
+        let mut group = criterion.benchmark_group(case.program.name());
+        group.bench_function(BenchmarkId::new(&case.name, case.len), |bencher| {
+            bencher.iter_custom(|runs| {
+                stopwatch.measure(program, kind, &case.packet, runs).expect("a program that was loaded runs")
+            });
+        });
+        group.finish();
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what is not measured belongs into the report of a bench")]
+fn skip() {
+    assert!(std::env::var_os(REQUIRE_VARIABLE).is_none_or(|value| value != "1"), "programs need root");
+    println!("SKIPPED programs: loading and running them needs root");
+}
+
+criterion_group! { name = benches; config = ipop_benches::short(); targets = programs }
+criterion_main!(benches);

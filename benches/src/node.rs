@@ -1,0 +1,122 @@
+//! The node that is measured: one peer over IPv4 and one over IPv6, and a packet for every way that
+//! the programs can take.
+
+use std::net::IpAddr;
+
+use crate::packet;
+use crate::world::{Peer, World};
+
+/// Lengths of inner IP packets: the smallest that a bench of packet rates uses, and a full one.
+pub const LENGTHS: [usize; 2] = [64, 1400];
+
+/// The address of the loopback device, on which test runs take place.
+const NODE_MAC: [u8; 6] = [0; 6];
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// Not the kernel path's port.
+const OTHER_PORT: u16 = 4789;
+
+/// The family of a link's outer headers, and of the packets that are sent over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outer {
+    V4,
+    V6,
+}
+
+impl Outer {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+        }
+    }
+
+    fn address(self, v4: &str, v6: &str) -> IpAddr {
+        match self {
+            Self::V4 => v4,
+            Self::V6 => v6,
+        }
+        .parse()
+        .expect("an address")
+    }
+
+    /// The node's own inner address. See [`outgoing`] for why it is of 8.0/16.
+    fn own(self) -> IpAddr {
+        self.address("8.0.0.1", "fd00:0:86dd:1::1")
+    }
+
+    /// An inner address that no table knows.
+    fn nobody(self) -> IpAddr {
+        self.address("8.0.9.9", "fd00:0:86dd:9::9")
+    }
+
+    /// The peer that is reached over this family.
+    pub fn peer(self) -> Peer {
+        let n = if self == Self::V4 { 1 } else { 2 };
+        Peer {
+            slot: 2 * n,
+            epoch: 100 + n,
+            link_id: 0x00ab_cd00 | n,
+            mtu: if self == Self::V4 { 1464 } else { 1444 },
+            ifindex: 1,
+            local: self.address("192.0.2.1", "2001:db8::1"),
+            remote: self.address("192.0.2.2", "2001:db8::2"),
+            local_mac: NODE_MAC,
+            remote_mac: PEER_MAC,
+            inner_v4: format!("8.0.1.{n}").parse().expect("an address"),
+            inner_v6: format!("fd00:0:86dd::{n}").parse().expect("an address"),
+        }
+    }
+}
+
+/// The node's tables.
+pub fn world() -> World {
+    let mut world = World::new(1, 1);
+    for outer in Outer::BOTH {
+        world.add_peer(&outer.peer());
+        world.add_local(outer.own());
+    }
+    world
+}
+
+/// A UDP packet of `len` bytes with its headers.
+fn udp(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
+    let headers = if from.is_ipv4() { 28 } else { 48 };
+    packet::udp(from, to, (5000, 6000), &vec![0x5a; len - headers])
+}
+
+/// A packet that the host sends to the peer, or to nobody whom the tables know.
+///
+/// A test run takes the first 14 bytes of any packet for an Ethernet header, so addresses are chosen
+/// that put the right type into bytes 12 and 13 of the IP header.
+pub fn outgoing(outer: Outer, len: usize, hit: bool) -> Vec<u8> {
+    let peer = outer.peer();
+    let to = if hit { peer.inner(outer.own()) } else { outer.nobody() };
+    udp(outer.own(), to, len)
+}
+
+/// A frame from the peer with an inner packet of `len` bytes; or one like it that is not ours.
+pub fn incoming(outer: Outer, len: usize, hit: bool) -> Vec<u8> {
+    let peer = outer.peer();
+    let mut frame = peer.frame(udp(peer.inner(outer.own()), outer.own(), len));
+    if !hit {
+        frame.port = OTHER_PORT;
+    }
+    frame.to_bytes()
+}
+
+/// A packet as the daemon writes it to the helper device, behind the Ethernet header that a test run
+/// wants.
+pub fn written(outer: Outer, len: usize) -> Vec<u8> {
+    let peer = outer.peer();
+    udp(peer.inner(outer.own()), outer.own(), len)
+}
+
+/// A frame of another protocol of the same host.
+pub fn unrelated(outer: Outer, len: usize) -> Vec<u8> {
+    let peer = outer.peer();
+    let segment = vec![0x5a; len];
+    let packet = packet::ip(peer.remote, peer.local, packet::TCP, &segment);
+    packet::ethernet(NODE_MAC, PEER_MAC, packet::ethertype(peer.remote), &packet)
+}
