@@ -23,6 +23,8 @@ const PACKAGE: &str = "ipop-tests";
 const PROGRAM: &str = "ipop-fuzz";
 /// Each target has a folder of inputs here.
 const CORPUS: &str = "tests/fuzz/corpus";
+/// Some have words for the mutator here.
+const DICTIONARIES: &str = "tests/fuzz";
 /// Tells the program its target; see tests/fuzz/driver.rs.
 const TARGET_VARIABLE: &str = "IPOP_FUZZ_TARGET";
 /// Tells the tests to replay one input; see tests/fuzz/main.rs.
@@ -152,7 +154,7 @@ impl Target {
             .arg(format!("-rss_limit_mb={MEMORY_MIB_MAX}"))
             .arg(format!("-artifact_prefix={}/{}-", folder.display(), self.name))
             .arg("-print_final_stats=1");
-        let dictionary = workspace::root().join(CORPUS).join("..").join(format!("{}.dict", self.name));
+        let dictionary = workspace::root().join(DICTIONARIES).join(format!("{}.dict", self.name));
         if dictionary.exists() {
             command.arg(format!("-dict={}", dictionary.display()));
         }
@@ -169,7 +171,7 @@ impl Target {
         let lines = last_lines(child.stderr.take().context("libFuzzer has no output")?)?;
         let status = child.wait().with_context(|| format!("cannot watch `{shown}`"))?;
         stop::check()?;
-        let outcome = read(&lines);
+        let outcome = read(&lines, status.success());
         if !status.success() && outcome.failure.is_none() {
             bail!("`{shown}` ended with {status} and no input that fails:\n{}", lines.tail());
         }
@@ -211,8 +213,9 @@ fn last_lines(output: ChildStderr) -> Result<Lines> {
     }
 }
 
-/// Understands what libFuzzer says at its end.
-fn read(lines: &Lines) -> Outcome {
+/// Understands what libFuzzer says at its end. Inputs that it has written without failing are slow
+/// ones, on a machine that does something else for one.
+fn read(lines: &Lines, success: bool) -> Outcome {
     let statistic = |name: &str| {
         let value = lines.iter().rev().find_map(|line| line.strip_prefix(name))?;
         value.trim_start_matches(':').trim().parse().ok()
@@ -221,7 +224,8 @@ fn read(lines: &Lines) -> Outcome {
         let (_, rest) = line.split_once(" cov: ")?;
         rest.split(' ').next()?.parse().ok()
     });
-    let input = lines.iter().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path);
+    let written = lines.iter().rev().find_map(|line| line.split_once("Test unit written to "));
+    let input = written.map(|(_, path)| path).filter(|_| !success);
     Outcome {
         tried: statistic("stat::number_of_executed_units").unwrap_or(0),
         edges: edges.unwrap_or(0),
@@ -280,7 +284,10 @@ Done 600000 runs in 10 second(s)
 stat::number_of_executed_units: 600000
 stat::average_exec_per_sec:     60000
 ";
-        assert_eq!(read(&lines(text)), Outcome { tried: 600_000, edges: 213, failure: None });
+        let outcome = Outcome { tried: 600_000, edges: 213, failure: None };
+        assert_eq!(read(&lines(text), true), outcome);
+        let slow = format!("artifact_prefix='/t/'; Test unit written to /t/slow-unit-1\n{text}");
+        assert_eq!(read(&lines(&slow), true), outcome);
     }
 
     #[test]
@@ -301,7 +308,7 @@ stat::number_of_executed_units: 4458
         ];
         let failure =
             Failure { input: "/t/fuzz/frame-crash-4bb8".into(), reason: reason.map(str::to_owned).to_vec() };
-        assert_eq!(read(&lines(text)), Outcome { tried: 4458, edges: 9, failure: Some(failure) });
+        assert_eq!(read(&lines(text), false), Outcome { tried: 4458, edges: 9, failure: Some(failure) });
     }
 
     #[test]
@@ -311,7 +318,7 @@ ALARM: working on the last Unit for 11 seconds
 artifact_prefix='/t/'; Test unit written to /t/timeout-1
 ==77== ERROR: libFuzzer: timeout after 11 seconds
 ";
-        let failure = read(&lines(text)).failure.expect("a finding");
+        let failure = read(&lines(text), false).failure.expect("a finding");
         assert_eq!(failure.reason, ["==77== ERROR: libFuzzer: timeout after 11 seconds"]);
     }
 
