@@ -58,7 +58,12 @@ fn figure(row: &Row, metric: Metric) -> String {
     let decimals = metric.decimals();
     row.summary(metric).map_or_else(
         || UNKNOWN.to_owned(),
-        |summary| format!("{:.decimals$} ±{:.decimals$}", summary.median, summary.half_range()),
+        |summary| {
+            let half = summary.half_range();
+            // A wide spread has no use for decimals, and the table no room.
+            let of_half = if half >= 10.0 { 0 } else { decimals };
+            format!("{:.decimals$} ±{half:.of_half$}", summary.median)
+        },
     )
 }
 
