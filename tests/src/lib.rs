@@ -1,8 +1,8 @@
 //! What the integration tests share: packets, tables, the programs in the kernel, a reference for
-//! what they must do, the fuzz targets, and how a test says that it was skipped.
+//! what they must do, and how a test says that it was skipped.
 //!
-//! This package does not depend on the daemon: it tests what lies below it. Tests of whole nodes
-//! run the daemon as a program.
+//! This library does not depend on the daemon: it tests what lies below it. Tests of whole nodes
+//! run the daemon as a program; only the fuzz targets link its parsers.
 
 pub mod hostile;
 pub mod namespace;

@@ -51,6 +51,7 @@ pub(super) fn hello() -> Inputs {
 
 // Events of the target `node`, of its first peer at its configured address.
 const PASS_1100_MS: [u8; 3] = [0, 0x04, 0x4c];
+const PASS_100_MS: [u8; 3] = [0, 0, 100];
 const PASS_40_S: [u8; 3] = [0, 0x9c, 0x40];
 /// To 10.0.0.2 with 1464 bytes; its own address is there too.
 const REACHABLE: [u8; 4] = [5, 0x05, 0xb8, 1];
@@ -91,6 +92,9 @@ pub(super) fn node() -> Inputs {
         ("linked-then-goodbye-of-ours", [&linked[..], &GOODBYE].concat()),
         ("linked-then-kernel-off", [&linked[..], &KERNEL_OFF, &ANNOUNCE].concat()),
         ("linked-then-unreachable", [&linked[..], &[5, 0, 0, 0]].concat()),
+        ("linked-then-over-an-untrusted-address", [&linked[..], &[5, 5, 0xb8, 2]].concat()),
+        ("linked-then-a-narrower-wire", [&linked[..], &[5, 3, 0xe8, 1]].concat()),
+        ("greets-every-second", PASS_1100_MS.repeat(2).into_iter().chain(PASS_100_MS.repeat(20)).collect()),
         ("peer-without-kernel-path", [&linked[..], &said(1, 0, 5)].concat()),
         ("roamed", [&linked[..], &from(0x10, said(3, 4790, 30)), &PASS_1100_MS].concat()),
         ("roamed-out-of-trust", [&linked[..], &from(0x20, said(3, 4790, 30)), &PASS_1100_MS].concat()),

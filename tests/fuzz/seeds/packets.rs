@@ -73,6 +73,7 @@ const DAMAGES: &[Damage] = &[
     ("next-protocol-other-family", |bytes, udp| bytes[udp + 11] ^= 3),
     ("udp-checksum", |bytes, udp| bytes[udp + 6] = 0x12),
     ("udp-length", |bytes, udp| bytes[udp + 5] -= 1),
+    ("ip-length", |bytes, udp| bytes[if udp == 34 { 17 } else { 19 }] -= 1),
     ("udp-length-7", |bytes, udp| bytes[udp + 5] = 7),
     ("tcp-outside", |bytes, udp| bytes[if udp == 34 { 23 } else { 20 }] = 6),
     ("padded", |bytes, _| bytes.extend([0; 6])),
@@ -175,7 +176,10 @@ pub(super) fn egress() -> Inputs {
         add(&format!("{family}-tcp-super"), 100, 0, &tcp);
         add(&format!("{family}-tcp-super-mostly-hidden"), 1400, 60_000, &tcp);
         add(&format!("{family}-tcp-super-longer-than-a-packet"), 1400, 65_535, &tcp);
-        add(&format!("{family}-tcp-super-segments-too-big"), 1440, 20_000, &tcp);
+        // One byte more and less than fits.
+        let fits = 1464 - if v6 { 60 } else { 40 };
+        add(&format!("{family}-tcp-super-segments-fit"), fits, 0, &tcp);
+        add(&format!("{family}-tcp-super-segments-too-big"), fits + 1, 0, &tcp);
         add(&format!("{family}-udp-super"), 100, 0, &to(OVER_V6, v6, 300));
         add(&format!("{family}-too-big"), 0, 0, &to(OVER_V4, v6, 1464));
         add(&format!("{family}-to-itself"), 0, 0, &packet::udp(own(v6), own(v6), (1, 2), PAYLOAD));

@@ -33,6 +33,15 @@ fn udp(v6: bool, len: usize) -> Vec<u8> {
     packet::udp(own(v6), peers()[OVER_V4].inner(own(v6)), (40_000, 5201), &vec![0x5a; len])
 }
 
+/// A datagram whose checksum comes out as zero, which UDP writes as all ones.
+fn zero_sum(v6: bool) -> Vec<u8> {
+    let to = peers()[OVER_V4].inner(own(v6));
+    let packet = |word: u16| packet::udp(own(v6), to, (40_000, 5201), &word.to_be_bytes());
+    let check_at = if v6 { 46 } else { 26 };
+    let all_ones = |packet: &Vec<u8>| packet[check_at..check_at + 2] == [0xff, 0xff];
+    (0..=u16::MAX).map(packet).find(all_ones).expect("a payload that adds up")
+}
+
 /// With every flag that belongs to one segment only.
 fn flagged(mut packet: Vec<u8>) -> Vec<u8> {
     packet[33] = 0xd9;
@@ -65,6 +74,9 @@ pub(super) fn cut() -> Inputs {
         ("v6-extension-header", 0, virtio(UDP_L4, 56, 100, 48, 6), extended()),
         ("single-partial-checksum", 1, virtio(0, 0, 0, 20, 16), tcp(false, 50)),
         ("single-plain", 0, virtio(0, 0, 0, 0, 0), udp(false, 50)),
+        ("single-sum-of-zero-v4", 1, virtio(0, 0, 0, 20, 6), zero_sum(false)),
+        ("single-sum-of-zero-v6", 1, virtio(0, 0, 0, 40, 6), zero_sum(true)),
+        ("udp-sum-of-zero", 1, virtio(UDP_L4, 28, 100, 20, 6), zero_sum(false)),
         ("checksum-at-an-odd-place", 0, virtio(0, 0, 0, 21, 17), tcp(false, 50)),
         ("checksum-behind-the-end", 0, virtio(0, 0, 0, 80, 16), tcp(false, 50)),
         ("no-segment-size", 0, virtio(TCP_V4, 40, 0, 20, 16), tcp(false, 50)),
@@ -129,7 +141,8 @@ pub(super) fn merge() -> Inputs {
         ("empty", three(0, &[0, LEN, 0])),
         ("push", three(0, &[0, FLAGS, 0x18])),
         ("syn", three(0, &[0, FLAGS, 0x02])),
-        ("gap", three(0, &[0, GAP])),
+        ("gap-v4", three(0, &[0, GAP])),
+        ("gap-v6", three(V6, &[V6, GAP])),
         ("wrong-checksum", three(0, &[0, CHANGED | WRONG_CHECKSUM, 1, 60, 1])),
         ("udp-without-checksum", three(UDP, &[UDP, CHANGED | WRONG_CHECKSUM, 2, 26, 0xff, 27, 0xff])),
         ("constant-identification", [0, SAME_ID].repeat(5)),

@@ -36,6 +36,13 @@ pub(super) fn run(input: &[u8]) {
         let segments = merge::segments(&packet, &whole);
         add_up(&packet, &whole, &gso, &segments);
         segments.iter().for_each(|segment| has_the_right_lengths(segment, &inner));
+        if gso.segmentation != Segmentation::Udp {
+            are_one_stream(
+                &packet,
+                usize::from(header.checksum.map_or(0, |partial| partial.start)),
+                &segments,
+            );
+        }
         if is_seeded {
             are_sound(&segments, &inner);
         }
@@ -91,6 +98,7 @@ fn completes(packet: &[u8], partial: PartialChecksum) {
     for (index, (after, before)) in completed.iter().zip(packet).enumerate() {
         assert!(after == before || (at..at + 2).contains(&index), "byte {index} has changed");
     }
+    assert_ne!(completed[at..at + 2], [0, 0], "no checksum at all, as UDP has it");
     // The field held the sum of what is not covered; a field at an odd place is not a word of it.
     if partial.offset.is_multiple_of(2) {
         let seed = u16::from_be_bytes([packet[at], packet[at + 1]]);
@@ -130,6 +138,23 @@ fn has_the_right_lengths(segment: &[u8], whole: &Inner) {
             segment[inner.header_len as usize + 5],
         ]);
         assert_eq!(udp_len, inner.total_len - inner.header_len);
+    }
+}
+
+/// Sequence numbers go on by the payload; FIN and PSH are the last segment's, CWR the first one's
+/// (RFC 3168, 6.1.2), all other flags everybody's.
+fn are_one_stream(whole: &[u8], tcp_at: usize, segments: &[Vec<u8>]) {
+    const FIN_PSH: u8 = 0x01 | 0x08;
+    const CWR: u8 = 0x80;
+    let sequence =
+        |packet: &[u8]| u32::from_be_bytes(*packet[tcp_at + 4..].first_chunk().expect("four bytes"));
+    let header_len = tcp_at + usize::from(whole[tcp_at + 12] >> 4) * 4;
+    let (mut expected, flags) = (sequence(whole), whole[tcp_at + 13]);
+    for (index, segment) in segments.iter().enumerate() {
+        assert_eq!(sequence(segment), expected);
+        expected = expected.wrapping_add((segment.len() - header_len) as u32);
+        let taken = if index == 0 { 0 } else { CWR } | if index + 1 == segments.len() { 0 } else { FIN_PSH };
+        assert_eq!(segment[tcp_at + 13], flags & !taken, "flags of segment {index}");
     }
 }
 

@@ -92,18 +92,15 @@ impl Stream {
     ///
     /// 0: a length of payload (u8) instead of 64 bytes; 1: eight times as long; 2: TCP flags (u8)
     /// instead of ACK; 3: up to three bytes are changed (count, then place and change for each); 4:
-    /// and the checksums are not; 5: the identification is as before; 6: a gap before it; 7: the
-    /// payload is all ones.
+    /// and the checksums are not; 5: the identification is as before; 6: a gap in the sequence before
+    /// it; 7: the payload is all ones.
     fn next(&mut self, tape: &mut Tape<'_>) -> Vec<u8> {
         let ways = tape.u8();
         let way = |bit: u8| ways & 1 << bit != 0;
         let len = if way(0) { usize::from(tape.u8()) } else { 64 };
         let payload = vec![if way(7) { 0xff } else { 0x5a }; if way(1) { len * 8 } else { len }];
         let flags = if way(2) { tape.u8() } else { 0x10 };
-        if way(6) {
-            self.sequence = self.sequence.wrapping_add(1);
-            self.identification = self.identification.wrapping_add(1);
-        }
+        self.sequence = self.sequence.wrapping_add(u32::from(way(6)));
         let mut packet = self.packet(flags, &payload);
         let changes = if way(3) { tape.u8() & 3 } else { 0 };
         for _ in 0..changes {

@@ -24,6 +24,8 @@ const PEERS: usize = 2;
 /// What one event may make the node say: hellos to both addresses of each peer, a change of path
 /// and of address for each, an answered ping.
 const OUTPUTS_MAX: usize = 2 * PEERS + 2 * PEERS + 1;
+/// How often a peer is greeted at most, unless something has changed.
+const HELLO_INTERVAL: Duration = Duration::from_secs(1);
 /// Events per input, so that one takes milliseconds at most.
 const EVENTS_MAX: usize = 300;
 
@@ -94,6 +96,8 @@ struct Peer {
     heard_sent_ns: u64,
     /// The last hello that the node has accepted.
     accepted: Option<(u64, u64)>,
+    /// When the node last sent a hello because it was time to.
+    greeted_at: Option<Instant>,
     path: Path,
 }
 
@@ -117,6 +121,7 @@ impl Run {
                 underlay: None,
                 heard_sent_ns: 0,
                 accepted: None,
+                greeted_at: None,
                 path: node.peer(PeerId(index)).expect("a peer").path,
             })
             .collect();
@@ -144,7 +149,11 @@ impl Run {
     fn pass(&mut self, time: Duration) {
         self.now = self.now.after(time);
         self.node.handle_timeout(self.now);
-        self.drain();
+        for index in self.drain() {
+            let greeted_at = self.peers[index].greeted_at.replace(self.now);
+            let pause = greeted_at.map(|before| self.now.since(before)).filter(|pause| !pause.is_zero());
+            assert!(pause.is_none_or(|pause| pause >= HELLO_INTERVAL), "greeted again after {pause:?}");
+        }
         let (next, reason) = self.node.poll_timeout().expect("a node always has a hello to send");
         assert!(next > self.now, "{reason:?} would be due again at once");
     }
@@ -259,6 +268,8 @@ impl Run {
             2 => {
                 let endpoint = (choice & 4 != 0).then(|| address(choice >> 3));
                 self.peers[peer].addresses.extend(endpoint);
+                // A new address is greeted at once.
+                self.peers[peer].greeted_at = None;
                 Command::Endpoint { peer: id, endpoint }
             }
             _ => Command::Goodbye,
@@ -272,13 +283,13 @@ impl Run {
         format!("{:?}", (0..PEERS).map(|index| self.node.peer(PeerId(index))).collect::<Vec<_>>())
     }
 
-    /// Takes what the node says and checks each word of it.
-    fn drain(&mut self) {
-        let mut outputs = 0;
+    /// Takes what the node says and checks each word of it. To which peers it has sent hellos.
+    fn drain(&mut self) -> Vec<usize> {
+        let (mut outputs, mut greeted) = (0, Vec::new());
         while let Some(output) = self.node.poll_output() {
             outputs += 1;
             match output {
-                Output::Transmit { to, datagram } => self.transmitted(to, &datagram),
+                Output::Transmit { to, datagram } => greeted.push(self.transmitted(to, &datagram)),
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Roamed { peer, endpoint } => {
                     assert!(self.peers[peer.0].addresses.contains(&endpoint));
@@ -291,10 +302,12 @@ impl Run {
             let view = self.node.peer(PeerId(index)).expect("a peer");
             assert_eq!(view.path, peer.path, "a change of path was not told");
         }
+        greeted
     }
 
-    /// A hello to a peer is authentic, newer than the last, and goes where the peer has been.
-    fn transmitted(&mut self, to: SocketAddr, datagram: &[u8; LEN]) {
+    /// A hello to a peer is authentic, newer than the last, and goes where the peer has been. Which
+    /// peer it is.
+    fn transmitted(&mut self, to: SocketAddr, datagram: &[u8; LEN]) -> usize {
         let hello = Hello::parse(datagram).expect("a hello of ours");
         let to_peer = |index: &usize| keys(*index).link_id() == hello.link_id;
         let index = (0..PEERS).find(to_peer).expect("a hello to a peer");
@@ -304,6 +317,7 @@ impl Run {
         assert!(peer.addresses.contains(&to), "{to} has never been the peer's address");
         assert!(hello.boot == BOOT && hello.sent_ns > peer.heard_sent_ns);
         peer.heard_sent_ns = hello.sent_ns;
+        index
     }
 
     /// A path leads to a peer that is there, over addresses that are trusted at both ends.
