@@ -32,6 +32,8 @@ pub enum KeyError {
     Missing { path: PathBuf },
     #[error("{path}: exists already and is not overwritten; choose another name or move it away", path = path.display())]
     Exists { path: PathBuf },
+    #[error("{path}: there is no such directory; create it first, or choose another place", path = path.display())]
+    NoDirectory { path: PathBuf },
     #[error("{path}: cannot {what} the key file: {source}", path = path.display())]
     Io { path: PathBuf, what: &'static str, source: io::Error },
     #[error("the kernel gave no random bytes ({0}); try again")]
@@ -90,6 +92,7 @@ impl PrivateKey {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
                 match error.kind() {
                     io::ErrorKind::AlreadyExists => KeyError::Exists { path: path.to_owned() },
+                    io::ErrorKind::NotFound => KeyError::NoDirectory { path: path.to_owned() },
                     _ => KeyError::Io { path: path.to_owned(), what: "create", source: error },
                 }
             })?;
@@ -282,6 +285,13 @@ mod tests {
         key.write_new(&path).unwrap();
         assert_eq!(PrivateKey::read(&path).unwrap(), key);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let path = directory().path().join("none/key");
+        let error = PrivateKey::generate().unwrap().write_new(&path).unwrap_err();
+        assert!(matches!(&error, KeyError::NoDirectory { path: named } if *named == path), "{error}");
     }
 
     #[test]
