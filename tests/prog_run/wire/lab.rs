@@ -2,6 +2,7 @@
 //! namespace of the test's own. `wire0` is a TAP, so every frame on the wire is written and read
 //! here; `ipop0` is the kernel's VXLAN device, `miss0` the helper device of the daemon's.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -108,8 +109,19 @@ impl Lab {
     }
 
     /// A socket of the node's own, at an inner address.
+    ///
+    /// An earlier one on the same port may outlive its drop for a moment: a child that another test
+    /// has just forked holds a copy until it comes to its exec.
     pub(super) fn socket(&self, own: IpAddr, port: u16) -> UdpSocket {
-        let socket = UdpSocket::bind((own, port)).expect("a socket in the namespace");
+        let deadline = Instant::now() + DEADLINE;
+        let socket = loop {
+            match UdpSocket::bind((own, port)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                bound => break bound.expect("a socket in the namespace"),
+            }
+        };
         socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         socket
     }
