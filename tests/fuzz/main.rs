@@ -158,6 +158,24 @@ fn the_corpus_reaches_every_verdict_about_a_packet() {
 }
 
 #[test]
+fn the_corpus_reaches_every_kind_of_path() {
+    let inputs = files(&corpus().join("node")).into_iter().map(|file| read(&file));
+    let reached: BTreeSet<&str> = inputs.flat_map(|input| targets::node::reached(&input)).collect();
+    let wanted = [
+        "kernel",
+        "no answer",
+        "no endpoint",
+        "no route",
+        "peer not trusted",
+        "self not trusted",
+        "silent",
+        "user, off here",
+        "user, off there",
+    ];
+    assert_eq!(reached, wanted.into_iter().collect());
+}
+
+#[test]
 fn the_corpus_is_small() {
     let len = |file: &PathBuf| file.metadata().expect("a file of the corpus").len();
     let total: u64 = files(&corpus()).iter().flat_map(|folder| files(folder)).map(|file| len(&file)).sum();

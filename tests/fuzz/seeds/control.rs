@@ -51,6 +51,7 @@ pub(super) fn hello() -> Inputs {
 
 // Events of the target `node`, of its first peer at its configured address.
 const PASS_1100_MS: [u8; 3] = [0, 0x04, 0x4c];
+const PASS_1_MS: [u8; 3] = [0, 0, 1];
 const PASS_100_MS: [u8; 3] = [0, 0, 100];
 const PASS_40_S: [u8; 3] = [0, 0x9c, 0x40];
 /// To 10.0.0.2 with 1464 bytes; its own address is there too.
@@ -61,11 +62,14 @@ const ANNOUNCE: [u8; 2] = [7, 0];
 const PING: [u8; 2] = [7, 1];
 const GOODBYE: [u8; 2] = [7, 3];
 
-/// The first peer's next hello: choices, kernel port, lease, MTU.
+/// Where the byte of the hello's event is in [`said`].
+const HELLO_AT: usize = PASS_1_MS.len();
+
+/// The first peer's next hello, a millisecond later: choices, kernel port, lease, MTU.
 fn said(choices: u8, kernel_port: u16, lease_s: u16) -> Vec<u8> {
     let [a, b] = kernel_port.to_be_bytes();
     let [c, d] = lease_s.to_be_bytes();
-    vec![2, choices, a, b, c, d, 0x05, 0xb8]
+    [&PASS_1_MS[..], &[2, choices, a, b, c, d, 0x05, 0xb8]].concat()
 }
 
 /// Up to a path by the kernel: the node greets, the peer answers.
@@ -76,21 +80,23 @@ fn linked() -> Vec<u8> {
 pub(super) fn node() -> Inputs {
     let linked = linked();
     let from = |bits: u8, mut event: Vec<u8>| {
-        event[0] |= bits;
+        event[HELLO_AT] |= bits;
         event
     };
     let noise = [&[1, 12, 6, 0, 0, 0][..], &[7; 8]].concat();
-    let tampered = |bit: u16| [&[3][..], &said(1, 4790, 30)[1..], &bit.to_be_bytes()].concat();
+    let tampered = |bit: u16| [&[3][..], &said(1, 4790, 30)[HELLO_AT + 1..], &bit.to_be_bytes()].concat();
     let arbitrary = [&[2, 15, 0x12, 0xb6, 0, 30, 5, 0xb8][..], &[0xff; 32]].concat();
     let flood: Vec<u8> = (0..60).flat_map(|_| said(3, 4790, 30)).collect();
     let second = [&[5 | 8, 5, 0xb8, 1][..], &from(8 | 0x10, said(3, 0, 30))].concat();
     [
         ("alone", [&PASS_1100_MS[..], &PASS_40_S].concat()),
+        ("route-lost-and-found", [&PASS_1100_MS[..], &[5, 0, 0, 0], &REACHABLE].concat()),
         ("linked-by-the-kernel", linked.clone()),
         ("linked-then-silent", [&linked[..], &PASS_40_S].concat()),
         ("linked-then-goodbye-of-the-peer", [&linked[..], &said(1, 4790, 0)].concat()),
         ("linked-then-goodbye-of-ours", [&linked[..], &GOODBYE].concat()),
         ("linked-then-kernel-off", [&linked[..], &KERNEL_OFF, &ANNOUNCE].concat()),
+        ("linked-then-kernel-only-receives", [&linked[..], &[6, 0x12, 0xb6, 0]].concat()),
         ("linked-then-unreachable", [&linked[..], &[5, 0, 0, 0]].concat()),
         ("linked-then-over-an-untrusted-address", [&linked[..], &[5, 5, 0xb8, 2]].concat()),
         ("linked-then-a-narrower-wire", [&linked[..], &[5, 3, 0xe8, 1]].concat()),

@@ -102,6 +102,21 @@ const DAMAGES_V4: &[Damage] = &[
     ("another-ttl", |bytes, _| bytes[22] = 1),
 ];
 
+/// From the peer that prefixes lead to: sources within, at the ends of, and outside of them.
+fn by_prefix() -> [(&'static str, ClearFrame); 5] {
+    let from = |source: &str| {
+        let source = address(source);
+        peers()[ROUTER].frame(packet::udp(source, own(source.is_ipv6()), (1, 2), PAYLOAD))
+    };
+    [
+        ("prefix", from("172.16.9.9")),
+        ("prefix-of-another", from("172.16.5.9")),
+        ("prefix-last", from("172.31.255.255")),
+        ("prefix-missed", from("172.32.0.0")),
+        ("prefix-v6", from("fd00:77::9")),
+    ]
+}
+
 /// `[flags][unreadable][frame]`
 pub(super) fn frame() -> Inputs {
     let mut inputs = Inputs::new();
@@ -129,10 +144,8 @@ pub(super) fn frame() -> Inputs {
         change(&mut frame);
         add((*name).to_owned(), 0, 0, frame.to_bytes());
     }
-    let router = &peers()[ROUTER];
-    for (name, from) in [("prefix", "172.16.9.9"), ("prefix-of-another", "172.16.5.9")] {
-        let inner = packet::udp(address(from), own(false), (1, 2), PAYLOAD);
-        add(name.to_owned(), 0, 0, router.frame(inner).to_bytes());
+    for (name, frame) in by_prefix() {
+        add(name.to_owned(), 0, 0, frame.to_bytes());
     }
     add("tcp-super".to_owned(), 1, 0, {
         let inner = packet::tcp(peers()[OVER_V4].inner_v4, own(false), (1, 2), PAYLOAD);
@@ -218,6 +231,10 @@ pub(super) fn clear() -> Inputs {
         change(&mut frame);
         let datagram = frame.to_bytes()[frame.gpe_at()..].to_vec();
         inputs.push(((*name).to_owned(), [&[OVER_V4 as u8], &datagram[..]].concat()));
+    }
+    for (name, frame) in by_prefix() {
+        let datagram = frame.to_bytes()[frame.gpe_at()..].to_vec();
+        inputs.push((name.to_owned(), [&[ROUTER as u8], &datagram[..]].concat()));
     }
     inputs
 }

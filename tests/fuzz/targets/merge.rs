@@ -243,6 +243,7 @@ impl Device {
         for (original, buffer) in originals.iter().zip(&buffers) {
             assert_eq!(*original, self.packets.0[usize::from(*buffer)]);
             assert!(is_sound(original), "a packet with a wrong checksum was merged");
+            assert!(may_be_merged(original), "a packet with a flag of its own was merged");
         }
         let payloads: Vec<u8> =
             frame.pieces().iter().flat_map(|piece| self.packets.bytes(*piece)).copied().collect();
@@ -313,6 +314,13 @@ pub(super) fn is_sound(packet: &[u8]) -> bool {
     has_one
         && (ip[0] >> 4 == 6 || packet::checksum(ip) == 0)
         && packet::transport_checksum(source, destination, inner.protocol, transport) == 0
+}
+
+/// SYN, RST, URG and CWR mean one segment and no other; the kernel's GRO never merges them.
+fn may_be_merged(packet: &[u8]) -> bool {
+    const FIN_PSH_ACK_ECE: u8 = 0x01 | 0x08 | 0x10 | 0x40;
+    let (protocol, tcp_at) = if packet[0] >> 4 == 6 { (packet[6], 40) } else { (packet[9], 20) };
+    protocol != TCP || packet[tcp_at + 13] & !FIN_PSH_ACK_ECE == 0
 }
 
 /// What a TUN device accepts and its kernel can cut (UDP_MAX_SEGMENTS was 64 before Linux 6.9).

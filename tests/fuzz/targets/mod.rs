@@ -13,7 +13,7 @@ mod hello;
 mod inner;
 pub(crate) mod merge;
 mod names;
-mod node;
+pub(crate) mod node;
 pub(crate) mod tables;
 mod tape;
 

@@ -16,7 +16,10 @@ pub(super) fn run(input: &[u8]) {
     if let Some(prefix) = reads_what_it_shows::<Prefix>(text) {
         is_a_prefix(prefix);
     }
-    reads_what_it_shows::<Endpoint>(text);
+    if let Some(Endpoint::Address(address)) = reads_what_it_shows::<Endpoint>(text) {
+        let ip = address.ip();
+        assert!(address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !spells_v4(ip));
+    }
     let key = reads_what_it_shows::<PublicKey>(text);
     if let Some(key) = key {
         assert_eq!(key.to_string(), text, "one key, one text");
@@ -41,7 +44,13 @@ fn reads_what_it_shows<T: FromStr + Display + Debug + PartialEq>(text: &str) -> 
 }
 
 fn is_a_prefix(prefix: Prefix) {
+    assert!(!spells_v4(prefix.addr()));
     assert!(prefix.contains(prefix.addr()) && prefix.overlaps(prefix));
     assert!(prefix.network().covers(prefix) && !prefix.network().has_host_bits());
     assert_eq!(prefix.is_host(), prefix == Prefix::host(prefix.addr()));
+}
+
+/// An IPv4 address that is written as an IPv6 address would be another one in every table.
+fn spells_v4(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }

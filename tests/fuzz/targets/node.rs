@@ -4,7 +4,7 @@
 //! Input: events. Each begins with a byte: its low three bits say what happens (see [`Run::event`]),
 //! bit 3 says which of two peers it is about, bits 4 and 5 from which address a datagram comes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use std::time::Duration;
 use ipop_common::Counter;
 use ipop_common::hello::{BODY_LEN, Hello, LEN};
 use ipop_overlay::{
-    Command, Config, Instant, LinkKeys, NetworkKey, Node, Output, Path, PeerConfig, PeerId, Refusal,
+    Command, Config, Instant, LinkKeys, NetworkKey, NoPath, Node, Output, Path, PeerConfig, PeerId, Refusal,
+    UserReason,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -35,13 +36,33 @@ const TRUSTED: &str = "10.0.0.0";
 const ADDRESSES: [&str; 4] = ["10.0.0.2:15000", "10.0.0.7:4000", "192.0.2.9:15000", "[fd00::7]:15000"];
 
 pub(super) fn run(input: &[u8]) {
+    reached(input);
+}
+
+/// Runs an input; the kinds of path that the node has found on the way.
+pub(crate) fn reached(input: &[u8]) -> BTreeSet<&'static str> {
     let mut tape = Tape::new(input);
     let mut run = Run::new();
     for _ in 0..EVENTS_MAX {
         if tape.is_over() {
-            return;
+            break;
         }
         run.event(&mut tape);
+    }
+    run.reached
+}
+
+fn name_of(path: Path) -> &'static str {
+    match path {
+        Path::Kernel { .. } => "kernel",
+        Path::User { reason: UserReason::OffHere, .. } => "user, off here",
+        Path::User { reason: UserReason::OffThere, .. } => "user, off there",
+        Path::None(NoPath::NoEndpoint) => "no endpoint",
+        Path::None(NoPath::PeerNotTrusted(_)) => "peer not trusted",
+        Path::None(NoPath::SelfNotTrusted(_)) => "self not trusted",
+        Path::None(NoPath::NoRoute) => "no route",
+        Path::None(NoPath::NoAnswer) => "no answer",
+        Path::None(NoPath::Silent) => "silent",
     }
 }
 
@@ -96,6 +117,8 @@ struct Peer {
     heard_sent_ns: u64,
     /// The last hello that the node has accepted.
     accepted: Option<(u64, u64)>,
+    /// Where the node has last said that the peer is now.
+    roamed: Option<SocketAddr>,
     /// When the node last sent a hello because it was time to.
     greeted_at: Option<Instant>,
     path: Path,
@@ -108,6 +131,8 @@ struct Run {
     peers: Vec<Peer>,
     /// Hellos that the node has accepted: datagram, peer, boot.
     accepted: Vec<([u8; LEN], usize, u64)>,
+    /// Which kinds of path there have been.
+    reached: BTreeSet<&'static str>,
 }
 
 impl Run {
@@ -121,11 +146,12 @@ impl Run {
                 underlay: None,
                 heard_sent_ns: 0,
                 accepted: None,
+                roamed: None,
                 greeted_at: None,
                 path: node.peer(PeerId(index)).expect("a peer").path,
             })
             .collect();
-        Self { node, now, kernel: (0, false), peers, accepted: Vec::new() }
+        Self { node, now, kernel: (0, false), peers, accepted: Vec::new(), reached: BTreeSet::new() }
     }
 
     fn event(&mut self, tape: &mut Tape<'_>) {
@@ -201,6 +227,7 @@ impl Run {
 
     fn deliver(&mut self, peer: usize, from: SocketAddr, hello: &Hello, datagram: &[u8; LEN]) {
         let before = self.views();
+        let was = self.endpoint(peer);
         match self.node.handle_datagram(from, datagram, self.now) {
             Ok(()) => {
                 let state = &mut self.peers[peer];
@@ -215,7 +242,10 @@ impl Run {
                 assert_eq!(self.views(), before);
             }
         }
+        let is = self.endpoint(peer);
+        self.peers[peer].roamed = None;
         self.drain();
+        assert_eq!(self.peers[peer].roamed, is.filter(|_| is != was), "{was:?} became {is:?}");
     }
 
     /// A peer's hello with one bit turned.
@@ -278,6 +308,10 @@ impl Run {
         self.drain();
     }
 
+    fn endpoint(&self, peer: usize) -> Option<SocketAddr> {
+        self.node.peer(PeerId(peer)).and_then(|view| view.endpoint)
+    }
+
     /// All that the node shows of its peers.
     fn views(&self) -> String {
         format!("{:?}", (0..PEERS).map(|index| self.node.peer(PeerId(index))).collect::<Vec<_>>())
@@ -293,6 +327,7 @@ impl Run {
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Roamed { peer, endpoint } => {
                     assert!(self.peers[peer.0].addresses.contains(&endpoint));
+                    self.peers[peer.0].roamed = Some(endpoint);
                 }
                 Output::Pong { .. } => {}
             }
@@ -301,6 +336,7 @@ impl Run {
         for (index, peer) in self.peers.iter().enumerate() {
             let view = self.node.peer(PeerId(index)).expect("a peer");
             assert_eq!(view.path, peer.path, "a change of path was not told");
+            self.is_valid(peer);
         }
         greeted
     }
@@ -320,12 +356,15 @@ impl Run {
         index
     }
 
-    /// A path leads to a peer that is there, over addresses that are trusted at both ends.
     fn path(&mut self, id: PeerId, path: Path) {
-        let peer = &mut self.peers[id.0];
-        assert_ne!(peer.path, path, "a path that is as before is told");
-        peer.path = path;
-        let (endpoint, mtu) = match path {
+        let before = std::mem::replace(&mut self.peers[id.0].path, path);
+        assert_ne!(before, path, "a path that is as before is told");
+        self.reached.insert(name_of(path));
+    }
+
+    /// A path leads to a peer that is there, over addresses that are trusted at both ends.
+    fn is_valid(&self, peer: &Peer) {
+        let (endpoint, mtu) = match peer.path {
             Path::None(_) => return,
             Path::User { endpoint, mtu, .. } => (endpoint, mtu),
             Path::Kernel { endpoint, mtu } => {
