@@ -24,6 +24,7 @@ pub mod inner;
 pub mod limits;
 pub mod maps;
 pub mod tables;
+pub mod wireguard;
 
 pub use address::{Address, Family};
 pub use counter::Counter;
