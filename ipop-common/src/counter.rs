@@ -64,6 +64,11 @@ counters! {
     TxLeaseExpired, "tx_lease_expired", Passed, "the daemon has not renewed the link's lease";
     TxReceiveOnly, "tx_receive_only", Passed, "left to the user path: the peer's kernel path is off";
     TxFragmented, "tx_fragmented", Passed, "larger than the link or an outer packet, left to the user path";
+    TxSealed, "tx_sealed", Ok, "sealed in the kernel and sent to a peer";
+    TxBulk, "tx_bulk", Passed, "super-packets of a sealed link and what follows in their flows, left to the user path";
+    TxComplex, "tx_complex", Passed, "a form that the kernel path does not seal (options, fragments, extension headers), left to the user path";
+    TxNoSession, "tx_no_session", Passed, "no session with the peer in the kernel yet, left to the user path";
+    TxKeyExpired, "tx_key_expired", Passed, "the session's key may no longer be used, left to the user path";
     TxTooBig, "tx_too_big", Refused, "larger than the link: answered with ICMP fragmentation needed or packet too big";
     TxNoRoom, "tx_no_room", Dropped, "the kernel had no room for the outer header or the ICMP error";
     TxUnreachable, "tx_unreachable", Refused, "no path to the peer: answered with ICMP destination unreachable";
@@ -72,8 +77,10 @@ counters! {
     TxGsoFallback, "tx_gso_fallback", Passed, "segmentation offload refused, sent one datagram at a time";
     RxDecapsulated, "rx_decapsulated", Ok, "received from a peer and delivered";
     RxXdpDecapsulated, "rx_xdp_decapsulated", Ok, "decapsulated by XDP, delivered by TC";
+    RxOpened, "rx_opened", Ok, "sealed, opened in the kernel and delivered";
     RxToStack, "rx_to_stack", Passed, "valid, left whole to the kernel's VXLAN device (UDP super-packets, forwarding)";
     RxFromStack, "rx_from_stack", Ok, "valid, decapsulated by the kernel's VXLAN device";
+    RxToUser, "rx_to_user", Passed, "sealed, left to the user path: merged, with a checksum, too long, of another session or another source";
     RxNotOurs, "rx_not_ours", Passed, "not a frame of ours, left to the network stack";
     RxTruncated, "rx_truncated", Refused, "shorter than its headers say";
     RxBadLength, "rx_bad_length", Refused, "the length fields of its headers contradict one another";
@@ -87,6 +94,12 @@ counters! {
     RxLeaseExpired, "rx_lease_expired", Refused, "the daemon has not renewed the link's lease";
     RxWrongOuterSource, "rx_wrong_outer_source", Refused, "not from the address of the link's peer";
     RxWrongOuterDestination, "rx_wrong_outer_destination", Refused, "not to the address that the link uses here";
+    RxUnknownIndex, "rx_unknown_index", Refused, "no session has the index of a sealed packet";
+    RxKeyExpired, "rx_key_expired", Refused, "sealed with a key that may no longer be used";
+    RxBadTag, "rx_bad_tag", Refused, "sealed with another key, or changed since";
+    RxReplay, "rx_replay", Refused, "a sealed packet that came before";
+    RxTooOld, "rx_too_old", Refused, "a sealed packet from before the replay window";
+    RxWindowBusy, "rx_window_busy", Dropped, "other CPUs kept changing the replay window";
     RxBadInner, "rx_bad_inner", Refused, "the inner packet is not the IP packet that the header promises";
     RxWrongInnerSource, "rx_wrong_inner_source", Refused, "the inner source address does not belong to the link's peer";
     RxNoRoom, "rx_no_room", Dropped, "the kernel could not remove the outer header";

@@ -6,6 +6,7 @@ use crate::cursor::Cursor;
 use crate::inner::{Inner, InnerError, protocol};
 use crate::limits::{INNER_LEN_MAX, MTU_IPV6_MIN};
 use crate::maps::{Link, LinkRef};
+use crate::sealed::{Sealing, Shape, TEXT_MAX, flow_hash, is_with_user};
 use crate::tables::{Stale, Tables, follow};
 
 /// What the kernel knows about a packet beside its bytes.
@@ -22,6 +23,8 @@ pub struct PacketMeta {
 pub enum Verdict {
     /// Put the outer header of the link in `slot` before it and send it.
     Encapsulate { slot: u32, outer: Family },
+    /// Seal it, put the outer headers of the link before it and send it.
+    Seal(Sealing),
     /// Leave it to the user path.
     Miss(Counter),
     /// Answer with an ICMP error that names this MTU.
@@ -70,7 +73,41 @@ pub fn packet<C: Cursor, T: Tables>(
     if meta.len > INNER_LEN_MAX as u32 {
         return Verdict::Miss(Counter::TxFragmented);
     }
+    if link.flags & Link::SEALED != 0 {
+        return sealed(cursor, &inner, meta, tables, now_ns, reference.slot, link);
+    }
     Verdict::Encapsulate { slot: reference.slot, outer: link.outer() }
+}
+
+/// Whether the kernel path seals a packet of a sealed link.
+#[inline(always)]
+fn sealed<C: Cursor, T: Tables>(
+    cursor: C,
+    inner: &Inner,
+    meta: PacketMeta,
+    tables: &T,
+    now_ns: u64,
+    slot: u32,
+    link: &Link,
+) -> Verdict {
+    if link.session == 0 {
+        return Verdict::Miss(Counter::TxNoSession);
+    }
+    let flow = tables.flow(flow_hash(cursor, inner));
+    let shape = Shape::of(cursor, inner);
+    let counter = match (shape, flow) {
+        _ if meta.gso_size != 0 || meta.len > TEXT_MAX as u32 => Counter::TxBulk,
+        (None, _) => Counter::TxComplex,
+        (Some(_), Some(flow)) if is_with_user(flow, now_ns) => Counter::TxBulk,
+        (Some(shape), _) => {
+            let (session, len) = (link.session, meta.len as u16);
+            return Verdict::Seal(Sealing { slot, outer: link.outer(), session, shape, len });
+        }
+    };
+    if let Some(flow) = flow {
+        flow.store(now_ns);
+    }
+    Verdict::Miss(counter)
 }
 
 /// A packet that the link cannot carry whole: the sender is told, unless it asked the network to

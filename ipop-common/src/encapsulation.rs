@@ -33,9 +33,18 @@ pub struct Underlay {
     pub source_mac: [u8; 6],
     pub next_hop_mac: [u8; 6],
     pub local: Address,
-    /// Peer's address and kernel-path port.
+    /// Peer's address, and the port that packets in this form go to.
     pub peer: SocketAddr,
-    pub link_id: LinkId,
+    pub form: Form,
+}
+
+/// How the packets of a link look on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// VXLAN-GPE with this link id.
+    Clear(LinkId),
+    /// Transport messages of WireGuard from this port, on which this node's daemon receives.
+    Sealed { source_port: u16 },
 }
 
 /// Writes the template and the fields that depend on it into `link`.
@@ -57,8 +66,17 @@ pub fn write_template(link: &mut Link, underlay: &Underlay) {
         }
     };
     header[udp + 2..udp + 4].copy_from_slice(&underlay.peer.port().to_be_bytes());
-    let [_, a, b, c] = underlay.link_id.value().to_be_bytes();
-    header[udp + 8..udp + 16].copy_from_slice(&[FLAGS, 0, 0, 0, a, b, c, 0]);
+    match underlay.form {
+        Form::Clear(link_id) => {
+            let [_, a, b, c] = link_id.value().to_be_bytes();
+            header[udp + 8..udp + 16].copy_from_slice(&[FLAGS, 0, 0, 0, a, b, c, 0]);
+            link.flags &= !Link::SEALED;
+        }
+        Form::Sealed { source_port } => {
+            header[udp..udp + 2].copy_from_slice(&source_port.to_be_bytes());
+            link.flags |= Link::SEALED;
+        }
+    }
     link.header = header;
     link.header_sum = checksum::sum(&header[ETHERNET_LEN..ETHERNET_LEN + 20]);
     link.outer_version = if family == Family::V4 { 4 } else { 6 };
@@ -113,24 +131,35 @@ pub const fn source_port(flow_hash: u32) -> u16 {
 /// Writes the header of one packet: the template, completed for `inner_len` bytes of `inner`.
 #[inline(always)]
 pub fn write_v4(out: &mut [u8; V4_LEN], link: &Link, inner: Family, inner_len: u16, source_port: u16) {
-    let total_len = inner_len.wrapping_add(overhead(Family::V4));
-    copy(out, &link.header);
-    put_u16(out, 16, total_len);
-    put_u16(out, 24, checksum::finish(link.header_sum + total_len as u32));
+    complete_v4(out, link, inner_len.wrapping_add(overhead(Family::V4)));
     put_u16(out, 34, source_port);
-    put_u16(out, 38, total_len.wrapping_sub(20));
     out[45] = next_protocol(inner);
 }
 
 /// As [`write_v4`], over IPv6.
 #[inline(always)]
 pub fn write_v6(out: &mut [u8; V6_LEN], link: &Link, inner: Family, inner_len: u16, source_port: u16) {
-    let udp_len = inner_len.wrapping_add((UDP_LEN + HEADER_LEN) as u16);
+    complete_v6(out, link, inner_len.wrapping_add((UDP_LEN + HEADER_LEN) as u16));
+    put_u16(out, 54, source_port);
+    out[65] = next_protocol(inner);
+}
+
+/// Writes the template of a link over IPv4 with the lengths and the header checksum of a packet of
+/// `total_len` bytes from the outer IP header on.
+#[inline(always)]
+pub(crate) fn complete_v4<const N: usize>(out: &mut [u8; N], link: &Link, total_len: u16) {
+    copy(out, &link.header);
+    put_u16(out, 16, total_len);
+    put_u16(out, 24, checksum::finish(link.header_sum + total_len as u32));
+    put_u16(out, 38, total_len.wrapping_sub(20));
+}
+
+/// As [`complete_v4`], over IPv6, for `udp_len` bytes from the UDP header on.
+#[inline(always)]
+pub(crate) fn complete_v6<const N: usize>(out: &mut [u8; N], link: &Link, udp_len: u16) {
     copy(out, &link.header);
     put_u16(out, 18, udp_len);
-    put_u16(out, 54, source_port);
     put_u16(out, 58, udp_len);
-    out[65] = next_protocol(inner);
 }
 
 /// Copies the template in 8-byte words: `*out = *header` becomes a call to a bytewise memmove in

@@ -10,7 +10,9 @@ use crate::cursor::Cursor;
 use crate::gpe::{self, HeaderError, LinkId, NextProtocol};
 use crate::inner::{Inner, InnerError, protocol};
 use crate::maps::{Link, LinkStats};
+use crate::sealed::{Opening, TEXT_MAX};
 use crate::tables::{Stale, Tables, follow};
+use crate::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
@@ -37,6 +39,10 @@ pub enum Verdict {
     Refuse(Counter),
     /// Remove the outer headers and deliver the inner packet.
     Deliver(Delivery),
+    /// Sealed: open it, and deliver what is in it.
+    Open(Opening),
+    /// Sealed, and for the daemon to open.
+    LeaveToUser,
     /// Valid, but the kernel's own VXLAN device has to remove the headers.
     LeaveToStack(Delivery),
 }
@@ -62,11 +68,11 @@ impl Delivery {
 #[inline(always)]
 pub fn frame<C: Cursor, T: Tables>(cursor: C, meta: FrameMeta, tables: &T, now_ns: u64) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::NotOurs };
-    let port = config.port;
+    let ports = Ports { clear: config.port, sealed: config.sealed_port };
     let Some(ethertype) = cursor.u16_at(12) else { return Verdict::NotOurs };
     let outer = match ethertype {
-        0x0800 => outer_v4(cursor, port),
-        0x86dd => outer_v6(cursor, port),
+        0x0800 => outer_v4(cursor, ports),
+        0x86dd => outer_v6(cursor, ports),
         _ => return Verdict::NotOurs,
     };
     let outer = match outer {
@@ -81,9 +87,29 @@ pub fn frame<C: Cursor, T: Tables>(cursor: C, meta: FrameMeta, tables: &T, now_n
     }
 }
 
-/// The outer IP header of a frame to our port.
+/// Where packets for the kernel path arrive.
+#[derive(Clone, Copy)]
+struct Ports {
+    clear: u16,
+    sealed: u16,
+}
+
+impl Ports {
+    /// Whether a packet to `port` is to be sealed; `None` where it is none of ours.
+    #[inline(always)]
+    fn is_sealed(self, port: Option<u16>) -> Option<bool> {
+        let port = port?;
+        if port == self.clear {
+            return Some(false);
+        }
+        if port == self.sealed && port != 0 { Some(true) } else { None }
+    }
+}
+
+/// The outer IP header of a frame to a port of ours.
 struct Outer {
     family: Family,
+    sealed: bool,
     source: Address,
     destination: Address,
     /// Bytes after the IP header.
@@ -96,7 +122,7 @@ enum NotFrame {
 }
 
 #[inline(always)]
-fn outer_v4<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
+fn outer_v4<C: Cursor>(cursor: C, ports: Ports) -> Result<Outer, NotFrame> {
     const IP: usize = ETHERNET_LEN;
     let Some(first) = cursor.u32_at(IP) else { return Err(NotFrame::NotOurs) };
     let Some(fragment) = cursor.u16_at(IP + 6) else { return Err(NotFrame::NotOurs) };
@@ -109,12 +135,14 @@ fn outer_v4<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
     }
     let words = (first >> 24) & 0xf;
     if words != 5 {
-        return Err(options_v4(cursor, words, port));
+        return Err(options_v4(cursor, words, ports.clear));
     }
-    if cursor.u16_at(IP + 22) != Some(port) {
-        return Err(NotFrame::NotOurs);
-    }
+    let Some(sealed) = ports.is_sealed(cursor.u16_at(IP + 22)) else { return Err(NotFrame::NotOurs) };
     if fragment & 0x2000 != 0 {
+        // The daemon's socket gets it whole.
+        if sealed {
+            return Err(NotFrame::NotOurs);
+        }
         return Err(NotFrame::Refuse(Counter::RxOuterFragment));
     }
     let (Some(source), Some(destination)) = (cursor.bytes::<4>(IP + 12), cursor.bytes::<4>(IP + 16)) else {
@@ -125,6 +153,7 @@ fn outer_v4<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
     };
     Ok(Outer {
         family: Family::V4,
+        sealed,
         source: Address::from_v4(source),
         destination: Address::from_v4(destination),
         payload_len,
@@ -145,14 +174,12 @@ fn options_v4<C: Cursor>(cursor: C, words: u32, port: u16) -> NotFrame {
 }
 
 #[inline(always)]
-fn outer_v6<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
+fn outer_v6<C: Cursor>(cursor: C, ports: Ports) -> Result<Outer, NotFrame> {
     const IP: usize = ETHERNET_LEN;
     if cursor.u8_at(IP + 6) != Some(protocol::UDP) || cursor.u8_at(IP).map(|b| b >> 4) != Some(6) {
         return Err(NotFrame::NotOurs);
     }
-    if cursor.u16_at(IP + 42) != Some(port) {
-        return Err(NotFrame::NotOurs);
-    }
+    let Some(sealed) = ports.is_sealed(cursor.u16_at(IP + 42)) else { return Err(NotFrame::NotOurs) };
     let (Some(source), Some(destination), Some(payload_len)) =
         (cursor.bytes::<16>(IP + 8), cursor.bytes::<16>(IP + 24), cursor.u16_at(IP + 4))
     else {
@@ -160,6 +187,7 @@ fn outer_v6<C: Cursor>(cursor: C, port: u16) -> Result<Outer, NotFrame> {
     };
     Ok(Outer {
         family: Family::V6,
+        sealed,
         source: Address::from_v6(source),
         destination: Address::from_v6(destination),
         payload_len,
@@ -175,6 +203,9 @@ fn behind<C: Cursor, T: Tables, const UDP: usize>(
     tables: &T,
     now_ns: u64,
 ) -> Verdict {
+    if outer.sealed {
+        return sealed::<C, T, UDP>(cursor, meta, outer, tables, now_ns);
+    }
     let Some(udp_len) = cursor.u16_at(UDP + 4) else { return Verdict::Refuse(Counter::RxTruncated) };
     if (UDP as u32) + u32::from(outer.payload_len) > meta.len {
         return Verdict::Refuse(Counter::RxTruncated);
@@ -209,6 +240,47 @@ fn behind<C: Cursor, T: Tables, const UDP: usize>(
         return Verdict::LeaveToStack(delivery);
     }
     Verdict::Deliver(delivery)
+}
+
+/// A datagram to the daemon's port. The kernel path's own have no UDP checksum, and are opened here
+/// if this node knows the session and the packet comes the link's usual way. All others, and
+/// whatever is wrong, are for the daemon to judge.
+#[inline(always)]
+fn sealed<C: Cursor, T: Tables, const UDP: usize>(
+    cursor: C,
+    meta: FrameMeta,
+    outer: &Outer,
+    tables: &T,
+    now_ns: u64,
+) -> Verdict {
+    const OVERHEAD: u16 = (UDP_LEN + TRANSPORT_HEADER_LEN + TAG_LEN) as u16;
+    let Some(header) = TransportHeader::parse_at(cursor, UDP + UDP_LEN) else { return Verdict::NotOurs };
+    if meta.gso || cursor.u16_at(UDP + 6) != Some(0) {
+        return Verdict::LeaveToUser;
+    }
+    let Some(text_len) = outer.payload_len.checked_sub(OVERHEAD) else { return Verdict::LeaveToUser };
+    if text_len == 0
+        || text_len > TEXT_MAX as u16
+        || cursor.u16_at(UDP + 4) != Some(outer.payload_len)
+        || (UDP as u32) + u32::from(outer.payload_len) > meta.len
+    {
+        return Verdict::LeaveToUser;
+    }
+    let Some(place) = tables.session(header.receiver) else { return Verdict::LeaveToUser };
+    if !place.is(header.receiver) {
+        return Verdict::LeaveToUser;
+    }
+    let reference = place.link();
+    match follow(tables, reference, now_ns) {
+        Ok(link) if link.peer == outer.source && link.local == outer.destination => Verdict::Open(Opening {
+            slot: reference.slot,
+            outer: outer.family,
+            session: header.receiver,
+            counter: header.counter,
+            text_len,
+        }),
+        _ => Verdict::LeaveToUser,
+    }
 }
 
 /// Super-packets that a program must not decapsulate: a merged inner UDP packet would keep its

@@ -6,11 +6,13 @@
 //! This crate does no I/O and keeps no state; the tables that it consults are a trait
 //! ([`tables::Tables`]) that maps, vectors or a test's literals can serve.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(test)]
 extern crate std;
 
 pub mod address;
+pub mod aead;
 pub mod checksum;
 pub mod counter;
 pub mod cursor;
@@ -23,6 +25,9 @@ pub mod ingress;
 pub mod inner;
 pub mod limits;
 pub mod maps;
+pub mod sealed;
+pub mod session;
+pub mod shared;
 pub mod tables;
 pub mod wireguard;
 

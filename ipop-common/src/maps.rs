@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -17,10 +17,16 @@ pub mod name {
     pub const LINK_IDS: &str = "IPOP_LINK_IDS";
     pub const COUNTERS: &str = "IPOP_COUNTERS";
     pub const LINK_STATS: &str = "IPOP_LINK_STATS";
+    pub const SESSIONS: &str = "IPOP_SESSIONS";
+    /// When packets of a flow were last left to the user path.
+    pub const FLOWS: &str = "IPOP_FLOWS";
     /// The programs' own: what each CPU remembers.
     pub const LOCAL: &str = "IPOP_LOCAL";
+    /// The programs' own: where each CPU seals and opens.
+    pub const MEMORY: &str = "IPOP_MEMORY";
 
-    pub const ALL: [&str; 8] = [CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, LOCAL];
+    pub const ALL: [&str; 11] =
+        [CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, SESSIONS, FLOWS, LOCAL, MEMORY];
 }
 
 /// Program names as the kernel knows them (at most 15 bytes).
@@ -60,7 +66,8 @@ pub struct Config {
     pub object: u64,
     /// UDP port of the kernel path, host order.
     pub port: u16,
-    pub reserved: u16,
+    /// UDP port of the daemon, on which sealed packets arrive, host order; 0: they are left alone.
+    pub sealed_port: u16,
     /// Counts the changes of the tables and is never 0: what a CPU remembers of another generation
     /// is looked up again.
     pub generation: u32,
@@ -105,8 +112,11 @@ pub struct Link {
     pub mtu: u16,
     /// 4 or 6: the outer IP version.
     pub outer_version: u8,
-    /// [`Self::RECEIVE_ONLY`] or 0.
+    /// [`Self::RECEIVE_ONLY`] and [`Self::SEALED`].
     pub flags: u8,
+    /// Local index of the session that packets to the peer are sealed with; 0: there is none.
+    pub session: u32,
+    pub reserved: u32,
 }
 
 impl Link {
@@ -121,10 +131,14 @@ impl Link {
         mtu: 0,
         outer_version: 0,
         flags: 0,
+        session: 0,
+        reserved: 0,
     };
 
     /// The peer has no kernel path: what comes from it is taken, what goes to it misses.
     pub const RECEIVE_ONLY: u8 = 1;
+    /// What goes to the peer is sealed, to its daemon's port.
+    pub const SEALED: u8 = 2;
 
     #[inline(always)]
     pub const fn outer(&self) -> Family {
@@ -178,7 +192,7 @@ const _: () = {
     assert!(size_of::<Config>() == 40);
     assert!(core::mem::offset_of!(Config, owner) == 16);
     assert!(size_of::<LinkRef>() == 8);
-    assert!(size_of::<Link>() == 128);
+    assert!(size_of::<Link>() == 136);
     assert!(core::mem::offset_of!(Link, header) == 48);
     assert!(core::mem::offset_of!(Link, header_sum) == 120);
     assert!(size_of::<PrefixKey>() == 20);

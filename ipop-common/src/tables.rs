@@ -4,6 +4,8 @@
 use crate::address::Address;
 use crate::gpe::LinkId;
 use crate::maps::{Config, Link, LinkRef};
+use crate::session::Session;
+use crate::shared::SharedU64;
 
 /// Read access to the forwarding tables of one node.
 pub trait Tables {
@@ -18,6 +20,21 @@ pub trait Tables {
     /// The link to (and the only one that may speak for) an inner address, longest prefix first;
     /// [`LinkRef::LOCAL`] for an address of this node.
     fn by_address(&self, address: &Address) -> Option<LinkRef>;
+
+    /// The place of the session that this node knows by `local`, whatever session is there now.
+    #[inline(always)]
+    fn session(&self, local: u32) -> Option<&Session> {
+        let _ = local;
+        None
+    }
+
+    /// When a packet of this flow was last left to the user path, in nanoseconds; 0: never. The flow
+    /// is named by a hash, which unlucky others share.
+    #[inline(always)]
+    fn flow(&self, hash: u32) -> Option<&SharedU64> {
+        let _ = hash;
+        None
+    }
 
     /// Whether an inner address is one of this node's own.
     #[inline(always)]

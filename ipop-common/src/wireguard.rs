@@ -171,18 +171,29 @@ impl TransportHeader {
     /// packet that has no room for a tag.
     #[inline(always)]
     pub fn parse<C: Cursor>(cursor: C) -> Option<Self> {
-        if !cursor.holds(TRANSPORT_HEADER_LEN + TAG_LEN) || !is_of_type(cursor, TYPE_TRANSPORT) {
+        if !cursor.holds(TRANSPORT_HEADER_LEN + TAG_LEN) {
             return None;
         }
-        Some(Self { receiver: little_u32(cursor, 4)?, counter: u64::from_le_bytes(cursor.bytes(8)?) })
+        Self::parse_at(cursor, 0)
     }
 
-    pub fn to_bytes(&self) -> [u8; TRANSPORT_HEADER_LEN] {
-        let mut out = [0; TRANSPORT_HEADER_LEN];
-        out[0] = TYPE_TRANSPORT;
-        out[4..8].copy_from_slice(&self.receiver.to_le_bytes());
-        out[8..].copy_from_slice(&self.counter.to_le_bytes());
-        out
+    /// Reads the header at `offset`; `None` for another type, or reserved bytes that are set.
+    #[inline(always)]
+    pub fn parse_at<C: Cursor>(cursor: C, offset: usize) -> Option<Self> {
+        if cursor.bytes::<4>(offset)? != [TYPE_TRANSPORT, 0, 0, 0] {
+            return None;
+        }
+        Some(Self {
+            receiver: little_u32(cursor, offset + 4)?,
+            counter: u64::from_le_bytes(cursor.bytes(offset + 8)?),
+        })
+    }
+
+    #[inline(always)]
+    pub const fn to_bytes(&self) -> [u8; TRANSPORT_HEADER_LEN] {
+        let [a, b, c, d] = self.receiver.to_le_bytes();
+        let [e, f, g, h, i, j, k, l] = self.counter.to_le_bytes();
+        [TYPE_TRANSPORT, 0, 0, 0, a, b, c, d, e, f, g, h, i, j, k, l]
     }
 }
 

@@ -1,5 +1,6 @@
 //! TC egress on the virtual device: put the outer headers on and send the packet out.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use ipop_common::egress::{PacketMeta, Verdict, packet};
@@ -10,6 +11,7 @@ use ipop_common::tables::Tables;
 use ipop_common::{Counter, Cursor, Family, checksum};
 
 use crate::maps::{Maps, count, count_tx};
+use crate::sealed::{seal, set};
 use crate::skb::{DROP, PASS, Skb, redirect, redirect_ingress};
 use crate::trace::{refuse, refused};
 
@@ -21,7 +23,19 @@ const fn headers_len(family: Family) -> u32 {
 }
 
 pub fn run(ctx: &TcContext) -> i32 {
-    let skb = Skb::of(ctx);
+    match decide(ctx.skb.skb) {
+        SEAL => seal(ctx.skb.skb),
+        action => action,
+    }
+}
+
+/// Not an action of TC: the packet is to be sealed.
+const SEAL: i32 = 0x5ea1;
+
+/// Does all but sealing. A function of its own, so that its stack is free again for the cipher.
+#[inline(never)]
+fn decide(raw: *mut __sk_buff) -> i32 {
+    let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
     let Some(family) = skb.family() else {
         count(Counter::TxNotIp);
         return PASS;
@@ -31,6 +45,10 @@ pub fn run(ctx: &TcContext) -> i32 {
     let meta = PacketMeta { len: skb.len(), gso_size: skb.gso_size() };
     match packet(skb.packet(), family, meta, &maps, maps.now_ns()) {
         Verdict::Encapsulate { slot, outer } => encapsulate(skb, &maps, slot, outer, family, meta),
+        Verdict::Seal(sealing) => {
+            set(&sealing);
+            SEAL
+        }
         Verdict::Miss(counter) => miss(&maps, counter),
         Verdict::TooBig { mtu } => too_big(ctx, skb, &maps, family, mtu),
         Verdict::Refuse(counter) => refuse(ctx, counter),
@@ -39,7 +57,7 @@ pub fn run(ctx: &TcContext) -> i32 {
 
 /// Hands the packet to the user path: through the helper device, or by letting it pass.
 #[inline(always)]
-fn miss(maps: &Maps, counter: Counter) -> i32 {
+pub fn miss(maps: &Maps, counter: Counter) -> i32 {
     count(counter);
     match maps.miss_device() {
         0 => PASS,
@@ -161,7 +179,7 @@ fn write_error_v6(skb: Skb, mtu: u16) -> Option<()> {
 /// Cuts the packet to what the error quotes and sums that up.
 #[inline(always)]
 fn quote(skb: Skb) -> Option<u32> {
-    if !skb.truncate(QUOTE_LEN) {
+    if !skb.resize(QUOTE_LEN as u32) {
         return None;
     }
     skb.pull(QUOTE_LEN as u32);

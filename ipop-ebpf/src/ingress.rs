@@ -3,7 +3,7 @@
 
 use core::mem::{self, MaybeUninit};
 
-use aya_ebpf::bindings::{BPF_F_TUNINFO_IPV6, bpf_tunnel_key};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_TUNINFO_IPV6, bpf_tunnel_key};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use ipop_common::gpe::LinkId;
@@ -12,6 +12,7 @@ use ipop_common::inner::Inner;
 use ipop_common::{Address, Counter, Cursor};
 
 use crate::maps::{Maps, count, count_rx};
+use crate::sealed::{open, set};
 use crate::skb::{PASS, Skb, redirect_ingress};
 use crate::trace::refuse;
 use crate::transit::is_in_transit;
@@ -19,7 +20,19 @@ use crate::xdp;
 
 /// On an underlay interface.
 pub fn run(ctx: &TcContext) -> i32 {
-    let skb = Skb::of(ctx);
+    match receive(ctx.skb.skb) {
+        OPEN => open(ctx.skb.skb),
+        action => action,
+    }
+}
+
+/// Not an action of TC: the frame is to be opened.
+const OPEN: i32 = 0x09e2;
+
+/// Does all but opening. A function of its own, so that its stack is free again for the cipher.
+#[inline(never)]
+fn receive(raw: *mut __sk_buff) -> i32 {
+    let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
     let Some(maps) = Maps::open() else { return PASS };
     if xdp::marked(skb.metadata(), skb.packet()) {
         return deliver(skb, &maps);
@@ -40,6 +53,11 @@ pub fn run(ctx: &TcContext) -> i32 {
             count(Counter::RxToStack);
             PASS
         }
+        Verdict::Open(opening) => {
+            set(&opening);
+            OPEN
+        }
+        Verdict::LeaveToUser => leave_to_user(),
         Verdict::Deliver(delivery) => decapsulate(ctx, skb, &maps, &delivery),
     }
 }
@@ -54,6 +72,13 @@ fn decide(skb: Skb, maps: &Maps) -> Verdict {
     }
     skb.make_readable(PORTS_END as u32);
     frame(skb.packet(), FrameMeta { len: skb.len(), gso: skb.gso_size() != 0 }, maps, maps.now_ns())
+}
+
+/// A sealed frame for the daemon's socket.
+#[inline(always)]
+pub fn leave_to_user() -> i32 {
+    count(Counter::RxToUser);
+    PASS
 }
 
 #[inline(always)]
@@ -87,7 +112,7 @@ pub fn pass_on(ctx: &TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn deliver(skb: Skb, maps: &Maps) -> i32 {
+pub fn deliver(skb: Skb, maps: &Maps) -> i32 {
     skb.mark_checked();
     redirect_ingress(maps.device())
 }

@@ -12,6 +12,7 @@ mod egress;
 mod ingress;
 mod local;
 mod maps;
+mod sealed;
 mod skb;
 mod trace;
 mod transit;

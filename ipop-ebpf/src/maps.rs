@@ -8,6 +8,9 @@ use ipop_common::counter::COUNTERS;
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats};
+use ipop_common::sealed::FLOWS;
+use ipop_common::session::{self, PLACES, Session};
+use ipop_common::shared::SharedU64;
 use ipop_common::tables::Tables;
 use ipop_common::{Address, Counter};
 
@@ -28,6 +31,12 @@ static IPOP_LINK_IDS: HashMap<u32, LinkRef, { LINKS_MAX as usize }> = HashMap::n
 static IPOP_COUNTERS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map]
 static IPOP_LINK_STATS: PerCpuArray<LinkStats, { LINKS_MAX as usize }> = PerCpuArray::new();
+
+/// Shared with the daemon by mmap: both seal and open with the same sessions.
+#[btf_map]
+static IPOP_SESSIONS: Array<Session, { PLACES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+static IPOP_FLOWS: Array<SharedU64, { FLOWS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// The maps of this node, and what this CPU remembers of them.
 #[derive(Clone, Copy)]
@@ -91,6 +100,16 @@ impl Tables for Maps {
             }
             IPOP_PREFIXES.get(&Key::new(128, address.to_bytes())).copied()
         })
+    }
+
+    #[inline(always)]
+    fn session(&self, local: u32) -> Option<&Session> {
+        IPOP_SESSIONS.get(session::place(local))
+    }
+
+    #[inline(always)]
+    fn flow(&self, hash: u32) -> Option<&SharedU64> {
+        IPOP_FLOWS.get(hash)
     }
 
     /// The comparison stays inside the arm: an `Option` that is compared as a whole makes the

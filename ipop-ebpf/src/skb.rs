@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
@@ -196,11 +197,31 @@ impl Skb {
         unsafe { helpers::bpf_skb_change_head(self.raw, len as u32, 0) == 0 }
     }
 
-    /// Cuts the packet to `len` bytes.
+    /// Removes `len` bytes between the MAC and the next header.
     #[inline(always)]
-    pub fn truncate(self, len: usize) -> bool {
+    pub fn shrink(self, len: usize) -> bool {
+        self.adjust_room(-(len as i32), 0)
+    }
+
+    /// Cuts the packet to `len` bytes, or appends zeroes.
+    #[inline(always)]
+    pub fn resize(self, len: u32) -> bool {
         // SAFETY: a helper call on a valid context.
-        unsafe { helpers::bpf_skb_change_tail(self.raw, len as u32, 0) == 0 }
+        unsafe { helpers::bpf_skb_change_tail(self.raw, len, 0) == 0 }
+    }
+
+    /// Overwrites `len` bytes of the packet at `offset`; a checksum that the device computed over
+    /// the whole packet is kept right.
+    ///
+    /// # Safety
+    /// `from` is valid for `len` bytes.
+    #[inline(always)]
+    pub unsafe fn store(self, offset: u32, from: *const u8, len: u32) -> bool {
+        // SAFETY: the caller's promise; a helper call on a valid context.
+        unsafe {
+            helpers::bpf_skb_store_bytes(self.raw, offset, from.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM))
+                == 0
+        }
     }
 }
 

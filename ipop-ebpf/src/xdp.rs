@@ -25,7 +25,11 @@ pub fn run(ctx: &XdpContext) -> u32 {
         Verdict::Deliver(delivery) => decapsulate(ctx, &maps, &delivery),
         // TC ingress decides about these again, and counts them. It can read all of the headers,
         // and tell whether a frame is for this host at all.
-        Verdict::NotOurs | Verdict::LeaveToStack(_) | Verdict::Refuse(_) => XDP_PASS,
+        Verdict::NotOurs
+        | Verdict::Open(_)
+        | Verdict::LeaveToUser
+        | Verdict::LeaveToStack(_)
+        | Verdict::Refuse(_) => XDP_PASS,
     }
 }
 

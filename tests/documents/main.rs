@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use blake2::digest::consts::{U16, U32};
 use blake2::digest::{FixedOutput, Update};
 use blake2::{Blake2s256, Blake2sMac, Digest};
-use ipop_common::encapsulation::{Underlay, V4_LEN, V6_LEN, overhead, write_template, write_v4, write_v6};
+use ipop_common::encapsulation::{
+    Form, Underlay, V4_LEN, V6_LEN, overhead, write_template, write_v4, write_v6,
+};
 use ipop_common::gpe::{self, LinkId, NextProtocol};
 use ipop_common::hello::{self, Hello};
 use ipop_common::maps::Link;
@@ -182,7 +184,7 @@ fn outer_headers(flow: u32, port: u16) -> ([u8; V4_LEN], [u8; V6_LEN]) {
             next_hop_mac: [4; 6],
             local: Address::from(local.parse::<std::net::IpAddr>().expect("an address")),
             peer: (peer.parse::<std::net::IpAddr>().expect("an address"), port).into(),
-            link_id: LinkId::new(7).expect("a link id"),
+            form: Form::Clear(LinkId::new(7).expect("a link id")),
         };
         write_template(&mut link, &underlay);
         link

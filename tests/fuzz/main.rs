@@ -117,6 +117,7 @@ fn the_corpus_reaches_every_verdict_about_a_frame() {
             ingress::Verdict::Deliver(delivery) => format!("{:?} in {:?}", delivery.inner, delivery.outer),
             ingress::Verdict::LeaveToStack(_) => "left to stack".to_owned(),
             ingress::Verdict::NotOurs => "not ours".to_owned(),
+            ingress::Verdict::Open(_) | ingress::Verdict::LeaveToUser => "sealed".to_owned(),
         })
     });
     let refusals = Counter::ALL.iter().filter(|counter| is_refusal_of_a_frame(**counter));
@@ -139,6 +140,7 @@ fn the_corpus_reaches_every_verdict_about_a_packet() {
         Some(match targets::egress::decide(input)?.3 {
             egress::Verdict::Miss(counter) | egress::Verdict::Refuse(counter) => counter.name().to_owned(),
             egress::Verdict::Encapsulate { outer, .. } => format!("over {outer:?}"),
+            egress::Verdict::Seal(_) => "sealed".to_owned(),
             egress::Verdict::TooBig { mtu } => format!("too big for {mtu}"),
         })
     });

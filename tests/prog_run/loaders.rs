@@ -10,6 +10,8 @@ use aya::programs::xdp::XdpMode;
 use ipop_common::counter::COUNTERS;
 use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats, PrefixKey, name, program};
+use ipop_common::sealed::{FLOWS, Memory};
+use ipop_common::session::{PLACES, Session};
 use ipop_common::{Address, Counter};
 use ipop_tests::programs::{Action, Input, OBJECT, Program, Programs};
 use ipop_tests::{namespace, needs_root};
@@ -31,6 +33,8 @@ fn map<'a>(object: &'a Object, name: &str) -> libbpf_rs::Map<'a> {
 }
 
 /// What a CPU remembers: the clock, and 256 entries of 32 bytes each of addresses and of link ids.
+/// What a CPU is about to seal or open: one counter and six numbers of 32 bits.
+const JOB_LEN: usize = 32;
 const LOCAL_LEN: usize = 16 + 2 * 256 * 32;
 
 #[test]
@@ -45,7 +49,10 @@ fn libbpf_sees_the_maps_as_they_are_declared() {
         (name::LINK_IDS, MapType::Hash, 4, size_of::<LinkRef>(), LINKS_MAX),
         (name::COUNTERS, MapType::PercpuArray, 4, 8, COUNTERS),
         (name::LINK_STATS, MapType::PercpuArray, 4, size_of::<LinkStats>(), LINKS_MAX),
+        (name::SESSIONS, MapType::Array, 4, size_of::<Session>(), PLACES),
+        (name::FLOWS, MapType::Array, 4, 8, FLOWS),
         (name::LOCAL, MapType::PercpuArray, 4, LOCAL_LEN, 1),
+        (name::MEMORY, MapType::PercpuArray, 4, JOB_LEN + size_of::<Memory>(), 1),
     ];
     assert_eq!(expected.map(|(name, ..)| name), name::ALL);
     for (name, kind, key_len, value_len, entries) in expected {
@@ -71,7 +78,10 @@ fn the_kernel_knows_the_types_in_the_maps() {
         (name::LINK_IDS, "LinkRef"),
         (name::COUNTERS, "u64"),
         (name::LINK_STATS, "LinkStats"),
+        (name::SESSIONS, "Session"),
+        (name::FLOWS, "SharedU64"),
         (name::LOCAL, "Memory"),
+        (name::MEMORY, "Work"),
     ];
     for (name, expected) in types {
         let info = map(&object, name).info().expect("information about a map").info;

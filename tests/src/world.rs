@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipop_common::Address;
-use ipop_common::encapsulation::{Underlay, write_template};
+use ipop_common::encapsulation::{Form, Underlay, write_template};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::KERNEL_PORT;
 use ipop_common::maps::{Config, LAYOUT, Link, LinkRef};
@@ -74,7 +74,7 @@ impl Peer {
             next_hop_mac: self.remote_mac,
             local: Address::from(self.local),
             peer: SocketAddr::new(self.remote, KERNEL_PORT),
-            link_id: LinkId::new(self.link_id).expect("a link id"),
+            form: Form::Clear(LinkId::new(self.link_id).expect("a link id")),
         };
         write_template(&mut link, &underlay);
         link

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ipop_common::encapsulation::{Underlay, overhead};
+use ipop_common::encapsulation::{Form, Underlay, overhead};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, MTU_IPV6_MIN, MTU_MIN};
 use ipop_common::maps::PrefixKey;
@@ -94,7 +94,7 @@ impl PeerState {
             next_hop_mac,
             local: reach.path.source.into(),
             peer,
-            link_id: self.link_id,
+            form: Form::Clear(self.link_id),
         };
         Ok(LinkIntent { underlay, ifindex: reach.path.ifindex, mtu, send, prefixes: self.prefixes() })
     }

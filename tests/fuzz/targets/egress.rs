@@ -50,6 +50,7 @@ pub(super) fn run(input: &[u8]) {
             }
         }
         Verdict::TooBig { mtu } => is_answered(packet, family, mtu),
+        Verdict::Seal(_) => panic!("no link of this world is sealed"),
         Verdict::Miss(_) | Verdict::Refuse(_) => {}
     }
 }

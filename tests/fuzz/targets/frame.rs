@@ -3,7 +3,7 @@
 //! Input: flags (bit 0: a super-packet), how many bytes of the frame's end cannot be read directly,
 //! the frame.
 
-use ipop_common::encapsulation::{Underlay, V4_LEN, V6_LEN, write_template, write_v4, write_v6};
+use ipop_common::encapsulation::{Form, Underlay, V4_LEN, V6_LEN, write_template, write_v4, write_v6};
 use ipop_common::gpe::LinkId;
 use ipop_common::ingress::{self, Delivery, FrameMeta, Verdict};
 use ipop_common::maps::{Link, LinkStats};
@@ -98,7 +98,9 @@ fn encodes_back(frame: &[u8], delivery: &Delivery) {
         next_hop_mac: frame.bytes(0).expect("a MAC"),
         local: source,
         peer: (destination.to_ip(), world().config.port).into(),
-        link_id: LinkId::new(frame.u32_at(udp_at + 12).expect("a link id") >> 8).expect("a link id"),
+        form: Form::Clear(
+            LinkId::new(frame.u32_at(udp_at + 12).expect("a link id") >> 8).expect("a link id"),
+        ),
     };
     write_template(&mut link, &underlay);
     let source_port = frame.u16_at(udp_at).expect("a port");

@@ -1,0 +1,285 @@
+//! Sealing and opening, as TC programs: bytes from the packet into this CPU's memory and back.
+//!
+//! A length that a helper is to take must be bounded in the very register that is passed, and
+//! verifiers before Linux 6.8 learn nothing from a comparison with zero; hence [`positive`].
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::TcContext;
+use ipop_common::aead::{TAG_LEN, hide};
+use ipop_common::ingress::ETHERNET_LEN;
+use ipop_common::inner::protocol;
+use ipop_common::sealed::{
+    Memory, Opening, Sealing, Shape, TEXT_MAX, Transport, V4_LEN, V6_LEN, opened, prepare, write_v4, write_v6,
+};
+use ipop_common::session::Drawn;
+use ipop_common::tables::Tables;
+use ipop_common::{Counter, Family};
+
+use crate::egress::miss;
+use crate::ingress::{deliver, leave_to_user};
+use crate::maps::{Maps, count, count_rx, count_tx};
+use crate::skb::{DROP, PASS, Skb, redirect};
+use crate::trace::refuse;
+
+#[btf_map]
+static IPOP_MEMORY: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+/// What one CPU seals and opens in, and what it is about to.
+///
+/// Sealing and opening are functions of their own, which find what was decided here and not in
+/// arguments: the stack of one program, 512 bytes with all calls, has no room for the decision and
+/// the cipher at a time.
+#[repr(C)]
+struct Work {
+    job: Job,
+    memory: Memory,
+}
+
+/// A [`Sealing`] or an [`Opening`] as plain words.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Job {
+    slot: u32,
+    session: u32,
+    counter: u64,
+    len: u32,
+    /// IP version of the outer header: 4 or 6.
+    outer: u32,
+    /// IP version of a packet to be sealed.
+    inner: u32,
+    /// Its protocol, or 0 where that is of no interest.
+    protocol: u32,
+}
+
+const fn family(version: u32) -> Family {
+    if version == 6 { Family::V6 } else { Family::V4 }
+}
+
+const fn version(family: Family) -> u32 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+impl From<&Sealing> for Job {
+    #[inline(always)]
+    fn from(sealing: &Sealing) -> Self {
+        Self {
+            slot: sealing.slot,
+            session: sealing.session,
+            counter: 0,
+            len: u32::from(sealing.len),
+            outer: version(sealing.outer),
+            inner: version(sealing.shape.family),
+            protocol: match sealing.shape.transport {
+                Transport::Tcp => u32::from(protocol::TCP),
+                Transport::Udp => u32::from(protocol::UDP),
+                Transport::Other => 0,
+            },
+        }
+    }
+}
+
+impl From<&Opening> for Job {
+    #[inline(always)]
+    fn from(opening: &Opening) -> Self {
+        Self {
+            slot: opening.slot,
+            session: opening.session,
+            counter: opening.counter,
+            len: u32::from(opening.text_len),
+            outer: version(opening.outer),
+            inner: 0,
+            protocol: 0,
+        }
+    }
+}
+
+impl Job {
+    #[inline(always)]
+    fn shape(&self) -> Shape {
+        let transport = if self.protocol == u32::from(protocol::TCP) {
+            Transport::Tcp
+        } else if self.protocol == u32::from(protocol::UDP) {
+            Transport::Udp
+        } else {
+            Transport::Other
+        };
+        Shape { family: family(self.inner), transport }
+    }
+
+    #[inline(always)]
+    fn opening(&self) -> Opening {
+        Opening {
+            slot: self.slot,
+            outer: family(self.outer),
+            session: self.session,
+            counter: self.counter,
+            text_len: self.len as u16,
+        }
+    }
+}
+
+/// Leaves a job to [`seal`] or [`open`] in the same run of the program.
+#[inline(always)]
+pub fn set<T>(job: &T)
+where
+    for<'a> Job: From<&'a T>,
+{
+    if let Some(work) = IPOP_MEMORY.get_ptr_mut(0) {
+        // SAFETY: an element of the map, this CPU's own.
+        unsafe { (*work).job = Job::from(job) };
+    }
+}
+
+/// This CPU's job and memory. Programs on one CPU do not nest, so nobody else touches them meanwhile.
+#[inline(always)]
+fn work<'a>() -> Option<(&'a Job, &'a mut Memory)> {
+    let work = IPOP_MEMORY.get_ptr_mut(0)?;
+    // SAFETY: an element of the map, this CPU's own; each program takes it once.
+    unsafe { Some((&(*work).job, &mut (*work).memory)) }
+}
+
+/// A length from 1 to `MAX`, seen to be so.
+#[inline(always)]
+fn positive<const MAX: u64>(len: u64) -> Option<u32> {
+    let rest = hide(len.wrapping_sub(1));
+    if rest >= MAX { None } else { Some(rest as u32 + 1) }
+}
+
+const TEXT_MAX_U64: u64 = TEXT_MAX as u64;
+const SEALED_MAX: u64 = (TEXT_MAX + TAG_LEN) as u64;
+
+/// Copies bytes of the packet into the text.
+#[inline(always)]
+fn load<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, len: u64) -> bool {
+    let Some(len) = positive::<MAX>(len) else { return false };
+    // SAFETY: the text has room for TEXT_MAX + 64 bytes, and MAX is less.
+    unsafe { helpers::bpf_skb_load_bytes(skb.raw.cast(), offset, memory.text().cast(), len) == 0 }
+}
+
+/// Copies the text into the packet.
+#[inline(always)]
+fn store<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, len: u64) -> bool {
+    let Some(len) = positive::<MAX>(len) else { return false };
+    // SAFETY: as above.
+    unsafe { skb.store(offset, memory.text(), len) }
+}
+
+/// Seals a packet of the virtual device and sends it out.
+#[inline(never)]
+pub fn seal(raw: *mut __sk_buff) -> i32 {
+    let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
+    let (Some(maps), Some((job, memory))) = (&Maps::open(), work()) else { return PASS };
+    let (Some(link), Some(session)) = (maps.link(job.slot), maps.session(job.session)) else {
+        return miss(maps, Counter::TxStaleEpoch);
+    };
+    let (shape, outer) = (job.shape(), family(job.outer));
+    let len = u64::from(job.len);
+    if !memory.set_text_len(len) || !load::<TEXT_MAX_U64>(skb, 0, memory, len) {
+        return refuse(ctx, Counter::TxTruncated);
+    }
+    let Some(prepared) = prepare(memory, shape, link.mtu) else {
+        return miss(maps, Counter::TxComplex);
+    };
+    let now_ns = maps.now_ns();
+    // From here on the packet is sent or dropped: its counter is used up.
+    let drawn = match session.draw(job.session, now_ns) {
+        Ok(drawn) => drawn,
+        Err(counter) => return miss(maps, counter),
+    };
+    if !memory.seal(&drawn.key, drawn.counter) {
+        return refuse(ctx, Counter::TxTruncated);
+    }
+    session.note_sent(now_ns);
+    let header_len = match outer {
+        Family::V4 => V4_LEN,
+        Family::V6 => V6_LEN,
+    };
+    let sealed_len = prepared.padded + TAG_LEN as u64;
+    let resized = if prepared.completed {
+        // Three steps, because the buffer must forget that a device is to complete its checksum:
+        // it does where the place that was to be summed is pulled off its start.
+        let pulled = shape.family.header_len() + 4;
+        skb.resize(sealed_len as u32 + pulled as u32) && skb.shrink(pulled) && skb.push(header_len)
+    } else {
+        skb.resize(sealed_len as u32) && skb.push(header_len)
+    };
+    if !resized
+        || !write_header(skb, outer, link, &drawn, prepared.padded as u16)
+        || !store::<SEALED_MAX>(skb, header_len as u32, memory, sealed_len)
+    {
+        count(Counter::TxNoRoom);
+        return DROP;
+    }
+    count(Counter::TxSealed);
+    count_tx(job.slot, 1, job.len);
+    redirect(link.ifindex)
+}
+
+#[inline(always)]
+fn write_header(skb: Skb, outer: Family, link: &ipop_common::maps::Link, drawn: &Drawn, padded: u16) -> bool {
+    match outer {
+        Family::V4 => match skb.packet().head_mut::<V4_LEN>() {
+            Some(head) => {
+                write_v4(head, link, drawn, padded);
+                true
+            }
+            None => false,
+        },
+        Family::V6 => match skb.packet().head_mut::<V6_LEN>() {
+            Some(head) => {
+                write_v6(head, link, drawn, padded);
+                true
+            }
+            None => false,
+        },
+    }
+}
+
+/// Opens a frame and hands what is in it to the virtual device.
+#[inline(never)]
+pub fn open(raw: *mut __sk_buff) -> i32 {
+    let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
+    let (Some(maps), Some((job, memory))) = (&Maps::open(), work()) else { return PASS };
+    let Some(session) = maps.session(job.session) else { return leave_to_user() };
+    let opening = &job.opening();
+    let now_ns = maps.now_ns();
+    let key = match session.key_to_open(opening.session, opening.counter, now_ns) {
+        Ok(key) => key,
+        Err(counter) => return refuse(ctx, counter),
+    };
+    let text_len = u64::from(opening.text_len);
+    let offset = (ETHERNET_LEN + opening.overhead()) as u32;
+    if !memory.set_text_len(text_len) || !load::<SEALED_MAX>(skb, offset, memory, text_len + TAG_LEN as u64) {
+        return refuse(ctx, Counter::RxTruncated);
+    }
+    if memory.open(&key, opening.counter).is_err() {
+        return refuse(ctx, Counter::RxBadTag);
+    }
+    let opened = match opened(maps, memory, opening) {
+        Ok(opened) => opened,
+        Err(counter) => return refuse(ctx, counter),
+    };
+    // Before Linux 6.3 the families cannot change here; the daemon can do it.
+    if !skb.shrink_tunnel(opening.overhead(), opening.outer, opened.family) {
+        return leave_to_user();
+    }
+    // After the last reason to leave the packet to the daemon, which would find its counter used.
+    if let Err(counter) = session.accept(opening.counter) {
+        return refuse(ctx, counter);
+    }
+    session.note_received(now_ns);
+    if !store::<TEXT_MAX_U64>(skb, ETHERNET_LEN as u32, memory, u64::from(opened.len))
+        || !skb.resize(ETHERNET_LEN as u32 + u32::from(opened.len))
+    {
+        return refuse(ctx, Counter::RxNoRoom);
+    }
+    count(Counter::RxOpened);
+    count_rx(opening.slot, 1, u32::from(opened.len));
+    deliver(skb, maps)
+}
