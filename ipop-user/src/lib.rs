@@ -7,5 +7,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod kernel;
 pub mod key;
+pub mod mapping;
 pub mod netlink;
+pub mod places;
 pub mod userpath;

@@ -1,42 +1,32 @@
 //! The links map as memory shared with the programs: leases and epochs change with one store.
 
-use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use ipop_common::limits::LINK_SLOTS_MAX;
 use ipop_common::maps::Link;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::KernelError;
+use crate::mapping::Mapping;
 
-const LEN: usize = LINK_SLOTS_MAX as usize * size_of::<Link>();
-
-/// The mapping. The kernel's programs read it concurrently.
-pub(super) struct LinkTable {
-    base: NonNull<Link>,
-}
-
-// SAFETY: the mapping is process-wide, and all writes go through `&mut self`.
-unsafe impl Send for LinkTable {}
+/// The mapping. The kernel's programs read it concurrently; all writes go through `&mut self`.
+#[derive(Debug)]
+pub(super) struct LinkTable(Mapping<Link>);
 
 impl LinkTable {
     /// Maps the links array behind `fd`.
     pub(super) fn map(fd: BorrowedFd<'_>) -> Result<Self, KernelError> {
-        let failed = |error: String| KernelError::Map { name: ipop_common::maps::name::LINKS, error };
-        let len = NonZeroUsize::new(LEN).ok_or_else(|| failed("empty".to_owned()))?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh shared mapping of a map with BPF_F_MMAPABLE, as long as the map's values.
-        let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }
-            .map_err(|errno| failed(format!("cannot be mapped: {errno}")))?;
-        Ok(Self { base: base.cast() })
+        // SAFETY: the map's values are links, plain numbers.
+        let mapping = unsafe { Mapping::new(fd, LINK_SLOTS_MAX) };
+        mapping.map(Self).map_err(|errno| KernelError::Map {
+            name: ipop_common::maps::name::LINKS,
+            error: format!("cannot be mapped: {errno}"),
+        })
     }
 
     fn slot(&self, slot: u32) -> NonNull<Link> {
-        assert!(slot < LINK_SLOTS_MAX, "slot {slot} is outside the links map");
-        // SAFETY: inside the mapping, as just checked.
-        unsafe { self.base.add(slot as usize) }
+        self.0.at(slot)
     }
 
     fn epoch(&self, slot: u32) -> &AtomicU32 {
@@ -82,12 +72,5 @@ impl LinkTable {
                 self.write(slot, &link);
             }
         }
-    }
-}
-
-impl Drop for LinkTable {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`, not used after this.
-        let _ = unsafe { munmap(self.base.cast(), LEN) };
     }
 }
