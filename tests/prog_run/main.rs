@@ -7,5 +7,6 @@ mod ingress;
 mod loaders;
 mod malformed;
 mod scenario;
+mod sealed;
 mod unrelated;
 mod wire;

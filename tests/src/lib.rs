@@ -11,4 +11,5 @@ pub mod privilege;
 pub mod programs;
 pub mod random;
 pub mod reference;
+pub mod sealed;
 pub mod world;

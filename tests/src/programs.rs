@@ -11,12 +11,14 @@ use std::fmt;
 use std::os::fd::AsFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, IterableMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats, name, program};
 use ipop_common::{Address, Counter};
+
+use ipop_user::places::Places;
 
 use crate::packet::hexdump;
 use crate::world::{Prefix, World};
@@ -147,6 +149,7 @@ pub struct Programs {
     link_ids: HashMap<MapData, u32, LinkRef>,
     counters: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, LinkStats>,
+    places: Places,
     cpus: usize,
     installed: World,
     /// Of the tables: every `install` starts a new one.
@@ -200,6 +203,10 @@ impl Programs {
             link_ids: take!(ebpf, name::LINK_IDS),
             counters: take!(ebpf, name::COUNTERS),
             stats: take!(ebpf, name::LINK_STATS),
+            places: match ebpf.take_map(name::SESSIONS) {
+                Some(Map::Array(map)) => Places::shared(map.fd().as_fd()).expect("the sessions as memory"),
+                other => panic!("the object has no map {} of that type: {other:?}", name::SESSIONS),
+            },
             installed: World::default(),
             generation: 0,
             output: vec![0; OUTPUT_MAX],
@@ -234,6 +241,14 @@ impl Programs {
         }
         for (id, reference) in &world.link_ids {
             self.link_ids.insert(id, reference, 0).expect("a link id");
+        }
+        for local in old.sessions.keys().filter(|local| !world.sessions.contains_key(local)) {
+            self.places.of(*local).vacate();
+        }
+        for (local, agreed) in
+            world.sessions.iter().filter(|(local, new)| old.sessions.get(local) != Some(new))
+        {
+            self.places.of(*local).install(agreed, None);
         }
         self.generation += 1;
         let config = Config { generation: self.generation, ..world.config };
@@ -316,6 +331,11 @@ impl Programs {
             rx_packets: sum.rx_packets + one.rx_packets,
             rx_bytes: sum.rx_bytes + one.rx_bytes,
         })
+    }
+
+    /// Where the sessions lie.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// The kernel's number for a program.

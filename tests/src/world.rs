@@ -9,9 +9,11 @@ use ipop_common::encapsulation::{Form, Underlay, write_template};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::KERNEL_PORT;
 use ipop_common::maps::{Config, LAYOUT, Link, LinkRef};
+use ipop_common::session::Agreed;
 use ipop_common::tables::Tables;
 
 use crate::packet::{ClearFrame, Mac};
+use crate::sealed::{self, DAEMON_PORT};
 
 /// A lease that outlasts every test.
 pub const LEASE_FOREVER: u64 = u64::MAX;
@@ -37,6 +39,8 @@ pub struct World {
     /// Shorter prefixes.
     pub prefixes: Vec<Prefix>,
     pub link_ids: BTreeMap<u32, LinkRef>,
+    /// By the index that this node gave them.
+    pub sessions: BTreeMap<u32, Agreed>,
 }
 
 /// One peer of the node under test, and the link to it.
@@ -62,6 +66,16 @@ pub struct Peer {
 impl Peer {
     /// The link as a daemon would write it.
     pub fn link(&self) -> Link {
+        let link_id = LinkId::new(self.link_id).expect("a link id");
+        self.link_in(KERNEL_PORT, Form::Clear(link_id))
+    }
+
+    /// As [`Self::link`], sealed.
+    pub fn sealed_link(&self) -> Link {
+        self.link_in(DAEMON_PORT, Form::Sealed { source_port: DAEMON_PORT })
+    }
+
+    fn link_in(&self, port: u16, form: Form) -> Link {
         let mut link = Link {
             epoch: self.epoch,
             ifindex: self.ifindex,
@@ -73,8 +87,8 @@ impl Peer {
             source_mac: self.local_mac,
             next_hop_mac: self.remote_mac,
             local: Address::from(self.local),
-            peer: SocketAddr::new(self.remote, KERNEL_PORT),
-            form: Form::Clear(LinkId::new(self.link_id).expect("a link id")),
+            peer: SocketAddr::new(self.remote, port),
+            form,
         };
         write_template(&mut link, &underlay);
         link
@@ -113,6 +127,7 @@ impl World {
             device_ifindex,
             miss_ifindex,
             port: KERNEL_PORT,
+            sealed_port: DAEMON_PORT,
             ..Config::default()
         };
         Self { config, ..Self::default() }
@@ -125,6 +140,14 @@ impl World {
         for address in [peer.inner_v4, peer.inner_v6] {
             self.hosts.insert(Address::from(address), peer.reference());
         }
+    }
+
+    /// Adds a link to `peer` that is sealed with `session`, and its two inner addresses.
+    pub fn add_sealed(&mut self, peer: &Peer, session: &sealed::Session) {
+        self.add_peer(peer);
+        self.link_ids.remove(&peer.link_id);
+        self.links.insert(peer.slot, Link { session: session.local, ..peer.sealed_link() });
+        self.sessions.insert(session.local, session.agreed());
     }
 
     /// Adds an inner address of the node itself.
