@@ -19,3 +19,4 @@ mod depart;
 mod devices;
 mod errors;
 mod lab;
+mod sealed;
