@@ -109,6 +109,14 @@ counters! {
     RxBadHello, "rx_bad_hello", Refused, "a control message that is malformed or not authentic";
     RxStaleHello, "rx_stale_hello", Refused, "a control message older than one already seen";
     RxHelloFlood, "rx_hello_flood", Refused, "more control messages than the rate limit admits";
+    RxHandshake, "rx_handshake", Ok, "a handshake message of a peer";
+    RxBadMac1, "rx_bad_mac1", Refused, "a handshake message whose sender does not know this node's public key";
+    RxBadHandshake, "rx_bad_handshake", Refused, "a handshake message that is malformed or not authentic";
+    RxUnknownPeer, "rx_unknown_peer", Refused, "an authentic handshake message of a key that is no peer's";
+    RxReplayedHandshake, "rx_replayed_handshake", Refused, "an initiation not newer than the last, or a response to none that waits";
+    RxHandshakeFlood, "rx_handshake_flood", Refused, "more handshake messages than the rate limits admit";
+    RxCookieSent, "rx_cookie_sent", Refused, "a handshake message under load, answered with a cookie reply";
+    RxBadCookie, "rx_bad_cookie", Refused, "a cookie reply to no message of ours, or not authentic";
     RxUnknownMessage, "rx_unknown_message", Refused, "the first bytes name no format of ours";
 }
 
