@@ -16,6 +16,7 @@ extern crate std;
 mod keys;
 mod node;
 mod peer;
+pub mod session;
 mod time;
 
 pub use keys::{LinkKeys, NetworkKey};
