@@ -198,7 +198,7 @@ pub enum Output {
     Keepalive { peer: PeerId, local_index: u32 },
     /// The peer is somewhere else now.
     Roamed { peer: PeerId, to: SocketAddr },
-    /// There is no session, and packets that wait for one should not wait any longer.
+    /// No session could be made, and packets that wait for one should not wait any longer.
     Failed { peer: PeerId, reason: FailReason },
 }
 
@@ -325,7 +325,8 @@ impl Sessions {
         self.with(id, |peer, shared| peer.want_session(now, shared));
     }
 
-    /// A packet of the session, not seen before and with a valid tag, came from `source`.
+    /// A packet of the session, not seen before and with a valid tag, came from `source`. Told of the
+    /// first one, and of those that come from elsewhere than the one before.
     pub fn authenticated_from(&mut self, now: Now, local_index: u32, source: SocketAddr) {
         let Some(id) = self.shared.indices.owner(local_index) else { return };
         self.with(id, |peer, shared| peer.authenticated_from(now, local_index, source, shared));

@@ -13,7 +13,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
 use x25519_dalek::{PublicKey, StaticSecret};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
@@ -26,10 +26,15 @@ const FIRST_LEN: usize = KEY_LEN + KEY_LEN + TAG_LEN + TIMESTAMP_LEN + TAG_LEN;
 const SECOND_LEN: usize = KEY_LEN + TAG_LEN;
 
 /// A key that seals or opens the packets of one session in one direction (ChaCha20-Poly1305).
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct TransportKey([u8; 32]);
+///
+/// It stays where it is while it is handed on, so that it is erased where it was.
+pub struct TransportKey(Box<Zeroizing<[u8; 32]>>);
 
 impl TransportKey {
+    fn new(key: [u8; 32]) -> Self {
+        Self(Box::new(Zeroizing::new(key)))
+    }
+
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -145,7 +150,7 @@ impl Initiated {
         sealed.copy_from_slice(&message.sealed_nothing);
         self.0.read_message(&noise, &mut []).ok()?;
         let (send, receive) = self.0.dangerously_get_raw_split();
-        Some(TransportKeys { send: TransportKey(send), receive: TransportKey(receive) })
+        Some(TransportKeys { send: TransportKey::new(send), receive: TransportKey::new(receive) })
     }
 }
 
@@ -173,7 +178,7 @@ impl Received {
             mac2: [0; MAC_LEN],
         };
         let (receive, send) = self.state.dangerously_get_raw_split();
-        Some((message, TransportKeys { send: TransportKey(send), receive: TransportKey(receive) }))
+        Some((message, TransportKeys { send: TransportKey::new(send), receive: TransportKey::new(receive) }))
     }
 }
 
@@ -310,7 +315,9 @@ mod tests {
         assert_eq!((second.sender, second.receiver), (20, 10));
         assert!(waiting.finish(&[6; 32], &second).is_none(), "another pre-shared key");
         let ours = waiting.finish(&[5; 32], &second).unwrap();
-        assert!(ours.send == theirs.receive && ours.receive == theirs.send && ours.send != ours.receive);
+        assert_eq!(ours.send.as_bytes(), theirs.receive.as_bytes());
+        assert_eq!(ours.receive.as_bytes(), theirs.send.as_bytes());
+        assert_ne!(ours.send.as_bytes(), ours.receive.as_bytes());
     }
 
     #[test]
