@@ -6,7 +6,8 @@
 //!
 //! In this version peers are static and links are clear: a node keeps one control conversation
 //! with each configured peer (`hello`), learns from it whether, where and how the peer can be
-//! reached, and decides which path packets to it take.
+//! reached, and decides which path packets to it take. [`session`] is what sealed links need
+//! besides: WireGuard's handshakes and timers, driven in the same way.
 #![no_std]
 
 extern crate alloc;

@@ -13,6 +13,7 @@ use ipop_common::encapsulation::{
 use ipop_common::gpe::{self, LinkId, NextProtocol};
 use ipop_common::hello::{self, Hello};
 use ipop_common::maps::Link;
+use ipop_common::wireguard::{self, CookieReply, Initiation, Response, TransportHeader};
 use ipop_common::{Address, Family};
 use ipop_overlay::{LinkKeys, NetworkKey};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -173,6 +174,81 @@ fn the_fields_of_the_hello_fill_it() {
     assert_eq!((tag.name, tag.offset, tag.size), ("tag", hello::BODY_LEN, hello::TAG_LEN));
     let stated = between(section("## Hello"), "\n\n", " bytes.");
     assert_eq!(number(stated), hello::LEN as u64);
+}
+
+/// Holds a table of fields against a message: the fields fill it, each byte of a field named in
+/// `values` has that value, and the first field is the type.
+fn assert_is_the_table_of(heading: &str, message: &[u8], values: &[(&str, u8)]) {
+    let mut end = 0;
+    for row in rows(section(heading)) {
+        let (offset, size) = (number(row[0]) as usize, number(row[1]) as usize);
+        assert_eq!(offset, end, "{heading}: {row:?}");
+        end += size;
+        let field = &message[offset..end];
+        if offset == 0 {
+            assert_eq!(bytes(row[2].trim_matches('`')).expect("bytes"), field, "{heading}");
+            continue;
+        }
+        let name = row[2].split(':').next().expect("a name");
+        let value = values.iter().find(|(named, _)| *named == name);
+        let (_, value) = value.unwrap_or_else(|| panic!("{heading} has no {name:?}"));
+        assert_eq!(field, vec![*value; size], "{heading}: {name}");
+    }
+    assert_eq!(end, message.len(), "{heading}");
+    assert_eq!(rows(section(heading)).len(), values.len() + 1, "{heading}");
+}
+
+#[test]
+fn wireguard_messages_are_the_documented_tables() {
+    let index = |byte: u8| u32::from_le_bytes([byte; 4]);
+    let initiation = Initiation {
+        sender: index(1),
+        ephemeral: [2; 32],
+        sealed_static: [3; 48],
+        sealed_timestamp: [4; 28],
+        mac1: [5; 16],
+        mac2: [6; 16],
+    };
+    let names = ["sender", "ephemeral", "sealed static", "sealed timestamp", "mac1", "mac2"];
+    let values: Vec<_> = names.into_iter().zip(1..).collect();
+    assert_is_the_table_of("### Initiation", &initiation.to_bytes(), &values);
+
+    let response = Response {
+        sender: index(1),
+        receiver: index(2),
+        ephemeral: [3; 32],
+        sealed_nothing: [4; 16],
+        mac1: [5; 16],
+        mac2: [6; 16],
+    };
+    let names = ["sender", "receiver", "ephemeral", "sealed nothing", "mac1", "mac2"];
+    let values: Vec<_> = names.into_iter().zip(1..).collect();
+    assert_is_the_table_of("### Response", &response.to_bytes(), &values);
+
+    let reply = CookieReply { receiver: index(1), nonce: [2; 24], sealed_cookie: [3; 32] };
+    let values = [("receiver", 1), ("nonce", 2), ("sealed cookie", 3)];
+    assert_is_the_table_of("### Cookie reply", &reply.to_bytes(), &values);
+
+    let header = TransportHeader { receiver: index(1), counter: u64::from_le_bytes([2; 8]) };
+    assert_is_the_table_of("### Transport", &header.to_bytes(), &[("receiver", 1), ("counter", 2)]);
+
+    for (heading, len) in [
+        ("### Initiation", wireguard::INITIATION_LEN),
+        ("### Response", wireguard::RESPONSE_LEN),
+        ("### Cookie reply", wireguard::COOKIE_REPLY_LEN),
+    ] {
+        assert_eq!(number(between(section(heading), "\n\n", " bytes.")), len as u64, "{heading}");
+    }
+}
+
+#[test]
+fn the_network_psk_and_the_slots_are_the_documented_ones() {
+    let text = section("### Macs, cookies, indices");
+    let secret = between(text, "the network psk of the secret `", "`");
+    assert_eq!(vectors(text), [ipop_overlay::session::network_psk(secret.as_bytes()).to_vec()]);
+    assert!(text.contains("info = \"ipop network psk v1\""));
+    let slot_bits = number(between(text, "The low ", " bits of an index"));
+    assert_eq!(slot_bits, u64::from(ipop_overlay::session::SLOT_BITS));
 }
 
 /// Both outer headers of a packet of 100 bytes, from the source port of flow hash `flow`.
