@@ -81,6 +81,7 @@ pub(crate) struct Flood {
     pub(crate) in_window: Measured,
     /// Received at all.
     pub(crate) arrived: u64,
+    /// Given to the kernel to be sent, whatever it did with them.
     pub(crate) sent: u64,
 }
 
@@ -140,8 +141,8 @@ impl Load {
             for _ in 0..UDP_BURST {
                 match self.udp_bulk.send(&datagram) {
                     Ok(_) => sent += 1,
-                    // A full queue on the way is loss, which is what a flood measures.
-                    Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+                    // Refused for a full queue on the way: lost like one that it has taken.
+                    Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => sent += 1,
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}
                     Err(e) => return Err(e).context("cannot send a datagram"),
                 }

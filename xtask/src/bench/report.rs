@@ -86,8 +86,18 @@ fn ratios(rows: &[&Row]) -> Table {
 /// Memory, order and loss: one line per row, since the bare wire has its part of them too.
 fn print_extras(rows: &[Row]) {
     heading("Memory, order and loss", "per row, over all rounds");
-    let figures =
-        ["ipopd\nidle MB", "TCP out\nof order", "TCP re-\ntransmits", "UDP 64 B\nlost %", "requests\nlost"];
+    ui::say(&extras(rows).to_string());
+}
+
+fn extras(rows: &[Row]) -> Table {
+    let figures = [
+        "ipopd\nidle MB",
+        "TCP out\nof order",
+        "TCP re-\ntransmits",
+        "UDP 64 B\nsent",
+        "UDP 64 B\nlost %",
+        "requests\nlost",
+    ];
     let mut table = table(&[&["wire", "system"], &figures[..]].concat(), 2);
     let number = |value: Option<u64>| value.map_or_else(|| UNKNOWN.to_owned(), |value| value.to_string());
     for row in rows {
@@ -97,11 +107,22 @@ fn print_extras(rows: &[Row]) {
             shown(row.ipopd_idle_bytes.map(|bytes| bytes as f64 / 1e6), 1),
             number(row.tcp_out_of_order),
             number(row.tcp_retransmits),
-            shown(row.udp64_loss.map(|loss| loss * 100.0), 1),
+            row.udp64_sent.to_string(),
+            row.udp64_loss.map_or_else(|| UNKNOWN.to_owned(), loss_shown),
             row.lost_exchanges.to_string(),
         ]);
     }
-    ui::say(&table.to_string());
+    table
+}
+
+/// In per cent. `0` is said only where nothing at all was lost.
+fn loss_shown(loss: f64) -> String {
+    const SMALLEST_SHOWN: f64 = 0.01;
+    match loss * 100.0 {
+        0.0 => "0".to_owned(),
+        percent if percent < SMALLEST_SHOWN => format!("< {SMALLEST_SHOWN}"),
+        percent => format!("{percent:.2}"),
+    }
 }
 
 fn print_bars(results: &Results) {
@@ -222,8 +243,9 @@ mod tests {
         ];
         let records: Vec<Record> = System::ALL.map(|system| Record::with_samples(system, values)).into();
         let rows = rows(Wire::Offload, &records);
+        let extras = extras(&rows);
         let rows: Vec<&Row> = rows.iter().collect();
-        for table in [figures(&rows), ratios(&rows)] {
+        for table in [figures(&rows), ratios(&rows), extras] {
             let text = table.to_string();
             for system in System::ALL {
                 assert!(text.contains(system.label()), "a label was broken in two:\n{text}");
@@ -233,6 +255,11 @@ mod tests {
                 "too wide:\n{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_loss_is_never_rounded_to_none() {
+        assert_eq!([0.0, 1e-6, 0.0012, 0.177].map(loss_shown), ["0", "< 0.01", "0.12", "17.70"]);
     }
 
     #[test]

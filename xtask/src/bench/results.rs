@@ -36,7 +36,9 @@ pub(crate) struct Row {
     /// First and third quartile of each figure.
     pub(crate) spread: BTreeMap<&'static str, Option<[f64; 2]>>,
     pub(crate) spread_of_ratio_to_bare: BTreeMap<&'static str, Option<[f64; 2]>>,
-    /// Median part of the datagrams sent that did not arrive.
+    /// Datagrams of all floods, and the part of them that did not arrive.
+    pub(crate) udp64_sent: u64,
+    pub(crate) udp64_received: u64,
     pub(crate) udp64_loss: Option<f64>,
     /// Requests of all three kinds that had no answer, in all rounds.
     pub(crate) lost_exchanges: u64,
@@ -101,7 +103,9 @@ fn row(wire: Wire, record: &Record, bare: Option<&Record>, vxlan: Option<&Record
         runs: Metric::ALL.iter().map(|metric| record.samples(*metric).len()).max().unwrap_or(0),
         spread: quartiles(&summaries),
         spread_of_ratio_to_bare: quartiles(&to_bare),
-        udp64_loss: Summary::of(&record.udp_loss).map(|loss| rounded(loss.median)),
+        udp64_sent: record.udp_sent,
+        udp64_received: record.udp_received,
+        udp64_loss: loss(record.udp_sent, record.udp_received),
         lost_exchanges: record.lost_exchanges,
         tcp_out_of_order: record.out_of_order,
         tcp_retransmits: record.retransmitted,
@@ -110,6 +114,11 @@ fn row(wire: Wire, record: &Record, bare: Option<&Record>, vxlan: Option<&Record
         key: (wire, record.system),
         summaries,
     }
+}
+
+/// Not rounded, and no median: a loss however small, and one in a single round, shows.
+fn loss(sent: u64, received: u64) -> Option<f64> {
+    (sent > 0).then(|| sent.saturating_sub(received) as f64 / sent as f64)
 }
 
 fn problems(record: &Record, kernel_hit_rate: Option<f64>) -> Vec<String> {
@@ -285,6 +294,15 @@ mod tests {
             assert!(json.get(key).is_some(), "no {key} in {json}");
         }
         assert!(json["udp_rr_us"].is_null());
+    }
+
+    #[test]
+    fn loss_is_that_of_all_rounds_together() {
+        let mut record = Record::with_samples(System::Bare, &[]);
+        assert_eq!(row(Wire::Nic, &record, None, None).udp64_loss, None);
+        (record.udp_sent, record.udp_received) = (1_000_000, 999_999);
+        let row = row(Wire::Nic, &record, None, None);
+        assert_eq!((row.udp64_sent, row.udp64_received, row.udp64_loss), (1_000_000, 999_999, Some(1e-6)));
     }
 
     #[test]

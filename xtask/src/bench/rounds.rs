@@ -22,8 +22,9 @@ pub(crate) struct Record {
     /// By metric, then by round. Shorter than the rounds where a window failed: a metric that has
     /// failed once is not measured again.
     samples: [Vec<f64>; Metric::ALL.len()],
-    /// The part of all datagrams sent that did not arrive, by round.
-    pub(crate) udp_loss: Vec<f64>,
+    /// Datagrams of all floods.
+    pub(crate) udp_sent: u64,
+    pub(crate) udp_received: u64,
     /// Requests, of all kinds, that had no answer.
     pub(crate) lost_exchanges: u64,
     /// Counted by both daemons during all rounds.
@@ -43,7 +44,8 @@ impl Record {
         Self {
             system,
             samples: Default::default(),
-            udp_loss: Vec::new(),
+            udp_sent: 0,
+            udp_received: 0,
             lost_exchanges: 0,
             traffic: None,
             out_of_order: None,
@@ -175,7 +177,8 @@ impl Station {
         self.record.lost_exchanges += window.lost;
         if let Some(udp) = &window.udp {
             self.record.samples[Metric::Cpu.index()].push(udp.cpu_us_per_packet);
-            self.record.udp_loss.push(udp.loss);
+            self.record.udp_sent += udp.sent;
+            self.record.udp_received += udp.received;
         }
     }
 
@@ -211,7 +214,8 @@ struct Window {
 #[derive(Debug)]
 struct UdpExtras {
     cpu_us_per_packet: f64,
-    loss: f64,
+    sent: u64,
+    received: u64,
 }
 
 fn measure_window(testbed: &mut Testbed, metric: Metric, timing: Timing) -> Result<Window> {
@@ -239,10 +243,9 @@ fn udp_window(load: &mut Load, window: Duration) -> Result<Window> {
         bail!("none of {} datagrams arrived", flood.sent);
     }
     let cpu_us_per_packet = busy_s * 1e6 / flood.arrived as f64;
-    let loss = 1.0 - flood.arrived as f64 / flood.sent as f64;
     Ok(Window {
         value: flood.in_window.per_second() / 1e3,
         lost: 0,
-        udp: Some(UdpExtras { cpu_us_per_packet, loss }),
+        udp: Some(UdpExtras { cpu_us_per_packet, sent: flood.sent, received: flood.arrived }),
     })
 }
