@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: every path of IPOP beside the bare wire and the kernel's VXLAN, measured
-//! in one interleaved run. Owns the command line and the order of a run.
+//! `cargo xtask bench`: every path of IPOP beside the bare wire, the kernel's VXLAN and virtual
+//! networks of others, measured in one interleaved run. Owns the command line and the order of a run.
 
 mod bars;
 mod core;
@@ -8,6 +8,7 @@ mod icmp;
 mod lab;
 mod load;
 mod machine;
+mod peers;
 mod plan;
 mod plot;
 mod report;
@@ -27,7 +28,7 @@ use crate::build::Profile;
 use crate::{build, daemon, privilege, setup, stop, ui};
 use machine::{CpuTime, Machine};
 use plan::{Conditions, Metric, System, Timing, Wire};
-use results::{Results, Settings};
+use results::{ProductInfo, Results, Settings};
 
 /// How long the machine is watched before the run, to tell whether it is quiet.
 const BACKGROUND_WINDOW: Duration = Duration::from_millis(500);
@@ -36,7 +37,7 @@ const ROUNDS_MIN: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Fewer and shorter windows: under 90 s, for a first look
+    /// Fewer and shorter windows: about 90 s, for a first look
     #[arg(long)]
     quick: bool,
     /// Write the results as JSON
@@ -66,27 +67,49 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let binaries = if systems.iter().any(|system| system.datapath().is_some()) {
         Some(build::build(Profile::Release)?)
     } else {
-        setup::ensure(setup::Scope::Run)?;
+        setup::ensure(setup::Scope::RUN)?;
         None
     };
     if !privilege::is_root() {
         return privilege::again_as_root();
     }
+    let (systems, products) = installed(systems);
     machine::check_congestion_control(&conditions.congestion_control)?;
     stop::watch()?;
     for left in daemon::sweep(lab::PREFIX) {
         ui::note(&format!("removed {left}, left behind by an earlier bench"));
     }
-    let results = measure(&wires, &systems, &conditions, binaries.as_ref())?;
+    let results = measure(&wires, &systems, products, &conditions, binaries.as_ref())?;
     report::print(&results);
     write_files(args, &results)?;
-    let complete = results.rows.iter().all(|row| row.problems.is_empty());
+    // What is not installed is missed only where it was asked for by name.
+    let missed = !args.only.is_empty() && results.products.iter().any(|product| product.missing.is_some());
+    let complete = !missed && results.rows.iter().all(|row| row.problems.is_empty());
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn systems(only: &[System]) -> Vec<System> {
     let wanted = |system: &System| only.is_empty() || only.contains(system) || *system == System::Bare;
     System::ALL.into_iter().filter(wanted).collect()
+}
+
+/// Leaves out those of others that are not installed, and says so, now and in the results.
+fn installed(mut systems: Vec<System>) -> (Vec<System>, Vec<ProductInfo>) {
+    let mut products = Vec::new();
+    systems.retain(|system| {
+        let Some(product) = system.product() else { return true };
+        let (version, missing) = match peers::version(product) {
+            Ok(version) => (Some(version), None),
+            Err(error) => (None, Some(format!("{}: {error:#}", system.label()))),
+        };
+        let is_there = missing.is_none();
+        if let Some(missing) = &missing {
+            ui::note(&format!("not measured: {missing}"));
+        }
+        products.push(ProductInfo { system: system.system(), mtu: product.mtu(), version, missing });
+        is_there
+    });
+    (systems, products)
 }
 
 fn conditions(args: &Args) -> Result<Conditions> {
@@ -105,6 +128,7 @@ fn conditions(args: &Args) -> Result<Conditions> {
 fn measure(
     wires: &[Wire],
     systems: &[System],
+    products: Vec<ProductInfo>,
     conditions: &Conditions,
     binaries: Option<&build::Binaries>,
 ) -> Result<Results> {
@@ -137,6 +161,7 @@ fn measure(
         bars: bars::evaluate(&rows, &automatic),
         original_paper: results::original_paper(&rows),
         rows,
+        products,
     })
 }
 

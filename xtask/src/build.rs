@@ -40,7 +40,7 @@ pub(crate) enum Profile {
 
 /// Sets the machine up and builds; cargo's own progress is shown.
 pub(crate) fn build(profile: Profile) -> Result<Binaries> {
-    setup::ensure(Scope::Run)?;
+    setup::ensure(Scope::RUN)?;
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--package", "ipop-user", "--bins"]);
     if profile == Profile::Release {

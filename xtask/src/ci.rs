@@ -35,7 +35,7 @@ const CHECKS: &[(&str, Check)] = &[
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // clippy compiles the product, and that needs the eBPF objects.
-    setup::ensure(setup::Scope::Run)?;
+    setup::ensure(setup::Scope::RUN)?;
     let failed: Vec<&str> =
         CHECKS.iter().filter(|(name, check)| !passes(name, *check)).map(|(name, _)| *name).collect();
     if !failed.is_empty() {

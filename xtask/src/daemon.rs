@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::slice;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -12,14 +13,11 @@ use serde::Deserialize;
 use crate::build::Binaries;
 use crate::config::{Datapath, Node, Side};
 use crate::netns::{self, NetNs, Pair};
-use crate::process::Running;
-use crate::{sh, stop};
+use crate::process::{self, Running};
+use crate::sh;
 
-/// How long a daemon may take until its peer can be reached by the path that was asked for.
-const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long ipopctl may take: its daemon is on this machine.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What `ipopctl peers --json` says of one peer, as far as it is needed here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -108,6 +106,12 @@ impl Active {
 #[derive(Debug)]
 pub(crate) struct Daemon {
     process: Running,
+    pub(crate) control: Control,
+}
+
+/// The way to ask a daemon, by ipopctl.
+#[derive(Debug)]
+pub(crate) struct Control {
     ipopctl: PathBuf,
     socket: PathBuf,
     peer: Side,
@@ -121,14 +125,46 @@ impl Daemon {
         command.arg("--config").arg(&config);
         namespace.enter(&mut command)?;
         let process = Running::start(command, &node.folder.join("ipopd.log"))?;
-        Ok(Self {
-            process,
+        let control = Control {
             ipopctl: binaries.ipopctl.clone(),
             socket: node.control_socket(),
             peer: node.side.other(),
+        };
+        Ok(Self { process, control })
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        parse_resident(&text).with_context(|| format!("no VmRSS in {path}"))
+    }
+
+    /// Waits until the peer is reached by `path`; an error that quotes the daemon's log when it
+    /// ends or does not get there.
+    pub(crate) fn wait_for_path(&mut self, path: &str) -> Result<()> {
+        let peer = self.control.peer.node_name();
+        self.wait_until(&format!("{peer} by {path}"), |control| {
+            let seen = control.peer()?.path;
+            if seen != path {
+                bail!("path is {seen}");
+            }
+            Ok(())
         })
     }
 
+    /// Waits until the daemon answers; returns what its data path runs on.
+    pub(crate) fn wait_until_up(&mut self) -> Result<Active> {
+        self.wait_until("an answer", Control::active)
+    }
+
+    fn wait_until<T>(&mut self, what: &str, attempt: impl Fn(&Control) -> Result<T>) -> Result<T> {
+        let control = &self.control;
+        process::wait_until(slice::from_mut(&mut self.process), what, || attempt(control))
+    }
+}
+
+impl Control {
     /// Runs `ipopctl WORDS` against this daemon and returns what it prints.
     pub(crate) fn ctl(&self, words: &str) -> Result<String> {
         let mut command = Command::new(&self.ipopctl);
@@ -145,51 +181,10 @@ impl Daemon {
     pub(crate) fn active(&self) -> Result<Active> {
         parse_active(&self.ctl("--json status")?)
     }
-
-    /// Resident memory in bytes.
-    pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.process.pid());
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        parse_resident(&text).with_context(|| format!("no VmRSS in {path}"))
-    }
-
-    /// Waits until the peer is reached by `path`; an error that quotes the daemon's log when it
-    /// ends or does not get there.
-    pub(crate) fn wait_for_path(&mut self, path: &str) -> Result<()> {
-        let peer = self.peer.node_name();
-        self.wait_until(&format!("{peer} by {path}"), |daemon| {
-            let seen = daemon.peer()?.path;
-            if seen != path {
-                bail!("path is {seen}");
-            }
-            Ok(())
-        })
-    }
-
-    /// Waits until the daemon answers; returns what its data path runs on.
-    pub(crate) fn wait_until_up(&mut self) -> Result<Active> {
-        self.wait_until("an answer", Self::active)
-    }
-
-    /// Repeats `attempt` until it succeeds, the daemon has ended or the time is over.
-    fn wait_until<T>(&mut self, what: &str, attempt: impl Fn(&Self) -> Result<T>) -> Result<T> {
-        let deadline = Instant::now() + READY_TIMEOUT;
-        loop {
-            self.process.check()?;
-            match attempt(self) {
-                Ok(reached) => return Ok(reached),
-                Err(error) if Instant::now() > deadline => {
-                    let (waited_s, log) = (READY_TIMEOUT.as_secs(), self.process.log_tail());
-                    bail!("waited {waited_s} s for {what}: {error:#}{log}");
-                }
-                Err(_) => stop::pause(POLL_INTERVAL)?,
-            }
-        }
-    }
 }
 
-/// A file that only its owner can read: the configuration holds the network's secret.
-fn write_private(file: &Path, text: &str) -> Result<()> {
+/// A file that only its owner can read: keys, and configurations that hold a network's secret.
+pub(crate) fn write_private(file: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     fs::OpenOptions::new()
@@ -276,7 +271,7 @@ impl Daemons {
 
     /// What both ends have counted so far.
     pub(crate) fn counters(&self) -> Result<[Peer; 2]> {
-        Ok([self.near.peer()?, self.far.peer()?])
+        Ok([self.near.control.peer()?, self.far.control.peer()?])
     }
 
     /// What both ends together have counted since `earlier`.

@@ -86,7 +86,7 @@ fn show(binaries: &Binaries, seconds: u64, story: &Story) -> Result<Vec<Leg>> {
     story.step("An ipopd on each host");
     let mut daemons = Daemons::start(binaries, &pair, "demo", Datapath::AUTO)?;
     daemons.wait_for_path(KERNEL.peer_path)?;
-    story.reached(&daemons.near.peer()?, Side::Far);
+    story.reached(&daemons.near.control.peer()?, Side::Far);
 
     let kernel = leg(&KERNEL, &daemons, &transfer, story)?;
     switch_kernel_path(&mut daemons, "off", &USER, story)?;
@@ -143,8 +143,8 @@ fn measure(transfer: &Transfer<'_>, target: &str, story: &Story) -> Result<Measu
 fn switch_kernel_path(daemons: &mut Daemons, to: &str, path: &Path, story: &Story) -> Result<()> {
     let words = format!("datapath kernel {to}");
     story.command(&format!("ipopctl {words}"));
-    daemons.near.ctl(&words)?;
-    daemons.far.ctl(&words)?;
+    daemons.near.control.ctl(&words)?;
+    daemons.far.control.ctl(&words)?;
     daemons.wait_for_path(path.peer_path)
 }
 

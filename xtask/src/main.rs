@@ -40,7 +40,7 @@ enum Command {
     Ci(ci::Args),
     /// Show two hosts talking over IPOP, by the kernel path and by the user path
     Demo(demo::Args),
-    /// Measure every path beside the bare wire and the kernel's VXLAN
+    /// Measure every path beside the bare wire, the kernel's VXLAN and virtual networks of others
     Bench(bench::Args),
 }
 

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::{sh, stop};
 
+/// How long a process may take until it does what it was started for.
+const READY_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a process may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const LOG_TAIL_LINES: usize = 8;
@@ -48,7 +51,7 @@ impl Running {
         match self.child.try_wait().with_context(|| format!("cannot watch `{}`", self.shown))? {
             None => Ok(()),
             Some(status) => {
-                anyhow::bail!("`{}` ended too early ({status}){}", self.shown, self.log_tail())
+                bail!("`{}` ended too early ({status}){}", self.shown, self.log_tail())
             }
         }
     }
@@ -65,12 +68,7 @@ impl Running {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                anyhow::bail!(
-                    "`{}` did not end within {} s{}",
-                    self.shown,
-                    timeout.as_secs(),
-                    self.log_tail()
-                );
+                bail!("`{}` did not end within {} s{}", self.shown, timeout.as_secs(), self.log_tail());
             }
             stop::wait_readable(ended.as_fd(), left)?;
         }
@@ -100,6 +98,29 @@ impl Drop for Running {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
+    }
+}
+
+/// Repeats `attempt` until it succeeds, one of `processes` has ended, or they have had time enough:
+/// an error that quotes their logs.
+pub(crate) fn wait_until<T>(
+    processes: &mut [Running],
+    what: &str,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    loop {
+        for process in processes.iter_mut() {
+            process.check()?;
+        }
+        match attempt() {
+            Ok(reached) => return Ok(reached),
+            Err(error) if Instant::now() > deadline => {
+                let logs: String = processes.iter().map(Running::log_tail).collect();
+                bail!("waited {} s for {what}: {error:#}{logs}", READY_TIMEOUT.as_secs());
+            }
+            Err(_) => stop::pause(POLL_INTERVAL)?,
+        }
     }
 }
 
@@ -151,6 +172,30 @@ mod tests {
         assert_eq!(status.code(), Some(4));
         let error = running.check().expect_err("it has ended").to_string();
         assert!(error.contains("no such device"), "{error}");
+        fs::remove_file(log).expect("log");
+    }
+
+    #[test]
+    fn what_is_waited_for_may_take_several_attempts() {
+        let log = log("attempts");
+        let mut running = [Running::start(shell("sleep 1000"), &log).expect("sh starts")];
+        let mut attempts = 0;
+        let third = wait_until(&mut running, "the third attempt", || {
+            attempts += 1;
+            if attempts < 3 { bail!("not yet") } else { Ok(attempts) }
+        });
+        assert_eq!(third.expect("the third succeeds"), 3);
+        drop(running);
+        fs::remove_file(log).expect("log");
+    }
+
+    #[test]
+    fn nothing_is_waited_for_once_a_process_has_ended() {
+        let log = log("ended");
+        let mut running = [Running::start(shell("exit 4"), &log).expect("sh starts")];
+        running[0].wait(Duration::from_secs(10)).expect("it ends by itself");
+        let error = wait_until(&mut running, "nothing", || Ok(())).expect_err("it has ended").to_string();
+        assert!(error.contains("ended too early"), "{error}");
         fs::remove_file(log).expect("log");
     }
 

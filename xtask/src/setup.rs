@@ -1,6 +1,8 @@
 //! `cargo xtask setup`: brings a machine to where IPOP can be built and run. Idempotent: looks
 //! first, installs only what is missing, and says what and why.
 
+pub(crate) mod boringtun;
+mod crates;
 mod debian;
 mod packages;
 mod toolchain;
@@ -21,17 +23,34 @@ pub(crate) struct Args {
     /// Also what booting other kernels needs (`cargo xtask test --vm`)
     #[arg(long)]
     vm: bool,
+    /// Also the virtual networks of others that `cargo xtask bench` measures beside ours
+    #[arg(long)]
+    bench: bool,
 }
 
-/// How much of the machine a command needs.
+/// How much of the machine a command needs beside what building and running takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    Run,
-    RunAndVm,
+pub(crate) struct Scope {
+    /// Other kernels can be booted.
+    pub(crate) vm: bool,
+    /// The virtual networks of others can be measured.
+    pub(crate) bench: bool,
+}
+
+impl Scope {
+    pub(crate) const RUN: Self = Self { vm: false, bench: false };
+    pub(crate) const BENCH: Self = Self { bench: true, ..Self::RUN };
+
+    /// What installs it.
+    pub(crate) fn command(self) -> String {
+        let options = [(self.vm, " --vm"), (self.bench, " --bench")];
+        let wanted = options.iter().filter(|(wanted, _)| *wanted).map(|(_, option)| *option);
+        std::iter::once("cargo xtask setup").chain(wanted).collect()
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let scope = if args.vm { Scope::RunAndVm } else { Scope::Run };
+    let scope = Scope { vm: args.vm, bench: args.bench };
     if args.check {
         return check(scope);
     }
@@ -45,7 +64,11 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
     // Two set-ups at once would unpack into the same folder.
     let _lock = lock()?;
     packages::ensure(scope)?;
-    toolchain::ensure()
+    toolchain::ensure()?;
+    if scope.bench {
+        boringtun::ensure()?;
+    }
+    Ok(())
 }
 
 fn check(scope: Scope) -> Result<ExitCode> {
@@ -58,11 +81,15 @@ fn check(scope: Scope) -> Result<ExitCode> {
         Some(found) => ui::say(&format!("eBPF toolchain: {found}")),
         None => ui::say("missing: a compiler for the eBPF programs"),
     }
-    if missing.is_empty() && toolchain.is_some() {
+    let boringtun = !scope.bench || boringtun::program()?.is_some();
+    if !boringtun {
+        ui::say(&format!("missing: {:<16} {}", boringtun::PROGRAM, boringtun::WHY));
+    }
+    if missing.is_empty() && toolchain.is_some() && boringtun {
         ui::say("setup: this machine has all that is needed");
         return Ok(ExitCode::SUCCESS);
     }
-    ui::say("to install it: cargo xtask setup");
+    ui::say(&format!("to install it: {}", scope.command()));
     Ok(ExitCode::FAILURE)
 }
 
@@ -77,5 +104,17 @@ fn lock() -> Result<Flock<File>> {
                 .map_err(|(_, errno)| anyhow::anyhow!("cannot lock {}: {errno}", path.display()))
         }
         Err((_, errno)) => bail!("cannot lock {}: {errno}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_installs_what_was_found_missing() {
+        assert_eq!(Scope::RUN.command(), "cargo xtask setup");
+        assert_eq!(Scope::BENCH.command(), "cargo xtask setup --bench");
+        assert_eq!(Scope { vm: true, bench: true }.command(), "cargo xtask setup --vm --bench");
     }
 }

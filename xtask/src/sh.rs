@@ -2,6 +2,7 @@
 //! to run.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -20,6 +21,13 @@ const TAIL_LINES: usize = 20;
 /// the last lines of the output.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = output(command)?;
+    text_of(command, &output)
+}
+
+/// As `capture`, for a program that reads `input`.
+pub(crate) fn capture_from(command: &mut Command, input: File) -> Result<String> {
+    let output =
+        command.stdin(input).output().with_context(|| format!("cannot start `{}`", shown(command)))?;
     text_of(command, &output)
 }
 

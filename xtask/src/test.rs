@@ -49,7 +49,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure(if args.vm { Scope::RunAndVm } else { Scope::Run })?;
+    setup::ensure(Scope { vm: args.vm, ..Scope::RUN })?;
     let binaries = build::build(Profile::Release)?;
     let skipped = workspace::target()?.join("xtask-skipped-tests");
     // The list of an earlier run is not this one's; there may be none.

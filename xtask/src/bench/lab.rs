@@ -8,7 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::load::Load;
-use super::plan::{Conditions, System, VXLAN_FAR_ADDRESS, VXLAN_NEAR_ADDRESS, Wire};
+use super::peers::Peers;
+use super::plan::{Conditions, System, TUNNEL_FAR_ADDRESS, TUNNEL_NEAR_ADDRESS, Wire};
 use crate::build::Binaries;
 use crate::config::Datapath;
 use crate::daemon::Daemons;
@@ -27,11 +28,13 @@ const VXLAN_PORT: u16 = 4789;
 pub(crate) const SYSCTLS: &[(&str, &str)] =
     &[("net/ipv4/tcp_rmem", "4096 131072 2097152"), ("net/ipv4/tcp_wmem", "4096 16384 4194304")];
 
-/// One system, ready to be measured. Parts are dropped in this order: sockets, daemons, wire.
+/// One system, ready to be measured. Parts are dropped in this order: sockets, daemons of ours or
+/// of others, wire.
 #[derive(Debug)]
 pub(crate) struct Testbed {
     pub(crate) load: Load,
     pub(crate) daemons: Option<Daemons>,
+    _peers: Option<Peers>,
     pub(crate) pair: Pair,
     /// Resident memory of the larger of the two daemons before the first packet.
     pub(crate) idle_bytes: Option<u64>,
@@ -45,34 +48,41 @@ impl Testbed {
         conditions: &Conditions,
         binaries: Option<&Binaries>,
     ) -> Result<Self> {
-        let pair = wired_pair(wire, system.path())?;
+        let pair = wired_pair(wire, system.name())?;
         if system == System::Vxlan {
             add_vxlan(
                 &pair.near,
                 Pair::NEAR_DEVICE,
                 Pair::NEAR_ADDRESS,
                 Pair::FAR_ADDRESS,
-                VXLAN_NEAR_ADDRESS,
+                TUNNEL_NEAR_ADDRESS,
             )?;
-            add_vxlan(&pair.far, Pair::FAR_DEVICE, Pair::FAR_ADDRESS, Pair::NEAR_ADDRESS, VXLAN_FAR_ADDRESS)?;
+            add_vxlan(
+                &pair.far,
+                Pair::FAR_DEVICE,
+                Pair::FAR_ADDRESS,
+                Pair::NEAR_ADDRESS,
+                TUNNEL_FAR_ADDRESS,
+            )?;
         }
         let daemons = match system.datapath() {
             Some(datapath) => {
                 let binaries = binaries.context("ipopd was not built")?;
                 // A network of its own: the link ids of two systems have nothing in common.
-                let network = format!("bench-{}-{}", wire.name(), system.path());
+                let network = format!("bench-{}-{}", wire.name(), system.name());
                 let mut daemons = Daemons::start(binaries, &pair, &network, datapath)?;
                 daemons.wait_for_path(system.peer_path())?;
-                if let Some(difference) = daemons.near.active()?.difference(&datapath) {
+                if let Some(difference) = daemons.near.control.active()?.difference(&datapath) {
                     bail!("ipopd runs, but {difference}");
                 }
                 Some(daemons)
             }
             None => None,
         };
+        let peers = system.product().map(|product| Peers::start(product, &pair)).transpose()?;
         let idle_bytes = daemons.as_ref().map(idle_bytes).transpose()?;
         let load = Load::open(&pair.near, &pair.far, system.target(), &conditions.congestion_control)?;
-        Ok(Self { load, daemons, pair, idle_bytes })
+        Ok(Self { load, daemons, _peers: peers, pair, idle_bytes })
     }
 }
 

@@ -48,6 +48,9 @@ impl Wire {
 pub(crate) enum System {
     Bare,
     Vxlan,
+    WireguardGo,
+    Boringtun,
+    Nebula,
     UserEpoll,
     #[value(name = "user-io_uring")]
     UserIoUring,
@@ -56,13 +59,25 @@ pub(crate) enum System {
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Bare, Self::Vxlan, Self::UserEpoll, Self::UserIoUring, Self::KernelTc, Self::KernelXdp];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Bare,
+        Self::Vxlan,
+        Self::WireguardGo,
+        Self::Boringtun,
+        Self::Nebula,
+        Self::UserEpoll,
+        Self::UserIoUring,
+        Self::KernelTc,
+        Self::KernelXdp,
+    ];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Bare => "bare wire",
             Self::Vxlan => "kernel VXLAN",
+            Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun",
+            Self::Nebula => "nebula",
             Self::UserEpoll => "ipop user epoll",
             Self::UserIoUring => "ipop user io_uring",
             Self::KernelTc => "ipop kernel tc",
@@ -75,8 +90,16 @@ impl System {
         match self {
             Self::Bare => "bare",
             Self::Vxlan => "vxlan",
-            _ => "ipop",
+            Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun",
+            Self::Nebula => "nebula",
+            Self::UserEpoll | Self::UserIoUring | Self::KernelTc | Self::KernelXdp => "ipop",
         }
+    }
+
+    /// What it is called on the command line: different for each.
+    pub(crate) fn name(self) -> &'static str {
+        if self.datapath().is_some() { self.path() } else { self.system() }
     }
 
     /// The column `path` of the results.
@@ -84,6 +107,7 @@ impl System {
         match self {
             Self::Bare => "wire",
             Self::Vxlan => "kernel",
+            Self::WireguardGo | Self::Boringtun | Self::Nebula => "user",
             Self::UserEpoll => "user-epoll",
             Self::UserIoUring => "user-io_uring",
             Self::KernelTc => "kernel-tc",
@@ -99,11 +123,26 @@ impl System {
     pub(crate) fn datapath(self) -> Option<Datapath> {
         let auto = Datapath::AUTO;
         match self {
-            Self::Bare | Self::Vxlan => None,
+            Self::Bare | Self::Vxlan | Self::WireguardGo | Self::Boringtun | Self::Nebula => None,
             Self::UserEpoll => Some(Datapath { kernel: "off", io: "epoll", ..auto }),
             Self::UserIoUring => Some(Datapath { kernel: "off", io: "io_uring", ..auto }),
             Self::KernelTc => Some(Datapath { kernel: "on", xdp: "off", ..auto }),
             Self::KernelXdp => Some(Datapath { kernel: "on", xdp: "native", ..auto }),
+        }
+    }
+
+    /// Which virtual network of others this is; `None` for what is the kernel's or ours.
+    pub(crate) fn product(self) -> Option<Product> {
+        match self {
+            Self::WireguardGo => Some(Product::WireguardGo),
+            Self::Boringtun => Some(Product::Boringtun),
+            Self::Nebula => Some(Product::Nebula),
+            Self::Bare
+            | Self::Vxlan
+            | Self::UserEpoll
+            | Self::UserIoUring
+            | Self::KernelTc
+            | Self::KernelXdp => None,
         }
     }
 
@@ -116,15 +155,36 @@ impl System {
     pub(crate) fn target(self) -> Ipv4Addr {
         let text = match self {
             Self::Bare => Pair::FAR_ADDRESS,
-            Self::Vxlan => VXLAN_FAR_ADDRESS,
-            _ => Side::Far.virtual_v4(),
+            Self::Vxlan | Self::WireguardGo | Self::Boringtun | Self::Nebula => TUNNEL_FAR_ADDRESS,
+            Self::UserEpoll | Self::UserIoUring | Self::KernelTc | Self::KernelXdp => Side::Far.virtual_v4(),
         };
         text.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)
     }
 }
 
-pub(crate) const VXLAN_NEAR_ADDRESS: &str = "172.16.0.1";
-pub(crate) const VXLAN_FAR_ADDRESS: &str = "172.16.0.2";
+/// Within the tunnels that are not ours.
+pub(crate) const TUNNEL_NEAR_ADDRESS: &str = "172.16.0.1";
+pub(crate) const TUNNEL_FAR_ADDRESS: &str = "172.16.0.2";
+
+/// A virtual network of others. All of them seal every packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Product {
+    WireguardGo,
+    Boringtun,
+    Nebula,
+}
+
+impl Product {
+    /// Of its virtual device: what its users get who set nothing, as with all other systems. For
+    /// WireGuard that is what wg-quick sets on a wire of 1500 bytes (it leaves room for IPv6
+    /// outside), for nebula its own default.
+    pub(crate) fn mtu(self) -> u32 {
+        match self {
+            Self::WireguardGo | Self::Boringtun => 1420,
+            Self::Nebula => 1300,
+        }
+    }
+}
 
 /// A figure that every system gets on every wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -234,13 +294,17 @@ mod tests {
     #[test]
     fn names_on_the_command_line_are_those_of_the_results() {
         for system in System::ALL {
-            let name = system.to_possible_value().expect("every system can be named").get_name().to_owned();
-            let expected = match system {
-                System::Bare | System::Vxlan => system.system(),
-                _ => system.path(),
-            };
-            assert_eq!(name, expected);
+            let value = system.to_possible_value().expect("every system can be named");
+            assert_eq!(value.get_name(), system.name());
             assert!(!system.target().is_unspecified());
+        }
+    }
+
+    #[test]
+    fn rows_of_ipop_are_those_that_run_ipopd() {
+        for system in System::ALL {
+            assert_eq!(system.system() == "ipop", system.datapath().is_some(), "{}", system.name());
+            assert!(system.product().is_none() || system.datapath().is_none(), "{}", system.name());
         }
     }
 

@@ -13,7 +13,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::plan::{Metric, System, Wire};
 use super::results::Results;
 
-const SIZE: (u32, u32) = (900, 420);
+const SIZE: (u32, u32) = (1400, 420);
 const MARGIN: u32 = 16;
 /// Room above the tallest bar for its figure.
 const HEADROOM: f64 = 1.15;
@@ -128,6 +128,9 @@ fn colour(system: System) -> RGBColor {
     match system {
         System::Bare => RGBColor(0x8a, 0x8f, 0x98),
         System::Vxlan => RGBColor(0xc9, 0xa2, 0x27),
+        System::WireguardGo => RGBColor(0xb2, 0x4c, 0x4c),
+        System::Boringtun => RGBColor(0xcf, 0x7f, 0x63),
+        System::Nebula => RGBColor(0x8e, 0x6b, 0xa8),
         System::UserEpoll => RGBColor(0x9c, 0xc3, 0xe6),
         System::UserIoUring => RGBColor(0x3b, 0x82, 0xc4),
         System::KernelTc => RGBColor(0x2e, 0x8b, 0x57),

@@ -5,7 +5,7 @@ use comfy_table::{Cell, Color, Table};
 
 use super::bars::Verdict;
 use super::plan::{Metric, Wire};
-use super::results::{Results, Row};
+use super::results::{ProductInfo, Results, Row};
 use crate::ui::{self, Colour, paint, table};
 
 const UNKNOWN: &str = "-";
@@ -26,6 +26,7 @@ pub(crate) fn print(results: &Results) {
     print_bars(results);
     print_paper(results);
     print_problems(&results.rows);
+    print_missing(&results.products);
     print_settings(results);
 }
 
@@ -187,6 +188,17 @@ fn print_problems(rows: &[Row]) {
     }
 }
 
+fn print_missing(products: &[ProductInfo]) {
+    let missing: Vec<&str> = products.iter().filter_map(|product| product.missing.as_deref()).collect();
+    if missing.is_empty() {
+        return;
+    }
+    heading("Not measured", "");
+    for missing in missing {
+        ui::say(&format!("  {missing}"));
+    }
+}
+
 fn print_settings(results: &Results) {
     let settings = &results.settings;
     ui::say("");
@@ -207,6 +219,11 @@ fn print_settings(results: &Results) {
         settings.tcp_write_bytes / 1024,
         settings.datagram_bytes
     ));
+    for product in &results.products {
+        if let Some(version) = &product.version {
+            ui::say(&format!("{} {version}, MTU {}, sealed", product.system, product.mtu));
+        }
+    }
     for (name, value) in &settings.sysctls {
         ui::say(&format!("{} = {value}", name.replace('/', ".")));
     }

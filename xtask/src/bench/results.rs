@@ -171,10 +171,23 @@ pub(crate) struct Results {
     pub(crate) time: String,
     pub(crate) settings: Settings,
     pub(crate) rows: Vec<Row>,
+    /// The virtual networks of others that were asked for, also those that are not installed.
+    pub(crate) products: Vec<ProductInfo>,
     /// By wire: the kernel path that ipopd chooses there by itself.
     pub(crate) automatic: BTreeMap<&'static str, &'static str>,
     pub(crate) bars: Vec<Bar>,
     pub(crate) original_paper: Vec<PaperRow>,
+}
+
+/// What exactly was measured of a virtual network of others, or why nothing was.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ProductInfo {
+    pub(crate) system: &'static str,
+    pub(crate) mtu: u32,
+    /// As its program says.
+    pub(crate) version: Option<String>,
+    /// Why it was not measured: what is not installed, and what installs it.
+    pub(crate) missing: Option<String>,
 }
 
 /// How it was measured.

@@ -51,7 +51,8 @@ impl Record {
             out_of_order: None,
             retransmitted: None,
             idle_bytes: None,
-            security: "clear",
+            // Of ipopd's rows, both daemons will tell.
+            security: if system.product().is_some() { "sealed" } else { "clear" },
             problems: Vec::new(),
         }
     }

@@ -15,7 +15,15 @@ pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) why: &'static str,
     proof: Proof,
-    vm_only: bool,
+    for_what: For,
+}
+
+/// The part of a `Scope` that a package belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Run,
+    Vm,
+    Bench,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -29,11 +37,15 @@ enum Proof {
 }
 
 const fn package(name: &'static str, why: &'static str, proof: Proof) -> Package {
-    Package { name, why, proof, vm_only: false }
+    Package { name, why, proof, for_what: For::Run }
 }
 
 const fn vm_package(name: &'static str, why: &'static str, proof: Proof) -> Package {
-    Package { name, why, proof, vm_only: true }
+    Package { name, why, proof, for_what: For::Vm }
+}
+
+const fn bench_package(name: &'static str, why: &'static str, proof: Proof) -> Package {
+    Package { name, why, proof, for_what: For::Bench }
 }
 
 const PACKAGES: &[Package] = &[
@@ -53,16 +65,14 @@ const PACKAGES: &[Package] = &[
     vm_package("cpio", "packs the initramfs of those kernels", Proof::Program("cpio")),
     vm_package("zstd", "unpacks kernel modules", Proof::Program("zstd")),
     vm_package("xz-utils", "unpacks kernel modules", Proof::Program("xz")),
+    bench_package("wireguard-go", "measured beside ours", Proof::Program("wireguard-go")),
+    bench_package("wireguard-tools", "configures wireguard-go and boringtun", Proof::Program("wg")),
+    bench_package("nebula", "measured beside ours", Proof::Program("nebula")),
 ];
 
 /// The packages of `scope` that are not there.
 pub(crate) fn missing(scope: Scope) -> Vec<Package> {
-    PACKAGES
-        .iter()
-        .filter(|p| !p.vm_only || scope == Scope::RunAndVm)
-        .filter(|p| !p.is_there())
-        .copied()
-        .collect()
+    PACKAGES.iter().filter(|p| p.for_what.is_part_of(scope)).filter(|p| !p.is_there()).copied().collect()
 }
 
 /// Installs the packages of `scope` that are not there.
@@ -138,6 +148,16 @@ fn parse_candidate(policy: &str) -> Option<String> {
     (version != "(none)" && !version.is_empty()).then(|| version.to_owned())
 }
 
+impl For {
+    fn is_part_of(self, scope: Scope) -> bool {
+        match self {
+            Self::Run => true,
+            Self::Vm => scope.vm,
+            Self::Bench => scope.bench,
+        }
+    }
+}
+
 impl Package {
     fn is_there(&self) -> bool {
         match self.proof {
@@ -170,7 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn vm_packages_are_asked_for_only_with_the_vm() {
-        assert!(missing(Scope::Run).iter().all(|package| !package.vm_only));
+    fn packages_for_the_vm_and_the_bench_are_asked_for_only_with_them() {
+        let asked = |vm, bench| {
+            let scope = Scope { vm, bench };
+            [For::Run, For::Vm, For::Bench].map(|part| part.is_part_of(scope))
+        };
+        assert_eq!(asked(false, false), [true, false, false]);
+        assert_eq!(asked(true, false), [true, true, false]);
+        assert_eq!(asked(false, true), [true, false, true]);
+        assert!(missing(Scope::RUN).iter().all(|package| package.for_what == For::Run));
     }
 }

@@ -17,7 +17,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::debian;
+use super::{crates, debian};
 use crate::{sh, ui, workspace};
 
 const LINKER_VERSION: &str = "0.13.0";
@@ -266,21 +266,14 @@ fn install_linker(staging: &Path, llvm_major: &str, toolchain: Option<&str>) -> 
         }
     };
     cargo
-        .args(["install", "bpf-linker", "--version", &format!("={LINKER_VERSION}"), "--locked", "--force"])
-        .args(["--no-default-features", "--features", &format!("llvm-{llvm_major}")])
-        .arg("--root")
-        .arg(staging)
-        .arg("--target-dir")
-        .arg(staging.join("build"))
+        .args(["install", "--no-default-features", "--features", &format!("llvm-{llvm_major}")])
         .env("LLVM_PREFIX", staging.join("llvm"))
         // Found relative to the program itself: the folder is renamed after this.
         .env("RUSTFLAGS", "-Clink-arg=-Wl,-rpath,$ORIGIN/../llvm/lib")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         // It links small programs: building it fast matters more than its own speed.
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
-    sh::ends_with_us(&mut cargo);
-    sh::capture(&mut cargo)?;
+    crates::install(&mut cargo, "bpf-linker", LINKER_VERSION, staging)?;
     task.done();
     Ok(())
 }
