@@ -8,6 +8,8 @@ pub mod node;
 pub mod packet;
 #[path = "../../tests/src/programs.rs"]
 pub mod programs;
+#[path = "../../tests/src/sealed.rs"]
+pub mod sealed;
 pub mod stopwatch;
 #[path = "../../tests/src/world.rs"]
 pub mod world;

@@ -142,6 +142,12 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
         "rx_cookie_sent",
         "rx_bad_cookie",
         "rx_unknown_message",
+        // Decided with the keys, when a sealed frame is opened.
+        "rx_unknown_index",
+        "rx_key_expired",
+        "rx_bad_tag",
+        "rx_replay",
+        "rx_too_old",
     ];
     name.starts_with("rx_") && counter.class().name() == "refused" && !by_others.contains(&name)
 }
