@@ -61,6 +61,7 @@ const PACKAGES: &[Package] = &[
     package("ethtool", "switches a wire's offloads", Proof::Program("ethtool")),
     package("nftables", "firewalls and NAT in the tests", Proof::Program("nft")),
     package("tcpdump", "captures of the wire in the tests", Proof::Program("tcpdump")),
+    package("bpftool", "says in the tests what is attached", Proof::Program("bpftool")),
     vm_package("qemu-system-x86", "boots other kernels", Proof::Program("qemu-system-x86_64")),
     vm_package("cpio", "packs the initramfs of those kernels", Proof::Program("cpio")),
     vm_package("zstd", "unpacks kernel modules", Proof::Program("zstd")),
