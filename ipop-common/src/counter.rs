@@ -68,6 +68,8 @@ counters! {
     TxBulk, "tx_bulk", Passed, "super-packets of a sealed link and what follows in their flows, left to the user path";
     TxComplex, "tx_complex", Passed, "a form that the kernel path does not seal (options, fragments, extension headers), left to the user path";
     TxNoSession, "tx_no_session", Passed, "no session with the peer in the kernel yet, left to the user path";
+    TxStaged, "tx_staged", Passed, "waited in the user path for a session with the peer";
+    TxStageFull, "tx_stage_full", Dropped, "waited for a session with the peer, and gave way to newer packets or waited too long";
     TxKeyExpired, "tx_key_expired", Passed, "the session's key may no longer be used, left to the user path";
     TxTooBig, "tx_too_big", Refused, "larger than the link: answered with ICMP fragmentation needed or packet too big";
     TxNoRoom, "tx_no_room", Dropped, "the kernel had no room for the outer header or the ICMP error";
@@ -78,6 +80,7 @@ counters! {
     RxDecapsulated, "rx_decapsulated", Ok, "received from a peer and delivered";
     RxXdpDecapsulated, "rx_xdp_decapsulated", Ok, "decapsulated by XDP, delivered by TC";
     RxOpened, "rx_opened", Ok, "sealed, opened in the kernel and delivered";
+    RxKeepalive, "rx_keepalive", Ok, "a sealed message without a packet: the peer is there";
     RxToStack, "rx_to_stack", Passed, "valid, left whole to the kernel's VXLAN device (UDP super-packets, forwarding)";
     RxFromStack, "rx_from_stack", Ok, "valid, decapsulated by the kernel's VXLAN device";
     RxToUser, "rx_to_user", Passed, "sealed, left to the user path: merged, with a checksum, too long, of another session or another source";
@@ -114,7 +117,7 @@ counters! {
     RxBadHandshake, "rx_bad_handshake", Refused, "a handshake message that is malformed or not authentic";
     RxUnknownPeer, "rx_unknown_peer", Refused, "an authentic handshake message of a key that is no peer's";
     RxReplayedHandshake, "rx_replayed_handshake", Refused, "an initiation not newer than the last, or a response to none that waits";
-    RxHandshakeFlood, "rx_handshake_flood", Refused, "more handshake messages than the rate limits admit";
+    RxHandshakeFlood, "rx_handshake_flood", Refused, "more handshake messages than the rate limits admit or the daemon can look at";
     RxCookieSent, "rx_cookie_sent", Refused, "a handshake message under load, answered with a cookie reply";
     RxBadCookie, "rx_bad_cookie", Refused, "a cookie reply to no message of ours, or not authentic";
     RxUnknownMessage, "rx_unknown_message", Refused, "the first bytes name no format of ours";

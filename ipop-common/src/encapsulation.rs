@@ -70,7 +70,7 @@ pub fn write_template(link: &mut Link, underlay: &Underlay) {
         Form::Clear(link_id) => {
             let [_, a, b, c] = link_id.value().to_be_bytes();
             header[udp + 8..udp + 16].copy_from_slice(&[FLAGS, 0, 0, 0, a, b, c, 0]);
-            link.flags &= !Link::SEALED;
+            link.flags = link.flags & !Link::SEALED | Link::TAKES_CLEAR;
         }
         Form::Sealed { source_port } => {
             header[udp..udp + 2].copy_from_slice(&source_port.to_be_bytes());

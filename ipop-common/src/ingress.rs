@@ -345,6 +345,9 @@ pub fn admit<'a, T: Tables>(
         Err(Stale::Epoch) => return Err(Counter::RxStaleEpoch),
         Err(Stale::Lease) => return Err(Counter::RxLeaseExpired),
     };
+    if link.flags & Link::TAKES_CLEAR == 0 {
+        return Err(Counter::RxUnknownLink);
+    }
     if link.peer != outer_source {
         return Err(Counter::RxWrongOuterSource);
     }

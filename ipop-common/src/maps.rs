@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -112,7 +112,7 @@ pub struct Link {
     pub mtu: u16,
     /// 4 or 6: the outer IP version.
     pub outer_version: u8,
-    /// [`Self::RECEIVE_ONLY`] and [`Self::SEALED`].
+    /// [`Self::RECEIVE_ONLY`], [`Self::SEALED`] and [`Self::TAKES_CLEAR`].
     pub flags: u8,
     /// Local index of the session that packets to the peer are sealed with; 0: there is none.
     pub session: u32,
@@ -139,6 +139,8 @@ impl Link {
     pub const RECEIVE_ONLY: u8 = 1;
     /// What goes to the peer is sealed, to its daemon's port.
     pub const SEALED: u8 = 2;
+    /// What comes from the peer may be clear.
+    pub const TAKES_CLEAR: u8 = 4;
 
     #[inline(always)]
     pub const fn outer(&self) -> Family {

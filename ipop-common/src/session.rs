@@ -190,6 +190,29 @@ impl Session {
         self.local.store(u64::from(agreed.local));
     }
 
+    /// Takes note of all that the same session has accepted at another place, whose programs went on
+    /// for a moment after it was copied.
+    pub fn absorb(&self, other: &Self) {
+        for (word, theirs) in self.window.0.iter().zip(&other.window.0) {
+            let theirs = theirs.load();
+            // Against CPUs that accept meanwhile; each of our failures is a success of theirs.
+            loop {
+                let ours = word.load();
+                let ahead = ((theirs >> 32) as u32).wrapping_sub((ours >> 32) as u32) as i32;
+                let merged = match ahead {
+                    _ if theirs as u32 == 0 => ours,
+                    _ if ours as u32 == 0 => theirs,
+                    0 => ours | theirs & 0xffff_ffff,
+                    1.. => theirs,
+                    _ => ours,
+                };
+                if word.replace(ours, merged) {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Ends whatever session is here, and erases its keys.
     pub fn vacate(&self) {
         self.local.store(0);
@@ -224,6 +247,11 @@ impl Session {
     pub fn local(&self) -> Option<u32> {
         let local = self.local.load() as u32;
         (local != 0).then_some(local)
+    }
+
+    /// Whether session `local` is here and may still seal.
+    pub fn is_alive(&self, local: u32, now_ns: u64) -> bool {
+        self.is(local) && self.expires_ns.load() > now_ns && self.send_counter.load() < REJECT_AFTER_MESSAGES
     }
 
     /// How many counters have been drawn.

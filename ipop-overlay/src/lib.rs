@@ -4,10 +4,10 @@
 //! and the simulator do, and drive the same code. One mutation, then drain
 //! [`Node::poll_output`] until it is empty and ask [`Node::poll_timeout`] when to come back.
 //!
-//! In this version peers are static and links are clear: a node keeps one control conversation
-//! with each configured peer (`hello`), learns from it whether, where and how the peer can be
-//! reached, and decides which path packets to it take. [`session`] is what sealed links need
-//! besides: WireGuard's handshakes and timers, driven in the same way.
+//! In this version peers are static. [`session`] makes and keeps the session with each of them, as
+//! every WireGuard does; inside it the node keeps one control conversation (`hello`), learns from it
+//! how the peer can be reached, and decides which path packets to it take and whether they are
+//! sealed.
 #![no_std]
 
 extern crate alloc;
@@ -20,7 +20,7 @@ mod peer;
 pub mod session;
 mod time;
 
-pub use keys::{LinkKeys, NetworkKey};
+pub use keys::NetworkKey;
 pub use node::{Command, Config, Node, Output, PeerConfig, PeerId, Refusal};
-pub use peer::{NoPath, Path, PeerView, UserReason};
+pub use peer::{NoPath, Path, PeerView, Said, Security, UserReason};
 pub use time::{Instant, Reason};

@@ -6,12 +6,10 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use ipop_common::Counter;
-use ipop_common::gpe::LinkId;
 use ipop_common::hello::{self, Hello};
-use x25519_dalek::StaticSecret;
 
-use crate::keys::{LinkKeys, NetworkKey};
-use crate::peer::{HELLO_INTERVAL, Heard, Path, Peer, PeerView, Underlay};
+use crate::keys::NetworkKey;
+use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
 use crate::time::{Instant, Reason};
 
 /// How long a node without a kernel path may be silent.
@@ -23,11 +21,13 @@ pub struct PeerId(pub usize);
 
 /// What a node is made of.
 pub struct Config {
-    pub private_key: StaticSecret,
+    pub public_key: [u8; 32],
     pub network: NetworkKey,
     pub peers: Vec<PeerConfig>,
-    /// Prefixes within which links may be clear, as address and length.
+    /// Prefixes within which links may be clear, as address and length; none: all are sealed.
     pub trusted: Vec<(IpAddr, u8)>,
+    /// No inner packet is larger, whatever the wires take.
+    pub mtu_max: u16,
     /// When this run started, UNIX time in nanoseconds.
     pub boot: u64,
     /// How long this node's kernel path goes on without a daemon.
@@ -52,14 +52,18 @@ pub struct PeerConfig {
 /// What the node is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
-    /// How this host reaches a peer's endpoint: its own address, and the largest inner packet; or
-    /// not at all.
+    /// How this host reaches a peer's endpoint: its own address, and the largest inner packet that
+    /// the wire takes in a clear packet; or not at all.
     Underlay { peer: PeerId, reach: Option<(IpAddr, u16)> },
     /// The UDP port on which this node's kernel path receives, 0 where it has none; and whether it
     /// sends by it.
     Kernel { port: u16, send: bool },
-    /// A peer's configured endpoint has changed.
+    /// Where a peer is: as configured, or where its last authentic packet came from.
     Endpoint { peer: PeerId, endpoint: Option<SocketAddr> },
+    /// The session with a peer that is sent on, by its local index.
+    Session { peer: PeerId, local_index: Option<u32> },
+    /// A packet of a peer's session has come since the node last heard of it.
+    Alive { peer: PeerId },
     /// Something changed on this host: tell all peers now.
     Announce,
     /// Measure the round trip; `id` comes back in [`Output::Pong`].
@@ -71,19 +75,15 @@ pub enum Command {
 /// What the node wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    Transmit {
-        to: SocketAddr,
-        datagram: [u8; hello::LEN],
+    /// Send a control message in the session with a peer.
+    Say {
+        peer: PeerId,
+        message: [u8; hello::LEN],
     },
     /// The path to a peer has changed.
     Path {
         peer: PeerId,
         path: Path,
-    },
-    /// A peer answered from another address than before.
-    Roamed {
-        peer: PeerId,
-        endpoint: SocketAddr,
     },
     Pong {
         peer: PeerId,
@@ -92,15 +92,15 @@ pub enum Output {
     },
 }
 
-/// Why a datagram was refused.
+/// Why a message was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal(pub Counter);
 
 /// One node. See the crate's documentation for how to drive it.
 pub struct Node {
     peers: Vec<Peer>,
-    by_link: BTreeMap<LinkId, PeerId>,
     trusted: Vec<(IpAddr, u8)>,
+    mtu_max: u16,
     boot: u64,
     lease: Duration,
     kernel_port: u16,
@@ -124,16 +124,16 @@ impl Node {
         let mut by_link = BTreeMap::new();
         let mut peers = Vec::with_capacity(config.peers.len());
         for (index, peer) in config.peers.iter().enumerate() {
-            let keys = LinkKeys::derive(&config.network, &config.private_key, &peer.public_key);
-            if let Some(other) = by_link.insert(keys.link_id(), PeerId(index)) {
+            let link_id = config.network.link_id(&config.public_key, &peer.public_key);
+            if let Some(other) = by_link.insert(link_id, PeerId(index)) {
                 return Err((other, PeerId(index)));
             }
-            peers.push(Peer::new(keys, peer.endpoint, now));
+            peers.push(Peer::new(link_id, peer.endpoint, now));
         }
         Ok(Self {
             peers,
-            by_link,
             trusted: config.trusted.clone(),
+            mtu_max: config.mtu_max,
             boot: config.boot,
             lease: config.lease,
             kernel_port: 0,
@@ -143,35 +143,21 @@ impl Node {
         })
     }
 
-    /// Takes in a control datagram.
-    pub fn handle_datagram(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let hello = Hello::parse(datagram).ok_or(Refusal(Counter::RxBadHello))?;
-        let id = *self.by_link.get(&hello.link_id).ok_or(Refusal(Counter::RxBadHello))?;
+    /// Takes in a control message that came in a session with a peer.
+    pub fn handle_message(&mut self, id: PeerId, message: &[u8], now: Instant) -> Result<(), Refusal> {
+        let hello = Hello::parse(message).ok_or(Refusal(Counter::RxBadHello))?;
         let Some(peer) = self.peers.get_mut(id.0) else { return Err(Refusal(Counter::RxBadHello)) };
-        let (body, tag) = datagram.split_at(hello::BODY_LEN);
-        if !peer.keys.verify(body, tag) {
-            return Err(Refusal(Counter::RxBadHello));
-        }
-        let before = peer.endpoint();
-        match peer.hear(&hello, from, self.boot, now) {
+        match peer.hear(&hello, self.boot, now) {
             Heard::Flood => return Err(Refusal(Counter::RxHelloFlood)),
             Heard::Stale => return Err(Refusal(Counter::RxStaleHello)),
-            // Only an answer to this answer will show that the peer is there.
-            Heard::Unconfirmed => self.send_hello(id, from, true, now),
-            Heard::Confirmed { rtt, echo_sent_ns } => {
-                if let Some(ping) = peer.pong(echo_sent_ns) {
+            Heard::New { echo } => {
+                if let Some((rtt, echo_sent_ns)) = echo
+                    && let Some(ping) = peer.pong(echo_sent_ns)
+                {
                     self.outputs.push_back(Output::Pong { peer: id, id: ping, rtt });
                 }
-                if before != Some(from) {
-                    self.outputs.push_back(Output::Roamed { peer: id, endpoint: from });
-                }
                 if hello.answer {
-                    self.send_hello(id, from, false, now);
+                    self.say_hello(id, false, now);
                 }
             }
         }
@@ -197,8 +183,19 @@ impl Node {
             }
             Command::Endpoint { peer, endpoint } => {
                 if let Some(state) = self.peers.get_mut(peer.0) {
-                    state.set_configured(endpoint);
-                    state.next_hello = now;
+                    state.endpoint = endpoint;
+                    self.decide(peer, now);
+                }
+            }
+            Command::Session { peer, local_index } => {
+                if let Some(state) = self.peers.get_mut(peer.0) {
+                    state.set_session(local_index, now);
+                    self.decide(peer, now);
+                }
+            }
+            Command::Alive { peer } => {
+                if let Some(state) = self.peers.get_mut(peer.0) {
+                    state.is_alive(now);
                     self.decide(peer, now);
                 }
             }
@@ -216,15 +213,12 @@ impl Node {
         for id in self.ids() {
             let Some(peer) = self.peers.get_mut(id.0) else { continue };
             if peer.next_hello <= now {
-                peer.next_hello = now.after(HELLO_INTERVAL);
-                let targets = [peer.endpoint(), peer.fallback(now)];
+                peer.next_hello = now.after(peer.interval());
                 let jitter = self.next_jitter();
                 if let Some(peer) = self.peers.get_mut(id.0) {
                     peer.next_hello = peer.next_hello.after(jitter);
                 }
-                for to in targets.into_iter().flatten() {
-                    self.send_hello(id, to, true, now);
-                }
+                self.say_hello(id, true, now);
             }
             self.decide(id, now);
         }
@@ -236,7 +230,8 @@ impl Node {
 
     /// When to call [`Node::handle_timeout`] at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        let hellos = self.peers.iter().map(|peer| (peer.next_hello, Reason::Hello));
+        let hellos =
+            self.peers.iter().filter(|peer| peer.has_session()).map(|peer| (peer.next_hello, Reason::Hello));
         let silences = self
             .peers
             .iter()
@@ -247,7 +242,7 @@ impl Node {
 
     /// A peer as an operator sees it.
     pub fn peer(&self, id: PeerId) -> Option<PeerView> {
-        self.peers.get(id.0).map(Peer::view)
+        self.peers.get(id.0).map(|peer| peer.view(peer.takes_clear(|address| self.trusts(address))))
     }
 
     fn ids(&self) -> impl Iterator<Item = PeerId> + use<> {
@@ -255,27 +250,24 @@ impl Node {
     }
 
     fn announce(&mut self, now: Instant) {
-        for id in self.ids() {
-            if let Some(to) = self.peers.get(id.0).and_then(Peer::endpoint) {
-                self.send_hello(id, to, true, now);
-            }
-        }
+        self.ids().for_each(|id| self.say_hello(id, true, now));
     }
 
     fn ping(&mut self, id: PeerId, ping: u64, now: Instant) {
-        let Some(to) = self.peers.get(id.0).and_then(Peer::endpoint) else { return };
-        self.send_hello(id, to, true, now);
-        if let Some(peer) = self.peers.get_mut(id.0) {
+        self.say_hello(id, true, now);
+        if let Some(peer) = self.peers.get_mut(id.0).filter(|peer| peer.has_session()) {
             peer.expect_pong(ping);
         }
     }
 
-    fn send_hello(&mut self, id: PeerId, to: SocketAddr, answer: bool, now: Instant) {
-        let Some(peer) = self.peers.get_mut(id.0) else { return };
+    /// Tells a peer about this node; not where there is no session to tell it in.
+    fn say_hello(&mut self, id: PeerId, answer: bool, now: Instant) {
+        let trusted = |address: IpAddr| self.trusted.iter().any(|prefix| contains(*prefix, address));
+        let Some(peer) = self.peers.get_mut(id.0).filter(|peer| peer.has_session()) else { return };
         // Nothing of a node without a kernel path goes on when its daemon is gone.
         let lease = if self.kernel_port == 0 { self.lease.min(USER_LEASE) } else { self.lease };
         let mut hello = Hello {
-            link_id: peer.keys.link_id(),
+            clear: peer.takes_clear(trusted).then_some(peer.link_id),
             boot: self.boot,
             sent_ns: 0,
             echo_boot: 0,
@@ -287,21 +279,19 @@ impl Node {
             answer,
         };
         peer.stamp(&mut hello, now);
-        let mut datagram = [0; hello::LEN];
-        let body = hello.to_bytes();
-        let tag = peer.keys.tag(&body);
-        for (out, byte) in datagram.iter_mut().zip(body.iter().chain(&tag)) {
-            *out = *byte;
-        }
-        self.outputs.push_back(Output::Transmit { to, datagram });
+        self.outputs.push_back(Output::Say { peer: id, message: hello.to_bytes() });
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|prefix| contains(*prefix, address))
     }
 
     /// Decides anew about a peer's path and reports a change.
     fn decide(&mut self, id: PeerId, now: Instant) {
-        let trusted = |address: IpAddr| self.trusted.iter().any(|prefix| contains(*prefix, address));
-        let kernel_here = self.kernel_send && self.kernel_port != 0;
+        let kernel = self.kernel_send && self.kernel_port != 0;
+        let here = Here { kernel, mtu_max: self.mtu_max, now };
         let Some(peer) = self.peers.get(id.0) else { return };
-        let path = peer.decide(trusted, kernel_here, now);
+        let path = peer.decide(peer.takes_clear(|address| self.trusts(address)), here);
         if path != peer.path {
             if let Some(peer) = self.peers.get_mut(id.0) {
                 peer.path = path;

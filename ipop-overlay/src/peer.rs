@@ -6,20 +6,28 @@ use core::time::Duration;
 
 use ipop_common::gpe::LinkId;
 use ipop_common::hello::Hello;
+use ipop_common::{encapsulation, sealed};
 
-use crate::keys::LinkKeys;
 use crate::time::Instant;
 
 /// How often a hello is sent to each peer.
 pub(crate) const HELLO_INTERVAL: Duration = Duration::from_secs(1);
-/// An echo proves that its sender is there now if what it echoes is not older than this.
-const ECHO_AGE_MAX: Duration = Duration::from_secs(10);
+/// How often one is sent to a peer that answers none: another implementation of WireGuard.
+pub(crate) const UNANSWERED_INTERVAL: Duration = Duration::from_secs(30);
+/// Hellos without an answer after which a peer counts as one that answers none.
+const UNANSWERED_MAX: u32 = 5;
 /// Hellos taken from one peer per second, and the burst; more is a flood.
 const HELLOS_PER_SECOND: u32 = 50;
 /// Pings that may wait for their answer.
 const PINGS_MAX: usize = 64;
-/// After this silence at a learned address, the configured one is tried as well.
-const LEARNED_ENDPOINT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What sealing takes of a packet more than a clear header does; the same over IPv4 and IPv6.
+const SEALED_EXTRA: u16 =
+    sealed::overhead(ipop_common::Family::V4) - encapsulation::overhead(ipop_common::Family::V4);
+const _: () = assert!(
+    SEALED_EXTRA
+        == sealed::overhead(ipop_common::Family::V6) - encapsulation::overhead(ipop_common::Family::V6)
+);
 
 /// How packets reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,29 +37,53 @@ pub enum Path {
     User {
         endpoint: SocketAddr,
         mtu: u16,
+        security: Security,
         reason: UserReason,
     },
     /// By the kernel's programs, UDP to `endpoint`.
     Kernel {
         endpoint: SocketAddr,
         mtu: u16,
+        security: Security,
     },
+}
+
+impl Path {
+    /// The largest inner packet in bytes.
+    pub fn mtu(self) -> Option<u16> {
+        match self {
+            Path::None(_) => None,
+            Path::User { mtu, .. } | Path::Kernel { mtu, .. } => Some(mtu),
+        }
+    }
+
+    pub fn security(self) -> Option<Security> {
+        match self {
+            Path::None(_) => None,
+            Path::User { security, .. } | Path::Kernel { security, .. } => Some(security),
+        }
+    }
+}
+
+/// What protects packets to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// The session with it.
+    Sealed,
+    /// Nothing but the wire: both ends trust it. They carry this link id.
+    Clear(LinkId),
 }
 
 /// Why there is no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPath {
-    /// No endpoint is configured and no hello has come.
+    /// No endpoint is configured and the peer has not called.
     NoEndpoint,
-    /// The peer's address is in no trusted prefix.
-    PeerNotTrusted(IpAddr),
     /// This host has no route to the peer.
     NoRoute,
-    /// This host's address towards the peer is in no trusted prefix.
-    SelfNotTrusted(IpAddr),
-    /// The peer has not answered yet.
+    /// There is no session with the peer.
     NoAnswer,
-    /// The peer has answered, and fell silent.
+    /// There is a session, but the peer has gone or fallen silent.
     Silent,
 }
 
@@ -60,7 +92,7 @@ pub enum NoPath {
 pub enum UserReason {
     /// The kernel path is off or unavailable on this node.
     OffHere,
-    /// The peer's kernel path is off or unavailable.
+    /// The peer's kernel path is off or unavailable, and it takes no packets of ours.
     OffThere,
 }
 
@@ -68,46 +100,65 @@ pub enum UserReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Underlay {
     pub(crate) local: IpAddr,
-    /// Largest inner packet that this host's end of the wire takes.
+    /// Largest inner packet that this host's end of the wire takes in a clear packet.
     pub(crate) mtu: u16,
 }
 
 /// A peer as an operator sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerView {
+    /// What clear packets from the peer carry.
     pub link_id: LinkId,
     pub path: Path,
     pub endpoint: Option<SocketAddr>,
     /// Smoothed round-trip time of hellos.
     pub rtt: Option<Duration>,
-    /// When the last hello came that proved the peer to be there.
+    /// When the peer was last heard of in its session.
     pub last_heard: Option<Instant>,
+    /// Clear packets from the peer are taken: this end trusts the wire.
+    pub takes_clear: bool,
+    /// What the peer says of itself; `None` before its first hello in this session.
+    pub said: Option<Said>,
 }
 
-/// What a hello changed.
+/// What a peer's newest hello says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// UDP port of its kernel path; 0: it has none.
+    pub kernel_port: u16,
+    /// It takes clear packets with this link id.
+    pub clear: Option<LinkId>,
+    pub(crate) mtu: u16,
+    pub(crate) at: Instant,
+    /// How long it is there without another word.
+    pub(crate) lease: Duration,
+}
+
+/// What became of a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// Too many in too short a time.
     Flood,
     /// Not newer than one already seen.
     Stale,
-    /// Authentic, but its sender has not shown that it is there now.
-    Unconfirmed,
-    Confirmed {
-        rtt: Duration,
-        echo_sent_ns: u64,
-    },
+    /// With the round trip that its echo shows, and the time of the hello echoed.
+    New { echo: Option<(Duration, u64)> },
 }
 
 pub(crate) struct Peer {
-    pub(crate) keys: LinkKeys,
-    configured: Option<SocketAddr>,
-    learned: Option<SocketAddr>,
+    pub(crate) link_id: LinkId,
+    pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) underlay: Option<Underlay>,
+    /// The session that is sent on.
+    session: Option<u32>,
+    /// When a packet came that showed the peer to be there, hellos aside.
+    alive_at: Option<Instant>,
     last: Option<Received>,
-    confirmed: Option<Confirmed>,
+    said: Option<Said>,
     rtt: Option<Duration>,
     sent_ns: u64,
+    /// Hellos sent since one came.
+    unanswered: u32,
     pub(crate) next_hello: Instant,
     pings: VecDeque<(u64, u64)>,
     tokens: u32,
@@ -115,7 +166,7 @@ pub(crate) struct Peer {
     pub(crate) path: Path,
 }
 
-/// The newest authentic hello.
+/// The newest hello.
 #[derive(Clone, Copy)]
 struct Received {
     boot: u64,
@@ -123,26 +174,29 @@ struct Received {
     at: Instant,
 }
 
-/// The newest hello that proved its sender to be there.
+/// What of the node a path depends on.
 #[derive(Clone, Copy)]
-struct Confirmed {
-    at: Instant,
-    until: Instant,
-    kernel_port: u16,
-    mtu: u16,
+pub(crate) struct Here {
+    /// This node's kernel path sends.
+    pub(crate) kernel: bool,
+    /// No path has more than this, whatever the wire takes.
+    pub(crate) mtu_max: u16,
+    pub(crate) now: Instant,
 }
 
 impl Peer {
-    pub(crate) fn new(keys: LinkKeys, configured: Option<SocketAddr>, now: Instant) -> Self {
+    pub(crate) fn new(link_id: LinkId, endpoint: Option<SocketAddr>, now: Instant) -> Self {
         Self {
-            keys,
-            configured,
-            learned: None,
+            link_id,
+            endpoint,
             underlay: None,
+            session: None,
+            alive_at: None,
             last: None,
-            confirmed: None,
+            said: None,
             rtt: None,
             sent_ns: 0,
+            unanswered: 0,
             next_hello: now,
             pings: VecDeque::new(),
             tokens: HELLOS_PER_SECOND,
@@ -151,33 +205,52 @@ impl Peer {
         }
     }
 
-    /// Where hellos go.
-    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        self.learned.or(self.configured)
+    /// Takes in which session is sent on. A new one shows that the peer is there, and may be with
+    /// another run of it: what the last one said counts no more once it has gone.
+    pub(crate) fn set_session(&mut self, session: Option<u32>, now: Instant) {
+        if session == self.session {
+            return;
+        }
+        if session.is_some() {
+            if self.is_silent(now) {
+                self.said = None;
+            }
+            self.last = None;
+            self.alive_at = Some(now);
+            self.unanswered = 0;
+            self.next_hello = now;
+        }
+        self.session = session;
     }
 
-    /// A second place to try: the configured one, where the learned one is silent.
-    pub(crate) fn fallback(&self, now: Instant) -> Option<SocketAddr> {
-        let heard = self.confirmed.map_or(Instant::default(), |c| c.at);
-        self.configured.filter(|configured| {
-            Some(*configured) != self.endpoint() && now.since(heard) > LEARNED_ENDPOINT_PATIENCE
-        })
+    pub(crate) fn has_session(&self) -> bool {
+        self.session.is_some()
     }
 
-    /// Moves the configured endpoint (a DNS name resolved anew).
-    pub(crate) fn set_configured(&mut self, endpoint: Option<SocketAddr>) {
-        self.configured = endpoint;
+    pub(crate) fn is_alive(&mut self, at: Instant) {
+        self.alive_at = self.alive_at.max(Some(at));
     }
 
     /// When silence will have lasted as long as the peer's lease.
     pub(crate) fn silent_at(&self) -> Option<Instant> {
-        self.confirmed.map(|c| c.until)
+        let said = self.said?;
+        Some(said.at.max(self.alive_at.unwrap_or_default()).after(said.lease))
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|at| at <= now)
+    }
+
+    /// How long after one hello the next follows.
+    pub(crate) fn interval(&self) -> Duration {
+        let speaks = self.said.is_some() || self.unanswered < UNANSWERED_MAX;
+        if speaks { HELLO_INTERVAL } else { UNANSWERED_INTERVAL }
     }
 
     /// Fills in what a hello to this peer says about time and about the peer's own last hello.
     pub(crate) fn stamp(&mut self, hello: &mut Hello, now: Instant) {
         self.sent_ns = now.as_nanos().max(self.sent_ns.saturating_add(1));
-        hello.link_id = self.keys.link_id();
+        self.unanswered = self.unanswered.saturating_add(1);
         hello.sent_ns = self.sent_ns;
         if let Some(last) = self.last {
             hello.echo_boot = last.boot;
@@ -201,50 +274,39 @@ impl Peer {
         self.pings.remove(at).map(|(_, id)| id)
     }
 
-    /// Takes in an authentic hello.
-    pub(crate) fn hear(&mut self, hello: &Hello, from: SocketAddr, boot: u64, now: Instant) -> Heard {
+    /// Takes in a hello that came in a session with the peer.
+    pub(crate) fn hear(&mut self, hello: &Hello, boot: u64, now: Instant) -> Heard {
         if !self.take_token(now) {
             return Heard::Flood;
         }
-        let echo = self.echo(hello, boot, now);
-        if self.is_old(hello, echo.is_some()) {
+        if self.last.is_some_and(|last| (hello.boot, hello.sent_ns) <= (last.boot, last.sent_ns)) {
             return Heard::Stale;
         }
         self.last = Some(Received { boot: hello.boot, sent_ns: hello.sent_ns, at: now });
-        let Some(rtt) = echo else { return Heard::Unconfirmed };
-        self.learned = Some(from);
-        let lease = Duration::from_secs(u64::from(hello.lease_s));
-        self.confirmed = Some(Confirmed {
-            at: now,
-            until: now.after(lease),
+        self.unanswered = 0;
+        self.said = Some(Said {
             kernel_port: hello.kernel_port,
+            clear: hello.clear,
             mtu: hello.mtu,
+            at: now,
+            lease: Duration::from_secs(u64::from(hello.lease_s)),
         });
-        self.rtt = Some(match self.rtt {
-            // RFC 6298, 2.3.
-            Some(smoothed) => (smoothed * 7 + rtt) / 8,
-            None => rtt,
-        });
-        Heard::Confirmed { rtt, echo_sent_ns: hello.echo_sent_ns }
+        let rtt = self.echo(hello, boot, now);
+        if let Some(rtt) = rtt {
+            self.rtt = Some(match self.rtt {
+                // RFC 6298, 2.3.
+                Some(smoothed) => (smoothed * 7 + rtt) / 8,
+                None => rtt,
+            });
+        }
+        Heard::New { echo: rtt.map(|rtt| (rtt, hello.echo_sent_ns)) }
     }
 
-    /// The round trip that a hello proves, if what it echoes is a recent hello of this run.
+    /// The round trip that a hello shows, if it echoes one of this run.
     fn echo(&self, hello: &Hello, boot: u64, now: Instant) -> Option<Duration> {
         let sent = Instant::from_nanos(hello.echo_sent_ns);
-        let recent = hello.echo_boot == boot && sent <= now && now.since(sent) <= ECHO_AGE_MAX;
-        let elapsed = now.since(sent);
-        recent.then(|| elapsed.saturating_sub(Duration::from_nanos(hello.echo_delay_ns)))
-    }
-
-    /// Within one run of the peer, hellos grow. An earlier run is over, unless its hello proves to
-    /// be of now: then the peer's clock was set back.
-    fn is_old(&self, hello: &Hello, confirmed: bool) -> bool {
-        let Some(last) = self.last else { return false };
-        if hello.boot == last.boot {
-            hello.sent_ns <= last.sent_ns
-        } else {
-            hello.boot < last.boot && !confirmed
-        }
+        let is_ours = hello.echo_boot == boot && sent <= now;
+        is_ours.then(|| now.since(sent).saturating_sub(Duration::from_nanos(hello.echo_delay_ns)))
     }
 
     /// Takes one from the bucket that bounds the hellos of a peer.
@@ -260,35 +322,55 @@ impl Peer {
         granted
     }
 
+    /// Whether this end trusts the wire to the peer, and so takes clear packets from it.
+    pub(crate) fn takes_clear(&self, trusted: impl Fn(IpAddr) -> bool) -> bool {
+        let ends = self.endpoint.zip(self.underlay);
+        ends.is_some_and(|(endpoint, underlay)| trusted(endpoint.ip()) && trusted(underlay.local))
+    }
+
     /// The path that follows from all that is known.
-    pub(crate) fn decide(&self, trusted: impl Fn(IpAddr) -> bool, kernel_here: bool, now: Instant) -> Path {
-        let Some(endpoint) = self.endpoint() else { return Path::None(NoPath::NoEndpoint) };
-        if !trusted(endpoint.ip()) {
-            return Path::None(NoPath::PeerNotTrusted(endpoint.ip()));
-        }
+    pub(crate) fn decide(&self, takes_clear: bool, here: Here) -> Path {
+        let Some(endpoint) = self.endpoint else { return Path::None(NoPath::NoEndpoint) };
         let Some(underlay) = self.underlay else { return Path::None(NoPath::NoRoute) };
-        if !trusted(underlay.local) {
-            return Path::None(NoPath::SelfNotTrusted(underlay.local));
+        if self.session.is_none() {
+            return Path::None(NoPath::NoAnswer);
         }
-        let Some(confirmed) = self.confirmed else { return Path::None(NoPath::NoAnswer) };
-        if confirmed.until <= now {
+        if self.is_silent(here.now) {
             return Path::None(NoPath::Silent);
         }
-        let mtu = if confirmed.mtu == 0 { underlay.mtu } else { underlay.mtu.min(confirmed.mtu) };
-        match (kernel_here, confirmed.kernel_port) {
-            (false, _) => Path::User { endpoint, mtu, reason: UserReason::OffHere },
-            (true, 0) => Path::User { endpoint, mtu, reason: UserReason::OffThere },
-            (true, port) => Path::Kernel { endpoint: SocketAddr::new(endpoint.ip(), port), mtu },
+        let theirs = self.said.map(|said| said.mtu).filter(|mtu| *mtu != 0);
+        let clear_mtu = underlay.mtu.min(theirs.unwrap_or(u16::MAX));
+        let clear = self.said.and_then(|said| said.clear).filter(|_| takes_clear);
+        let kernel_port = self.said.map_or(0, |said| said.kernel_port);
+        let Some(link_id) = clear else {
+            let mtu = clear_mtu.saturating_sub(SEALED_EXTRA).min(here.mtu_max);
+            let security = Security::Sealed;
+            // The programs send without a UDP checksum, which over IPv6 only a node of ours takes.
+            return match here.kernel {
+                false => Path::User { endpoint, mtu, security, reason: UserReason::OffHere },
+                true if endpoint.is_ipv6() && kernel_port == 0 => {
+                    Path::User { endpoint, mtu, security, reason: UserReason::OffThere }
+                }
+                true => Path::Kernel { endpoint, mtu, security },
+            };
+        };
+        let (mtu, security) = (clear_mtu.min(here.mtu_max), Security::Clear(link_id));
+        match (here.kernel, kernel_port) {
+            (false, _) => Path::User { endpoint, mtu, security, reason: UserReason::OffHere },
+            (true, 0) => Path::User { endpoint, mtu, security, reason: UserReason::OffThere },
+            (true, port) => Path::Kernel { endpoint: SocketAddr::new(endpoint.ip(), port), mtu, security },
         }
     }
 
-    pub(crate) fn view(&self) -> PeerView {
+    pub(crate) fn view(&self, takes_clear: bool) -> PeerView {
         PeerView {
-            link_id: self.keys.link_id(),
+            link_id: self.link_id,
             path: self.path,
-            endpoint: self.endpoint(),
+            endpoint: self.endpoint,
             rtt: self.rtt,
-            last_heard: self.confirmed.map(|c| c.at),
+            last_heard: self.alive_at.max(self.said.map(|said| said.at)),
+            takes_clear,
+            said: self.said,
         }
     }
 }

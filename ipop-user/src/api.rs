@@ -115,12 +115,16 @@ pub struct Peer {
     /// One sentence: why this path and no better one.
     pub path_reason: String,
     pub security: Security,
+    /// What the link's packets are sealed with; `null` for a clear link.
+    pub cipher: Option<String>,
     /// Smoothed round trip of control messages; `null` before the first.
     pub rtt_us: Option<u64>,
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// Seconds since the peer last proved who it is; `null` if it never did.
+    /// Age of the session in seconds: since the handshake that it came from. `null` without one.
     pub last_handshake_s: Option<u64>,
+    /// Seconds since the peer was last heard of; `null` if it never was in this run.
+    pub last_heard_s: Option<u64>,
     pub public_key: String,
     /// Largest inner packet in bytes; `null` without a link.
     pub mtu: Option<u32>,
@@ -135,6 +139,9 @@ pub fn virtual_ips(prefixes: &[config::Prefix]) -> Vec<String> {
         .map(|prefix| if prefix.is_host() { prefix.addr().to_string() } else { prefix.to_string() })
         .collect()
 }
+
+/// [`Peer::cipher`] of a sealed link (RFC 8439).
+pub const CIPHER: &str = "ChaCha20-Poly1305";
 
 /// A link id as JSON gives it.
 pub fn link_id(id: u32) -> String {

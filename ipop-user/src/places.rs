@@ -30,7 +30,10 @@ impl Places {
 
     /// Places that no program sees.
     pub fn own() -> Self {
-        Self(Memory::Own((0..PLACES).map(|_| Session::vacant()).collect()))
+        // Fresh from the kernel, so that a place costs memory when a session lies there.
+        let memory = Box::<[Session]>::new_zeroed_slice(PLACES as usize);
+        // SAFETY: a session is nothing but words that may hold anything, and all zeroes is a vacant one.
+        Self(Memory::Own(unsafe { memory.assume_init() }))
     }
 
     /// The place of the session that this node knows by `local`, whatever session is there now.

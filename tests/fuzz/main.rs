@@ -182,15 +182,16 @@ fn the_corpus_reaches_every_kind_of_path() {
     let inputs = files(&corpus().join("node")).into_iter().map(|file| read(&file));
     let reached: BTreeSet<&str> = inputs.flat_map(|input| targets::node::reached(&input)).collect();
     let wanted = [
-        "kernel",
+        "kernel, clear",
+        "kernel, sealed",
         "no answer",
         "no endpoint",
         "no route",
-        "peer not trusted",
-        "self not trusted",
         "silent",
-        "user, off here",
-        "user, off there",
+        "user, clear, off here",
+        "user, clear, off there",
+        "user, sealed, off here",
+        "user, sealed, off there",
     ];
     assert_eq!(reached, wanted.into_iter().collect());
 }

@@ -159,9 +159,13 @@ fn the_user_path_refuses_spoiled_datagrams() {
         });
         bench.is_refused("bytes behind the inner packet", "rx_bad_length", |f| f.inner.push(0));
         bench.is_refused("an unknown message", "rx_unknown_message", |f| f.clear[0] = 0x55);
-        bench.is_refused("a forged hello", "rx_bad_hello", |f| {
-            f.clear = [6, 0, 0, 0, 0, f.clear[4], f.clear[5], f.clear[6]];
+        bench.is_refused("a packet that no session has sealed", "rx_unknown_index", |f| {
+            f.clear = [4, 0, 0, 0, 1, 2, 3, 4];
             f.inner = vec![0; 64];
+        });
+        bench.is_refused("an initiation by somebody who does not know us", "rx_bad_mac1", |f| {
+            f.clear = [1, 0, 0, 0, 1, 2, 3, 4];
+            f.inner = vec![7; 140];
         });
         bench.the_good_frame_arrives();
     });

@@ -13,6 +13,7 @@
 //! | `forward` | a network behind a node |
 //! | `coexist` | other programs and traffic on the same devices |
 //! | `reload` | peers that come and go |
+//! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
 
@@ -31,4 +32,6 @@ mod mtu;
 mod refuse;
 mod reload;
 mod restart;
+#[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
+mod sealed;
 mod switch;

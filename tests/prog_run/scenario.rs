@@ -95,7 +95,7 @@ pub(crate) fn world() -> (World, Peers) {
     world.add_local(own_v6());
     world.change(&peers.stale, |link| link.epoch += 1);
     world.change(&peers.expired, |link| link.lease_until_ns = LEASE_OVER);
-    world.change(&peers.receive_only, |link| link.flags = Link::RECEIVE_ONLY);
+    world.change(&peers.receive_only, |link| link.flags |= Link::RECEIVE_ONLY);
     let to = peers.router.reference();
     world.prefixes.push(Prefix { address: address("172.16.0.0"), len: 12, to });
     world.prefixes.push(Prefix { address: address("fd00:77::"), len: 32, to });

@@ -81,7 +81,7 @@ fn add(random: &mut Random, world: &mut World, peer: &Peer) {
         0 => world.change(peer, |link| link.epoch += 1),
         1 => world.change(peer, |link| link.epoch = 0),
         2 => world.change(peer, |link| link.lease_until_ns = LEASE_OVER),
-        3 => world.change(peer, |link| link.flags = Link::RECEIVE_ONLY),
+        3 => world.change(peer, |link| link.flags |= Link::RECEIVE_ONLY),
         4 => drop(world.link_ids.insert(peer.link_id, LinkRef { slot: u32::MAX, epoch: 1 })),
         5 => {
             // Its link has moved to the other slot; the addresses have not followed yet.

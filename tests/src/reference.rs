@@ -163,6 +163,9 @@ fn admitted(
         Err(Missing::Epoch) => return Err(Counter::RxStaleEpoch),
         Err(Missing::Lease) => return Err(Counter::RxLeaseExpired),
     };
+    if link.flags & Link::TAKES_CLEAR == 0 {
+        return Err(Counter::RxUnknownLink);
+    }
     if link.peer.to_ip() != source {
         return Err(Counter::RxWrongOuterSource);
     }

@@ -1,16 +1,17 @@
-//! Two nodes and a wire that the test controls.
+//! Two nodes and a wire that the test controls. Sessions are the test's: what one says reaches the
+//! other as if it had been sealed and opened.
 
 use super::*;
-use crate::peer::{NoPath, UserReason};
+use crate::peer::{NoPath, Security, UNANSWERED_INTERVAL, UserReason};
 use alloc::vec;
-use x25519_dalek::PublicKey;
+use ipop_common::gpe::LinkId;
 
 const SECOND: Duration = Duration::from_secs(1);
+const PEER: PeerId = PeerId(0);
 
-/// A node, its address, and what it has reported.
+/// A node and what it has reported.
 struct Host {
     node: Node,
-    address: SocketAddr,
     reported: Vec<Output>,
 }
 
@@ -18,55 +19,61 @@ struct Host {
 struct World {
     now: Instant,
     hosts: [Host; 2],
-    wire: VecDeque<(usize, SocketAddr, [u8; hello::LEN])>,
+    wire: VecDeque<(usize, [u8; hello::LEN])>,
     delay: Duration,
     cut: bool,
+    said: usize,
 }
 
-fn key(index: u8) -> StaticSecret {
-    StaticSecret::from([index + 1; 32])
+fn key(index: u8) -> [u8; 32] {
+    [index + 1; 32]
 }
 
 fn address(host: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host + 1], 15000))
 }
 
-fn node(own: u8, other: u8, secret: &str, boot: u64, now: Instant) -> Node {
+fn node(own: u8, other: u8, boot: u64, now: Instant) -> Node {
     let config = Config {
-        private_key: key(own),
-        network: NetworkKey::derive("test", secret.as_bytes()),
-        peers: vec![PeerConfig {
-            public_key: PublicKey::from(&key(other)).to_bytes(),
-            endpoint: Some(address(other)),
-        }],
+        public_key: key(own),
+        network: NetworkKey::derive("test", b"the very same secret"),
+        peers: vec![PeerConfig { public_key: key(other), endpoint: Some(address(other)) }],
         trusted: vec![("10.0.0.0".parse().unwrap(), 24)],
+        mtu_max: u16::MAX,
         boot,
         lease: Duration::from_secs(30),
     };
     let mut node = Node::new(&config, u64::from(own) + 77, now).unwrap();
-    node.handle_command(Command::Underlay { peer: PeerId(0), reach: Some((address(own).ip(), 1464)) }, now);
+    node.handle_command(Command::Underlay { peer: PEER, reach: Some((address(own).ip(), 1464)) }, now);
     node
 }
 
-impl World {
-    fn new() -> Self {
-        Self::with_secrets("the very same secret", "the very same secret")
-    }
+fn link_id(own: u8, other: u8) -> LinkId {
+    NetworkKey::derive("test", b"the very same secret").link_id(&key(own), &key(other))
+}
 
-    fn with_secrets(a: &str, b: &str) -> Self {
+impl World {
+    /// No session yet.
+    fn new() -> Self {
         let now = Instant::from_nanos(5);
-        let host = |own: u8, other: u8, secret: &str| Host {
-            node: node(own, other, secret, 1000, now),
-            address: address(own),
-            reported: Vec::new(),
-        };
+        let host = |own: u8, other: u8| Host { node: node(own, other, 1000, now), reported: Vec::new() };
         Self {
             now,
-            hosts: [host(0, 1, a), host(1, 0, b)],
+            hosts: [host(0, 1), host(1, 0)],
             wire: VecDeque::new(),
             delay: Duration::from_micros(250),
             cut: false,
+            said: 0,
         }
+    }
+
+    /// With a session and a second to talk.
+    fn linked() -> Self {
+        let mut world = Self::new();
+        world.kernels_on();
+        world.sessions(1);
+        world.pass(SECOND);
+        world
     }
 
     fn command(&mut self, host: usize, command: Command) {
@@ -81,15 +88,19 @@ impl World {
         }
     }
 
+    fn sessions(&mut self, local_index: u32) {
+        for host in 0..2 {
+            self.command(host, Command::Session { peer: PEER, local_index: Some(local_index) });
+        }
+    }
+
     fn drain(&mut self) {
-        for host in &mut self.hosts {
+        for (index, host) in self.hosts.iter_mut().enumerate() {
             while let Some(output) = host.node.poll_output() {
                 match output {
-                    Output::Transmit { to, datagram } => {
-                        let to = to.ip();
-                        if let Some(at) = (0u8..2).find(|h| address(*h).ip() == to) {
-                            self.wire.push_back((usize::from(at), host.address, datagram));
-                        }
+                    Output::Say { message, .. } => {
+                        self.said += 1;
+                        self.wire.push_back((1 - index, message));
                     }
                     other => host.reported.push(other),
                 }
@@ -104,9 +115,9 @@ impl World {
                 return;
             }
             self.now = self.now.after(self.delay);
-            for (to, from, datagram) in core::mem::take(&mut self.wire) {
+            for (to, message) in core::mem::take(&mut self.wire) {
                 if !self.cut {
-                    let _ = self.hosts[to].node.handle_datagram(from, &datagram, self.now);
+                    let _ = self.hosts[to].node.handle_message(PEER, &message, self.now);
                 }
             }
             self.drain();
@@ -131,28 +142,113 @@ impl World {
     }
 
     fn path(&self, host: usize) -> Path {
-        self.hosts[host].node.peer(PeerId(0)).unwrap().path
+        self.hosts[host].node.peer(PEER).unwrap().path
     }
 }
 
 #[test]
-fn two_nodes_find_the_kernel_path() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.pass(SECOND);
-    for host in 0..2 {
-        let other = address(1 - host as u8);
-        let endpoint = SocketAddr::new(other.ip(), 4790);
-        assert_eq!(world.path(host), Path::Kernel { endpoint, mtu: 1464 });
-        let rtt = world.hosts[host].node.peer(PeerId(0)).unwrap().rtt.unwrap();
+fn two_nodes_that_trust_the_wire_find_the_clear_kernel_path() {
+    let world = World::linked();
+    for host in 0..2u8 {
+        let other = 1 - host;
+        let endpoint = SocketAddr::new(address(other).ip(), 4790);
+        let security = Security::Clear(link_id(other, host));
+        assert_eq!(world.path(host.into()), Path::Kernel { endpoint, mtu: 1464, security });
+        let view = world.hosts[usize::from(host)].node.peer(PEER).unwrap();
+        assert_eq!((view.link_id, view.takes_clear), (link_id(host, other), true));
+        let rtt = view.rtt.unwrap();
         assert!(rtt.abs_diff(Duration::from_micros(500)) < Duration::from_micros(1), "{rtt:?}");
     }
+}
+
+#[test]
+fn there_is_no_path_and_no_word_without_a_session() {
+    let mut world = World::new();
+    world.kernels_on();
+    world.pass(SECOND * 5);
+    assert_eq!(world.path(0), Path::None(NoPath::NoAnswer));
+    assert_eq!(world.said, 0);
+    world.sessions(1);
+    assert!(matches!(world.path(0), Path::Kernel { security: Security::Sealed, mtu: 1440, .. }));
+}
+
+#[test]
+fn with_a_session_and_without_a_word_a_link_is_sealed() {
+    let mut world = World::new();
+    world.cut = true;
+    world.kernels_on();
+    world.sessions(1);
+    world.pass(SECOND * 100);
+    let endpoint = address(1);
+    assert_eq!(world.path(0), Path::Kernel { endpoint, mtu: 1440, security: Security::Sealed });
+    let often = world.said;
+    assert!(often < 20, "{often} hellos to a peer that answers none");
+    world.pass(UNANSWERED_INTERVAL * 2);
+    assert!(world.said > often);
+}
+
+#[test]
+fn over_ipv6_the_kernel_path_seals_for_nodes_with_a_kernel_path() {
+    let mut world = World::new();
+    world.kernels_on();
+    for host in 0..2 {
+        let endpoint = Some("[2001:db8::9]:15000".parse().unwrap());
+        world.command(host, Command::Endpoint { peer: PEER, endpoint });
+    }
+    world.sessions(1);
+    assert!(matches!(world.path(0), Path::User { reason: UserReason::OffThere, .. }));
+    world.pass(SECOND);
+    assert!(matches!(world.path(0), Path::Kernel { security: Security::Sealed, .. }));
+}
+
+#[test]
+fn a_link_is_clear_only_if_both_ends_say_so() {
+    for (host, endpoint) in [(0, "192.0.2.1"), (1, "192.0.2.1")] {
+        let mut world = World::new();
+        world.kernels_on();
+        let elsewhere = endpoint.parse().unwrap();
+        world.command(host, Command::Underlay { peer: PEER, reach: Some((elsewhere, 1464)) });
+        world.sessions(1);
+        world.pass(SECOND * 2);
+        for host in 0..2 {
+            let security = world.path(host).security();
+            assert_eq!(security, Some(Security::Sealed));
+        }
+        // It becomes trusted.
+        world.command(host, Command::Underlay { peer: PEER, reach: Some((address(host as u8).ip(), 1464)) });
+        world.pass(SECOND * 2);
+        assert!(matches!(world.path(0).security(), Some(Security::Clear(_))));
+        assert!(matches!(world.path(1).security(), Some(Security::Clear(_))));
+    }
+}
+
+#[test]
+fn a_peer_outside_the_trusted_prefixes_is_not_told_a_link_id() {
+    let mut world = World::new();
+    let endpoint = Some("192.0.2.9:15000".parse().unwrap());
+    world.command(1, Command::Endpoint { peer: PEER, endpoint });
+    world.command(1, Command::Session { peer: PEER, local_index: Some(1) });
+    world.command(1, Command::Announce);
+    let (_, message) = world.wire.pop_back().unwrap();
+    assert_eq!(Hello::parse(&message).unwrap().clear, None);
+    assert!(!world.hosts[1].node.peer(PEER).unwrap().takes_clear);
+}
+
+#[test]
+fn no_packet_is_larger_than_configured() {
+    let mut world = World::linked();
+    world.hosts[0].node.mtu_max = 1300;
+    world.command(0, Command::Announce);
+    world.pass(SECOND * 2);
+    assert_eq!(world.path(0).mtu(), Some(1300));
+    assert_eq!(world.path(1).mtu(), Some(1464));
 }
 
 #[test]
 fn the_user_path_serves_where_one_kernel_path_is_off() {
     let mut world = World::new();
     world.command(0, Command::Kernel { port: 4790, send: true });
+    world.sessions(1);
     world.pass(SECOND);
     let reason = |world: &World, host| match world.path(host) {
         Path::User { reason, .. } => reason,
@@ -164,9 +260,7 @@ fn the_user_path_serves_where_one_kernel_path_is_off() {
 
 #[test]
 fn switching_the_kernel_path_off_is_heard_at_once() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.pass(SECOND);
+    let mut world = World::linked();
     world.command(1, Command::Kernel { port: 0, send: false });
     world.deliver();
     assert!(matches!(world.path(0), Path::User { reason: UserReason::OffThere, .. }));
@@ -174,12 +268,13 @@ fn switching_the_kernel_path_off_is_heard_at_once() {
 
 #[test]
 fn a_silent_peer_is_given_up_after_its_lease_and_not_before() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.pass(SECOND);
+    let mut world = World::linked();
     world.cut = true;
     world.pass(SECOND * 28);
     assert!(matches!(world.path(0), Path::Kernel { .. }), "{:?}", world.path(0));
+    world.command(0, Command::Alive { peer: PEER });
+    world.pass(SECOND * 28);
+    assert!(matches!(world.path(0), Path::Kernel { .. }), "packets of its session say that it is there");
     world.pass(SECOND * 4);
     assert_eq!(world.path(0), Path::None(NoPath::Silent));
     world.cut = false;
@@ -188,96 +283,42 @@ fn a_silent_peer_is_given_up_after_its_lease_and_not_before() {
 }
 
 #[test]
-fn a_goodbye_ends_the_path_at_once() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.pass(SECOND);
+fn a_goodbye_ends_the_path_at_once_and_a_new_session_brings_it_back() {
+    let mut world = World::linked();
     world.command(1, Command::Goodbye);
     world.deliver();
     assert_eq!(world.path(0), Path::None(NoPath::Silent));
-}
-
-#[test]
-fn another_secret_gets_nothing() {
-    let mut world = World::with_secrets("the very same secret", "not the same secret");
-    world.kernels_on();
-    world.pass(SECOND * 3);
-    assert_eq!(world.path(0), Path::None(NoPath::NoAnswer));
-    assert_eq!(world.path(1), Path::None(NoPath::NoAnswer));
-}
-
-#[test]
-fn an_address_outside_the_trusted_prefixes_carries_no_clear_link() {
-    let mut world = World::new();
-    world.kernels_on();
-    let elsewhere = "192.0.2.1".parse().unwrap();
-    world.command(0, Command::Underlay { peer: PeerId(0), reach: Some((elsewhere, 1464)) });
-    world.pass(SECOND);
-    assert_eq!(world.path(0), Path::None(NoPath::SelfNotTrusted(elsewhere)));
-}
-
-#[test]
-fn a_peer_outside_the_trusted_prefixes_gets_no_clear_link() {
-    let mut world = World::new();
-    let endpoint = Some("192.0.2.9:15000".parse().unwrap());
-    world.command(1, Command::Endpoint { peer: PeerId(0), endpoint });
-    let untrusted = NoPath::PeerNotTrusted("192.0.2.9".parse().unwrap());
-    assert_eq!(world.path(1), Path::None(untrusted));
+    world.command(0, Command::Session { peer: PEER, local_index: Some(2) });
+    assert!(matches!(world.path(0), Path::Kernel { security: Security::Sealed, .. }));
 }
 
 #[test]
 fn a_peer_that_moves_is_followed() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.pass(SECOND);
+    let mut world = World::linked();
     let moved: SocketAddr = "10.0.0.77:16000".parse().unwrap();
-    world.hosts[1].address = moved;
+    world.command(0, Command::Endpoint { peer: PEER, endpoint: Some(moved) });
+    let endpoint = SocketAddr::new(moved.ip(), 4790);
+    assert!(matches!(world.path(0), Path::Kernel { endpoint: at, .. } if at == endpoint));
+}
+
+#[test]
+fn a_hello_that_is_not_newer_changes_nothing() {
+    let mut world = World::linked();
     world.command(1, Command::Announce);
-    // The first hello from the new address is answered there; the answer's echo proves it.
+    let (_, old) = world.wire.pop_back().unwrap();
+    world.command(1, Command::Kernel { port: 0, send: false });
     world.deliver();
-    let view = world.hosts[0].node.peer(PeerId(0)).unwrap();
-    assert_eq!(view.endpoint, Some(moved));
-    let roamed = Output::Roamed { peer: PeerId(0), endpoint: moved };
-    assert!(world.hosts[0].reported.contains(&roamed));
+    let before = world.path(0);
+    let result = world.hosts[0].node.handle_message(PEER, &old, world.now);
+    assert_eq!(result, Err(Refusal(Counter::RxStaleHello)));
+    assert_eq!(world.path(0), before);
 }
 
 #[test]
-fn a_replayed_hello_changes_nothing() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.command(1, Command::Announce);
-    let recorded: Vec<_> = world.wire.iter().filter(|(to, ..)| *to == 0).copied().collect();
-    assert!(!recorded.is_empty());
-    world.pass(SECOND * 2);
-    let before = world.hosts[0].node.peer(PeerId(0)).unwrap().endpoint;
-    let attacker = "10.0.0.66:15000".parse().unwrap();
-    for (_, _, datagram) in recorded {
-        let result = world.hosts[0].node.handle_datagram(attacker, &datagram, world.now);
-        assert_eq!(result, Err(Refusal(Counter::RxStaleHello)));
-    }
-    assert_eq!(world.hosts[0].node.peer(PeerId(0)).unwrap().endpoint, before);
-}
-
-#[test]
-fn a_hello_recorded_before_a_restart_moves_no_endpoint() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.command(1, Command::Announce);
-    let (_, _, recorded) = *world.wire.iter().rfind(|(to, ..)| *to == 0).unwrap();
-    world.pass(SECOND);
-    world.hosts[0].node = node(0, 1, "the very same secret", 2000, world.now);
-    let attacker: SocketAddr = "10.0.0.66:15000".parse().unwrap();
-    world.hosts[0].node.handle_datagram(attacker, &recorded, world.now).unwrap();
-    assert_ne!(world.hosts[0].node.peer(PeerId(0)).unwrap().endpoint, Some(attacker));
-    assert_eq!(world.path(0), Path::None(NoPath::NoAnswer));
-}
-
-#[test]
-fn a_peer_whose_clock_was_set_back_is_accepted_again() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.pass(SECOND);
-    world.hosts[1].node = node(1, 0, "the very same secret", 10, world.now);
+fn in_a_new_session_a_peer_whose_clock_was_set_back_is_heard() {
+    let mut world = World::linked();
+    world.hosts[1].node = node(1, 0, 10, world.now);
+    world.sessions(2);
     world.command(1, Command::Kernel { port: 0, send: false });
     world.pass(SECOND * 3);
     assert!(matches!(world.path(0), Path::User { .. }), "{:?}", world.path(0));
@@ -285,16 +326,13 @@ fn a_peer_whose_clock_was_set_back_is_accepted_again() {
 
 #[test]
 fn a_flood_of_hellos_is_bounded() {
-    let mut world = World::new();
-    world.kernels_on();
-    world.pass(SECOND);
+    let mut world = World::linked();
     let mut refused = 0;
     for _ in 0..500 {
         world.hosts[1].node.handle_command(Command::Announce, world.now);
         while let Some(output) = world.hosts[1].node.poll_output() {
-            if let Output::Transmit { datagram, .. } = output {
-                let from = world.hosts[1].address;
-                let result = world.hosts[0].node.handle_datagram(from, &datagram, world.now);
+            if let Output::Say { message, .. } = output {
+                let result = world.hosts[0].node.handle_message(PEER, &message, world.now);
                 refused += u32::from(result == Err(Refusal(Counter::RxHelloFlood)));
             }
         }
@@ -304,22 +342,22 @@ fn a_flood_of_hellos_is_bounded() {
 
 #[test]
 fn a_ping_is_answered_with_its_round_trip() {
-    let mut world = World::new();
-    world.pass(SECOND);
-    world.command(0, Command::Ping { peer: PeerId(0), id: 42 });
+    let mut world = World::linked();
+    world.command(0, Command::Ping { peer: PEER, id: 42 });
     world.deliver();
-    let pong = Output::Pong { peer: PeerId(0), id: 42, rtt: Duration::from_micros(500) };
+    let pong = Output::Pong { peer: PEER, id: 42, rtt: Duration::from_micros(500) };
     assert!(world.hosts[0].reported.contains(&pong), "{:?}", world.hosts[0].reported);
 }
 
 #[test]
 fn two_peers_with_one_key_are_refused() {
-    let peer = PeerConfig { public_key: PublicKey::from(&key(5)).to_bytes(), endpoint: None };
+    let peer = PeerConfig { public_key: key(5), endpoint: None };
     let config = Config {
-        private_key: key(0),
+        public_key: key(0),
         network: NetworkKey::derive("test", b"the very same secret"),
         peers: vec![peer.clone(), peer],
         trusted: vec![],
+        mtu_max: u16::MAX,
         boot: 1,
         lease: SECOND,
     };
@@ -346,8 +384,8 @@ fn prefixes_contain_what_they_should() {
 
 proptest::proptest! {
     #[test]
-    fn no_datagram_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100)) {
-        let mut world = World::new();
-        let _ = world.hosts[0].node.handle_datagram(address(1), &bytes, world.now);
+    fn no_message_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100)) {
+        let mut world = World::linked();
+        let _ = world.hosts[0].node.handle_message(PEER, &bytes, world.now);
     }
 }

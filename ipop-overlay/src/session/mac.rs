@@ -77,6 +77,15 @@ impl Mac1Key {
         }
     }
 
+    /// Writes mac1 into an initiation or a response, and returns it; `None` for everything else.
+    pub fn fill_in(&self, datagram: &mut [u8]) -> Option<[u8; MAC_LEN]> {
+        let (mac1, _) = macs_of(datagram)?;
+        let (covered, macs) = datagram.split_at_mut_checked(mac1)?;
+        let mac: [u8; MAC_LEN] = self.over(covered).finalize_fixed().into();
+        macs.get_mut(..MAC_LEN)?.copy_from_slice(&mac);
+        Some(mac)
+    }
+
     fn over(&self, covered: &[u8]) -> KeyedHash {
         let mut mac = self.0.clone();
         Update::update(&mut mac, covered);
@@ -169,11 +178,8 @@ impl PeerMacs {
 
     /// Fills in mac1, and mac2 where the peer has given a cookie.
     pub(super) fn fill_in(&mut self, now: Instant, datagram: &mut [u8]) {
-        let Some((mac1_at, mac2_at)) = macs_of(datagram) else { unreachable!("a message of ours") };
-        let (covered, macs) = datagram.split_at_mut(mac1_at);
-        let mac1: [u8; MAC_LEN] = self.mac1.over(covered).finalize_fixed().into();
-        macs[..MAC_LEN].copy_from_slice(&mac1);
-        self.sent = Some(mac1);
+        let Some((_, mac2_at)) = macs_of(datagram) else { unreachable!("a message of ours") };
+        self.sent = self.mac1.fill_in(datagram);
         let usable = COOKIE_LIFETIME - COOKIE_LATENCY;
         if let Some((cookie, _)) = self.cookie.filter(|(_, since)| now.since(*since) < usable) {
             let mut mac2 = keyed(&cookie);

@@ -19,7 +19,7 @@ use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
 
 /// Initiations of one peer are taken this far apart: a stock peer sends one in five seconds.
-const INITIATIONS_APART: Duration = Duration::from_millis(50);
+const INITIATIONS_APART: Duration = Duration::from_millis(20);
 /// Timestamps are rounded down to this, as Linux does, so that they do not tell this host's clock to
 /// the nanosecond.
 const TIMESTAMP_STEP: Duration = Duration::from_nanos(1 << 24);

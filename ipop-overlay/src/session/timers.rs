@@ -37,6 +37,21 @@ impl Timers {
         reject_after_messages: u64::MAX - (1 << 13),
     };
 
+    /// All times divided by `by`: for tests, which cannot wait for hours.
+    #[must_use]
+    pub fn shortened(self, by: u32) -> Self {
+        let by = by.max(1);
+        Self {
+            rekey_after: self.rekey_after / by,
+            reject_after: self.reject_after / by,
+            rekey_attempt: self.rekey_attempt / by,
+            rekey_timeout: self.rekey_timeout / by,
+            jitter: self.jitter / by,
+            keepalive: self.keepalive / by,
+            ..self
+        }
+    }
+
     /// Who has sent data and received nothing for this long makes a new session: the peer, had it
     /// received anything, would have sent a keepalive by now.
     pub(super) const fn silence(&self) -> Duration {

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use ipop_overlay::session::Timers;
 use ipop_user::daemon::{Options, run};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// The IPOP daemon: one node of a virtual network. Runs in the foreground.
@@ -21,12 +24,22 @@ struct Arguments {
     /// Load the programs that log every packet they refuse (at level debug).
     #[arg(long)]
     log_datapath: bool,
+    /// Divide the times of sessions by this, for tests: both ends of a link have to.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 1)]
+    shorten_sessions: u32,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     init_log(arguments.log.as_deref());
-    let options = Options { config: arguments.config, log_datapath: arguments.log_datapath };
+    if let Err(error) = keep_memory_private() {
+        return fail(&anyhow::anyhow!("cannot keep secrets out of core dumps: {error}"));
+    }
+    let options = Options {
+        config: arguments.config,
+        log_datapath: arguments.log_datapath,
+        timers: Timers::WIREGUARD.shortened(arguments.shorten_sessions),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::anyhow!("cannot start: {error}")),
@@ -35,6 +48,12 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// No core dump, and no other process of the same user that reads this one's memory: keys are there.
+fn keep_memory_private() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    prctl::set_dumpable(false)
 }
 
 /// A line for each problem on stderr, whatever the log level.

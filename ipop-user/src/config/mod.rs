@@ -38,7 +38,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 /// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
 /// `underlay.bootstrap`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
-    use super::{Io, Kernel, Mtu, Xdp};
+    use super::{Io, Kernel, Mtu, Seal, Security, Xdp};
 
     pub const STATE_DIR: &str = "/var/lib/ipop";
     pub const CONTROL_SOCKET: &str = "/run/ipop/ipopd.sock";
@@ -51,8 +51,8 @@ pub mod defaults {
     pub const KERNEL: Kernel = Kernel::Auto;
     pub const XDP: Xdp = Xdp::Auto;
     pub const IO: Io = Io::Auto;
-    /// `datapath.security`.
-    pub const SECURITY: &str = "clear-if-trusted";
+    pub const SECURITY: Security = Security::Sealed;
+    pub const SEAL: Seal = Seal::Auto;
 }
 
 /// A node shares one secret with its whole network, so it must not be guessable.
@@ -120,6 +120,8 @@ pub struct Datapath {
     pub kernel: Kernel,
     pub xdp: Xdp,
     pub io: Io,
+    pub security: Security,
+    pub seal: Seal,
 }
 
 /// `[[peer]]`.
@@ -166,6 +168,30 @@ pub enum Io {
     Auto,
     IoUring,
     Epoll,
+}
+
+/// `datapath.security`: which links may be clear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Security {
+    /// None.
+    #[default]
+    Sealed,
+    /// Those between networks that both ends trust (`underlay.trusted`).
+    ClearIfTrusted,
+}
+
+/// `datapath.seal`: where the packets of sealed links are sealed and opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seal {
+    /// Single packets in the kernel, super-packets in the daemon.
+    #[default]
+    Auto,
+    /// All in the kernel; super-packets are cut before.
+    Kernel,
+    /// All in the daemon.
+    User,
 }
 
 /// `network.mtu`: the largest inner packet in bytes.

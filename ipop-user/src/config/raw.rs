@@ -68,7 +68,10 @@ pub(super) struct RawDatapath {
     pub(super) xdp: super::Xdp,
     #[serde(default)]
     pub(super) io: super::Io,
-    pub(super) security: Option<Spanned<RawSecurity>>,
+    #[serde(default)]
+    pub(super) security: super::Security,
+    #[serde(default)]
+    pub(super) seal: super::Seal,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,13 +89,6 @@ pub(super) struct RawPeer {
 pub(super) enum RawMode {
     L3,
     L2,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum RawSecurity {
-    Sealed,
-    ClearIfTrusted,
 }
 
 #[derive(Debug)]

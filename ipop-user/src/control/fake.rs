@@ -5,8 +5,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::{
-    Attach, CounterGroup, Counters, Datapath, DeviceKind, Explanation, Interface, IoBackend, KernelState,
-    Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
+    Attach, CIPHER, CounterGroup, Counters, Datapath, DeviceKind, Explanation, Interface, IoBackend,
+    KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
 use crate::control::Request;
 use crate::key::PublicKey;
@@ -65,12 +65,14 @@ pub(crate) fn peers() -> Vec<Peer> {
         endpoint: Some("10.200.0.2:15000".to_owned()),
         path: Path::DirectKernel,
         path_reason: "the kernel path holds the link".to_owned(),
-        security: Security::Clear,
+        security: Security::Sealed,
+        cipher: Some(CIPHER.to_owned()),
         rtt_us: Some(180),
         traffic: traffic(),
-        last_handshake_s: Some(4),
+        last_handshake_s: Some(84),
+        last_heard_s: Some(0),
         public_key: key(2).to_string(),
-        mtu: Some(1464),
+        mtu: Some(1440),
         link_id: Some(link_id(0x1a2b)),
     };
     let gamma = Peer {
@@ -80,10 +82,12 @@ pub(crate) fn peers() -> Vec<Peer> {
         endpoint: None,
         path: Path::None,
         path_reason: "it has not been heard".to_owned(),
-        security: Security::Clear,
+        security: Security::Sealed,
+        cipher: None,
         rtt_us: None,
         traffic: Traffic::default(),
         last_handshake_s: None,
+        last_heard_s: None,
         public_key: key(3).to_string(),
         mtu: None,
         link_id: None,
@@ -104,7 +108,7 @@ pub(crate) fn links() -> Vec<Link> {
         lease_remaining_ms: Some(29_500),
         kernel: true,
         path: Path::DirectKernel,
-        security: Security::Clear,
+        security: Security::Sealed,
         traffic: traffic(),
     }]
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ipop_common::Counter;
-use ipop_overlay::{NoPath, Path, PeerView, UserReason};
+use ipop_overlay::{NoPath, Path, PeerId, PeerView, Security, UserReason};
 use tracing::info;
 
 use super::peers::PeerState;
@@ -82,10 +82,12 @@ impl Daemon {
             return Ok("the configuration has not changed".to_owned());
         }
         let (node, mut peers) = start::build_node(&new, &key).await.map_err(|error| format!("{error:#}"))?;
+        let places = self.sealing.places();
+        let mut sealing = start::build_sealing(&new, &key, &node, &self.options, places)
+            .map_err(|error| format!("{error:#}"))?;
         for peer in &mut peers {
             if let Some(old) = self.peers.iter().find(|old| old.link_id == peer.link_id) {
                 peer.traffic = std::sync::Arc::clone(&old.traffic);
-                peer.last = old.last;
             }
         }
         let addresses: Vec<_> = new.network.addresses.iter().map(|p| (p.addr(), p.len())).collect();
@@ -99,7 +101,16 @@ impl Daemon {
             path.set_local(&local).and_then(|()| path.retain(&keep)).map_err(|error| error.to_string())?;
         }
         let message = format!("reloaded: {} peers, {} before", peers.len(), self.peers.len());
-        (self.node, self.peers, self.config, self.warnings) = (node, peers, new, warnings);
+        // With another secret no session of before is one of this network's.
+        let is_same_network = new.network.secret == self.config.network.secret;
+        let old_key = |id: PeerId| self.peers.get(id.0).map(|peer| peer.config.public_key);
+        sealing.take_over(&self.sealing, |id| {
+            let key = old_key(id).filter(|_| is_same_network)?;
+            peers.iter().find(|peer| peer.config.public_key == key).map(|peer| peer.id)
+        });
+        (self.node, self.sealing, self.peers) = (node, sealing, peers);
+        (self.config, self.warnings) = (new, warnings);
+        self.tell_core_about_sessions();
         self.tell_core_about_kernel();
         self.refresh().await;
         Ok(message)
@@ -187,10 +198,8 @@ impl Daemon {
     fn peer(&self, peer: &PeerState) -> Option<api::Peer> {
         let view = self.node.peer(peer.id)?;
         let (path, reason) = self.effective(peer, &view);
-        let mtu = match view.path {
-            Path::User { mtu, .. } | Path::Kernel { mtu, .. } => Some(u32::from(mtu)),
-            Path::None(_) => None,
-        };
+        let mtu = view.path.mtu().map(u32::from);
+        let security = security(&view);
         Some(api::Peer {
             name: peer.config.name.clone(),
             address: peer.config.public_key.node_address(),
@@ -198,10 +207,12 @@ impl Daemon {
             endpoint: view.endpoint.map(|endpoint| endpoint.to_string()),
             path,
             path_reason: reason,
-            security: api::Security::Clear,
+            security,
+            cipher: (security == api::Security::Sealed).then(|| api::CIPHER.to_owned()),
             rtt_us: view.rtt.map(micros),
             traffic: self.traffic(peer),
-            last_handshake_s: view.last_heard.map(|at| clock::now().since(at).as_secs()),
+            last_handshake_s: self.sealing.age(peer.id).map(|age| age.as_secs()),
+            last_heard_s: view.last_heard.map(|at| clock::now().since(at).as_secs()),
             public_key: peer.config.public_key.to_string(),
             mtu,
             link_id: mtu.map(|_| api::link_id(peer.link_id.value())),
@@ -226,9 +237,19 @@ impl Daemon {
 
     /// The path that packets take now, and one sentence why.
     fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
+        if self.config.datapath.seal == config::Seal::User && view.path.security() == Some(Security::Sealed) {
+            return (api::Path::DirectUser, "datapath.seal = \"user\" in the configuration".to_owned());
+        }
         match (view.path, &peer.kernel) {
+            (Path::Kernel { security: Security::Sealed, .. }, Ok(())) => {
+                let reason = match self.config.datapath.seal {
+                    config::Seal::Kernel => "sealed in the kernel",
+                    _ => "sealed in the kernel, super-packets in the daemon",
+                };
+                (api::Path::DirectKernel, reason.to_owned())
+            }
             (Path::Kernel { .. }, Ok(())) => {
-                (api::Path::DirectKernel, "both ends are trusted and run the kernel path".to_owned())
+                (api::Path::DirectKernel, "both ends trust the wire and run the kernel path".to_owned())
             }
             (Path::Kernel { .. }, Err(reason)) => {
                 (api::Path::DirectUser, format!("not in the kernel: {reason}"))
@@ -236,6 +257,10 @@ impl Daemon {
             (Path::User { reason: UserReason::OffHere, .. }, _) => {
                 let reason = self.kernel.reason.as_deref().unwrap_or("not set up");
                 (api::Path::DirectUser, format!("the kernel path is off on this node: {reason}"))
+            }
+            (Path::User { reason: UserReason::OffThere, security: Security::Sealed, .. }, _) => {
+                let reason = "over IPv6 the peer wants UDP checksums, which the kernel path has not";
+                (api::Path::DirectUser, reason.to_owned())
             }
             (Path::User { reason: UserReason::OffThere, .. }, _) => {
                 (api::Path::DirectUser, "the kernel path is off on the peer".to_owned())
@@ -250,10 +275,8 @@ impl Daemon {
         let entry = self.kernel.path.as_ref().and_then(|path| path.entry(peer.link_id));
         let reach = peer.reach.as_ref().ok();
         let lease = entry.map(|link| link.lease_until_ns.saturating_sub(clock::now().as_nanos()) / 1_000_000);
-        let mtu = match view.path {
-            Path::User { mtu, .. } | Path::Kernel { mtu, .. } => mtu,
-            Path::None(_) => reach.map_or(0, |reach| reach.inner_mtu(self.config.network.mtu)),
-        };
+        let waiting = || reach.map_or(0, |reach| reach.sealed_mtu(self.config.network.mtu));
+        let mtu = view.path.mtu().unwrap_or_else(waiting);
         Some(api::Link {
             peer: peer.config.name.clone(),
             link_id: api::link_id(peer.link_id.value()),
@@ -266,7 +289,7 @@ impl Daemon {
             lease_remaining_ms: lease,
             kernel: entry.is_some(),
             path: self.effective(peer, &view).0,
-            security: api::Security::Clear,
+            security: security(&view),
             traffic: self.traffic(peer),
         })
     }
@@ -315,18 +338,6 @@ impl Daemon {
             detail: outcome.unwrap_or_else(|reason| reason),
         };
         let endpoint = view.endpoint.map(|e| e.to_string());
-        let trusted = match (view.endpoint, &peer.reach) {
-            (Some(e), _) if !self.config.underlay.trusts(e.ip()) => {
-                Err(format!("{} is in no trusted prefix", e.ip()))
-            }
-            (_, Ok(r)) if !self.config.underlay.trusts(r.path.source) => {
-                Err(format!("our address {} is in no trusted prefix", r.path.source))
-            }
-            (_, Err(_)) => Err("no address of ours leads there".to_owned()),
-            (e, Ok(r)) => {
-                Ok(format!("{} and our {}", e.map(|e| e.ip().to_string()).unwrap_or_default(), r.path.source))
-            }
-        };
         let route =
             peer.reach.as_ref().map_err(Clone::clone).map(|reach| {
                 format!("{} by {}, MTU {}", reach.path.next_hop, reach.interface, reach.path.mtu)
@@ -338,14 +349,23 @@ impl Daemon {
             }
             (Some(at), _) => Ok(format!("heard {} ms ago", clock::now().since(at).as_millis())),
         };
+        let session = match self.sealing.age(peer.id) {
+            Some(age) => Ok(format!("{} s old", age.as_secs())),
+            None if self.sealing.view(peer.id).is_some_and(|view| view.handshaking) => {
+                Err("a handshake is under way".to_owned())
+            }
+            None => Err("none, and no handshake is under way".to_owned()),
+        };
         let here = match &self.kernel.path {
             Some(path) if path.enabled() => Ok(format!("attached by {}", path.method().name())),
             _ => Err(self.kernel.reason.clone().unwrap_or_else(|| "not set up".to_owned())),
         };
-        let there = match view.path {
-            Path::Kernel { endpoint, .. } => Ok(format!("receives on {endpoint}")),
-            Path::User { reason: UserReason::OffThere, .. } => Err("the peer says it has none".to_owned()),
-            _ => Err("not known".to_owned()),
+        let there = match view.said {
+            Some(said) if said.kernel_port == 0 => Err("the peer says it has none".to_owned()),
+            Some(said) => {
+                Ok(format!("clear packets to port {}, sealed ones to its daemon's", said.kernel_port))
+            }
+            None => Err("not known: the peer has said nothing, as another WireGuard would".to_owned()),
         };
         let neighbour = match &peer.reach {
             Ok(reach) => {
@@ -365,8 +385,10 @@ impl Daemon {
         vec![
             step("endpoint known", endpoint.ok_or_else(|| "none configured, none learned".to_owned())),
             step("route", route),
-            step("both ends trusted", trusted),
+            step("session", session),
             step("peer answers", answers),
+            step("security", self.why_this_security(peer, view)),
+            step("who seals", self.who_seals(view)),
             step("kernel path here", here),
             step("kernel path there", there),
             step("next hop's MAC", neighbour),
@@ -375,16 +397,60 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Sealed or clear, and why; it fails where the operator asked for clear and does not get it.
+    fn why_this_security(&self, peer: &PeerState, view: &PeerView) -> Result<String, String> {
+        if self.config.datapath.security == config::Security::Sealed {
+            return Ok("sealed, as configured".to_owned());
+        }
+        let underlay = &self.config.underlay;
+        match (view.endpoint, &peer.reach) {
+            (Some(endpoint), _) if !underlay.trusts(endpoint.ip()) => {
+                Err(format!("sealed: {} is in no trusted prefix", endpoint.ip()))
+            }
+            (_, Ok(reach)) if !underlay.trusts(reach.path.source) => {
+                Err(format!("sealed: our address {} is in no trusted prefix", reach.path.source))
+            }
+            (None, _) | (_, Err(_)) => Err("sealed: no address of ours leads there".to_owned()),
+            (Some(endpoint), Ok(reach)) => match view.said.map(|said| said.clear) {
+                Some(Some(_)) => {
+                    Ok(format!("clear: {} and our {} are trusted", endpoint.ip(), reach.path.source))
+                }
+                Some(None) => Err("sealed: the peer does not trust the wire".to_owned()),
+                None => Err("sealed: the peer has not said that it trusts the wire".to_owned()),
+            },
+        }
+    }
+
+    /// Where packets to the peer are sealed.
+    fn who_seals(&self, view: &PeerView) -> Result<String, String> {
+        let kernel = self.kernel.path.as_ref().is_some_and(|path| path.enabled());
+        match (view.path, self.config.datapath.seal) {
+            (Path::None(_), _) => Err("nobody: there is no path".to_owned()),
+            (path, _) if path.security() != Some(Security::Sealed) => {
+                Ok("nobody: the link is clear".to_owned())
+            }
+            (_, config::Seal::User) => Ok("the daemon, as configured".to_owned()),
+            (Path::User { .. }, _) => Ok("the daemon".to_owned()),
+            _ if !kernel => Ok("the daemon".to_owned()),
+            (_, config::Seal::Kernel) => Ok("the kernel, as configured".to_owned()),
+            (_, config::Seal::Auto) => Ok("the kernel; flows with super-packets, the daemon".to_owned()),
+        }
+    }
+}
+
+/// What protects packets to a peer, or would if there were a path.
+fn security(view: &PeerView) -> api::Security {
+    match view.path.security() {
+        Some(Security::Clear(_)) => api::Security::Clear,
+        Some(Security::Sealed) | None => api::Security::Sealed,
+    }
+}
+
 fn no_path(why: NoPath, peer: &PeerState, endpoint: Option<SocketAddr>) -> String {
     let place = endpoint.map_or_else(|| "its endpoint".to_owned(), |e| e.to_string());
     match why {
         NoPath::NoEndpoint => "no endpoint is configured and the peer has not called".to_owned(),
-        NoPath::PeerNotTrusted(ip) => {
-            format!("{ip} is in no trusted prefix, and links are clear in this version")
-        }
-        NoPath::SelfNotTrusted(ip) => {
-            format!("our address {ip} is in no trusted prefix, and links are clear in this version")
-        }
         NoPath::NoRoute => peer.reach.as_ref().err().cloned().unwrap_or_else(|| "no route".to_owned()),
         NoPath::NoAnswer => {
             format!("{place} has not answered: is ipopd running there, with the same secret and our key?")

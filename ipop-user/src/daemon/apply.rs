@@ -1,10 +1,10 @@
 //! Bringing the host, the user path's table and the kernel's maps to what the core has decided.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipop_common::limits::LEASE_NS;
-use ipop_overlay::{Command, NoPath, Path, PeerId};
+use ipop_overlay::{Command, NoPath, Path, PeerId, Security};
 use tracing::{debug, warn};
 
 use super::peers::{PeerState, Reach, device_mtu, route_mtu, table};
@@ -37,6 +37,7 @@ impl Daemon {
             if let Some(endpoint @ Endpoint::Host { .. }) = &peer.config.endpoint
                 && let Some(address) = start::lookup(endpoint).await
             {
+                self.sealing.set_endpoint(id, Some(address));
                 let command = Command::Endpoint { peer: id, endpoint: Some(address) };
                 self.node.handle_command(command, clock::now());
             }
@@ -60,8 +61,7 @@ impl Daemon {
         let Some(peer) = self.peers.get_mut(id.0) else { return false };
         let changed = peer.reach != reach;
         peer.reach = reach;
-        let mtu = self.config.network.mtu;
-        let reach = peer.reach.as_ref().ok().map(|reach| (reach.path.source, reach.inner_mtu(mtu)));
+        let reach = peer.reach.as_ref().ok().map(|reach| (reach.path.source, reach.clear_mtu()));
         self.node.handle_command(Command::Underlay { peer: id, reach }, clock::now());
         changed
     }
@@ -113,11 +113,11 @@ impl Daemon {
 
     /// Brings device, table and maps up to date with the core.
     pub(super) async fn apply(&mut self) {
+        // The user path first: what the kernel path stops carrying comes to it.
+        self.publish_table();
         for index in 0..self.peers.len() {
-            self.remember(PeerId(index));
             self.apply_kernel(PeerId(index));
         }
-        self.publish_table();
         self.update_device().await;
     }
 
@@ -125,33 +125,27 @@ impl Daemon {
         self.node.peer(id).map_or(Path::None(NoPath::NoEndpoint), |view| view.path)
     }
 
-    /// Keeps the path that worked while a conversation starts anew.
-    fn remember(&mut self, id: PeerId) {
-        let path = self.path(id);
-        let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
-        let Some(peer) = self.peers.get_mut(id.0) else { return };
-        peer.last = match path {
-            Path::User { endpoint, mtu, .. } => Some((endpoint, mtu)),
-            Path::Kernel { mtu, .. } => endpoint.map(|endpoint| (endpoint, mtu)),
-            Path::None(NoPath::NoAnswer) => peer.last,
-            Path::None(_) => None,
-        };
-    }
-
     /// Puts a peer's link into the maps, or takes it out.
     fn apply_kernel(&mut self, id: PeerId) {
-        let path = self.path(id);
+        let Some(view) = self.node.peer(id) else { return };
+        let source_port = view.endpoint.map_or(0, |endpoint| self.port_for(&endpoint));
         let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(id.0)) else { return };
         // What an earlier run installed serves until its lease ends or the peer has answered.
-        if path == Path::None(NoPath::NoAnswer) {
+        if view.path == Path::None(NoPath::NoAnswer) {
             peer.kernel = Err("the peer has not answered yet".to_owned());
             return;
         }
-        let outcome = match peer.intent(path) {
+        let lease = match (view.path.security(), self.sealing.end(id)) {
+            // With the key the kernel path may go on to its end; without it, it cannot.
+            (Some(Security::Sealed), Some(end)) => end.as_nanos(),
+            _ => lease_end(),
+        };
+        let sessions = self.sealing.of_link(id);
+        let outcome = match peer.intent(&view, sessions, self.config.datapath.seal, source_port) {
             Ok(intent) if !self.underlays.contains(intent.ifindex) => {
                 Err("no program is attached to the interface".to_owned())
             }
-            Ok(intent) => kernel.install(peer.link_id, &intent, lease_end()).map_err(|e| e.to_string()),
+            Ok(intent) => kernel.install(peer.link_id, &intent, lease).map_err(|e| e.to_string()),
             Err(reason) => Err(reason),
         };
         if outcome.is_err()
@@ -184,20 +178,28 @@ impl Daemon {
         }
     }
 
-    fn publish_table(&self) {
+    pub(super) fn publish_table(&self) {
         let link = |peer: &PeerState| {
             let view = self.node.peer(peer.id)?;
-            peer.user_link(view.path, view.endpoint)
+            peer.user_link(&view, &self.sealing, self.config.network.mtu)
         };
-        self.table.store(Arc::new(table(&self.config.network.addresses, &self.peers, link)));
+        let table = table(&self.config.network.addresses, &self.peers, &self.sealing, link);
+        self.table.store(Arc::new(table));
+        self.user.table_changed();
+    }
+
+    /// The port of the daemon's that serves an endpoint's family.
+    fn port_for(&self, endpoint: &SocketAddr) -> u16 {
+        let mut listen = self.config.underlay.listen.iter();
+        listen.find(|address| address.is_ipv4() == endpoint.is_ipv4()).map_or(0, SocketAddr::port)
     }
 
     /// MTU of the device, and a route to each peer's prefixes.
     pub(super) async fn update_device(&mut self) {
         let configured = self.config.network.mtu;
-        let mtu_of = |peer: &PeerState| match self.path(peer.id) {
-            Path::Kernel { mtu, .. } | Path::User { mtu, .. } => Some(mtu),
-            Path::None(_) => peer.reach.as_ref().ok().map(|reach| reach.inner_mtu(configured)),
+        let mtu_of = |peer: &PeerState| {
+            let waiting = || peer.reach.as_ref().ok().map(|reach| reach.sealed_mtu(configured));
+            self.path(peer.id).mtu().or_else(waiting)
         };
         let addresses = &self.config.network.addresses;
         let has_ipv6 = addresses.iter().any(|prefix| prefix.addr().is_ipv6());

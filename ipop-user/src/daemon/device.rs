@@ -20,6 +20,8 @@ use crate::userpath::{Tun, TunError};
 const HELPER_SUFFIX: &str = "-slow";
 /// The helper takes whatever the virtual device does.
 const HELPER_MTU: u32 = 65_535;
+/// What a device has that nobody has changed (linux/netdevice.h).
+const GSO_MAX_SEGS: u32 = 65_535;
 
 /// The virtual device of this node.
 #[derive(Debug)]
@@ -91,9 +93,16 @@ impl VirtualDevice {
         })
     }
 
-    /// MTU, addresses and the up flag.
-    pub(super) async fn configure(&mut self, netlink: &Netlink, addresses: &[Prefix]) -> Result<()> {
+    /// MTU, addresses and the up flag; `cut`, if the stack is to give it no super-packets.
+    pub(super) async fn configure(
+        &mut self,
+        netlink: &Netlink,
+        addresses: &[Prefix],
+        cut: bool,
+    ) -> Result<()> {
         quiet(netlink, self.ifindex).await;
+        // Also back to what it was: the device may be an earlier run's.
+        netlink.set_gso_max_segs(self.ifindex, if cut { 1 } else { GSO_MAX_SEGS }).await?;
         netlink.set_mtu(self.ifindex, self.mtu).await?;
         netlink.set_up(self.ifindex).await?;
         let wanted: Vec<(IpAddr, u8)> = addresses.iter().map(|p| (p.addr(), p.len())).collect();

@@ -8,6 +8,7 @@
 //! | `start` | from a configuration to running data paths, and back |
 //! | `device` | the virtual device |
 //! | `peers` | each peer: reach, table entries, map entries |
+//! | `sealing` | the sessions with the peers |
 //! | `apply` | bringing host, tables and maps to what the core decided |
 //! | `answers` | what the control socket asks |
 //! | `pings` | round trips that an operator asked for |
@@ -21,17 +22,20 @@ mod device;
 mod peers;
 mod pings;
 mod predecessor;
+mod sealing;
 mod start;
 mod underlays;
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
-use ipop_overlay::{Command, Instant, Node, Output};
+use ipop_common::Counter;
+use ipop_overlay::session::Timers;
+use ipop_overlay::{Command, Instant, Node, Output, PeerId, Refusal};
 use socket2::SockRef;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -42,11 +46,12 @@ use crate::control::{Request, ServerHandle};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
-use crate::userpath::{ControlDatagram, Counters, RunError, Table, UserPath};
+use crate::userpath::{Counters, HandshakeDatagram, RunError, Table, UserEvent, UserPath};
 
 use device::VirtualDevice;
-use peers::PeerState;
+use peers::{PeerState, of_user_slot};
 use pings::Pings;
+use sealing::{Deed, Sealing};
 use underlays::Underlays;
 
 /// How often leases are renewed: many times within one.
@@ -55,6 +60,8 @@ const RENEWAL: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(2500);
 /// Changes of the host's network come in bursts; this long after the first, all are looked at.
 const SETTLE: Duration = Duration::from_millis(5);
+/// Events of one kind taken at a time.
+const BURST: usize = 31;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -62,6 +69,8 @@ pub struct Options {
     pub config: PathBuf,
     /// Load the programs that log every refusal.
     pub log_datapath: bool,
+    /// How long sessions last; [`Timers::WIREGUARD`] but for tests.
+    pub timers: Timers,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -74,7 +83,8 @@ pub async fn run(options: &Options) -> Result<()> {
 
 /// Everything that the daemon waits for.
 struct Events {
-    hellos: mpsc::Receiver<ControlDatagram>,
+    user: mpsc::Receiver<UserEvent>,
+    handshakes: mpsc::Receiver<HandshakeDatagram>,
     requests: mpsc::Receiver<Request>,
     monitor: Monitor,
     control: ServerHandle,
@@ -84,7 +94,8 @@ struct Events {
 }
 
 enum Event {
-    Hello(ControlDatagram),
+    User(UserEvent),
+    Handshake(HandshakeDatagram),
     Request(Request),
     Change(Change),
     Timer,
@@ -105,6 +116,7 @@ struct Daemon {
     config: Config,
     public_key: PublicKey,
     node: Node,
+    sealing: Sealing,
     peers: Vec<PeerState>,
     netlink: Netlink,
     device: VirtualDevice,
@@ -127,7 +139,21 @@ impl Daemon {
         loop {
             self.drain().await;
             match self.wait(events).await? {
-                Event::Hello(hello) => self.hear(&hello),
+                Event::User(event) => {
+                    self.on_user_event(&event);
+                    // Events come in bursts; each look at what follows from them costs more than they.
+                    for _ in 0..BURST {
+                        let Ok(event) = events.user.try_recv() else { break };
+                        self.on_user_event(&event);
+                    }
+                }
+                Event::Handshake(handshake) => {
+                    self.shake(&handshake);
+                    for _ in 0..BURST {
+                        let Ok(handshake) = events.handshakes.try_recv() else { break };
+                        self.shake(&handshake);
+                    }
+                }
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -147,7 +173,8 @@ impl Daemon {
     async fn wait(&mut self, events: &mut Events) -> Result<Event> {
         let wait = clock::until(self.next_deadline());
         Ok(tokio::select! {
-            Some(hello) = events.hellos.recv() => Event::Hello(hello),
+            Some(event) = events.user.recv() => Event::User(event),
+            Some(handshake) = events.handshakes.recv() => Event::Handshake(handshake),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -160,19 +187,65 @@ impl Daemon {
 
     fn next_deadline(&self) -> Instant {
         let core = self.node.poll_timeout().map(|(at, _)| at);
-        let others = [core, Some(self.next_renewal), self.refresh_at, self.pings.next_deadline()];
+        let others = [
+            core,
+            self.sealing.poll_timeout(),
+            Some(self.next_renewal),
+            self.refresh_at,
+            self.pings.next_deadline(),
+        ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
 
-    fn hear(&mut self, hello: &ControlDatagram) {
-        let counters = &self.counters;
-        match self.node.handle_datagram(hello.from, &hello.bytes, clock::now()) {
-            Ok(()) => counters.add(ipop_common::Counter::RxHello, 1),
-            Err(refusal) => {
-                debug!(from = %hello.from, counter = refusal.0.name(), "control message refused");
-                counters.add(refusal.0, 1);
+    fn on_user_event(&mut self, event: &UserEvent) {
+        match event {
+            UserEvent::Message { local, text, received_at_ns } => {
+                // A session that has ended meanwhile says nothing any more.
+                let Some(peer) = self.sealing.peer_of(*local) else { return };
+                let at = Instant::from_nanos(*received_at_ns);
+                match self.node.handle_message(peer, text, at) {
+                    Ok(()) => self.counters.add(Counter::RxHello, 1),
+                    Err(Refusal(counter)) => {
+                        debug!(
+                            peer = self.name_of(peer),
+                            counter = counter.name(),
+                            "control message refused"
+                        );
+                        self.counters.add(counter, 1);
+                    }
+                }
+            }
+            UserEvent::SessionWanted { slot } => self.sealing.want(of_user_slot(*slot)),
+            UserEvent::Authenticated { local, from } => {
+                if let Some(peer) = self.sealing.authenticated(*local, *from) {
+                    self.node.handle_command(Command::Alive { peer }, clock::now());
+                }
             }
         }
+    }
+
+    fn shake(&mut self, handshake: &HandshakeDatagram) {
+        match self.sealing.handshake(handshake.from, &handshake.bytes) {
+            Ok(()) => self.counters.add(Counter::RxHandshake, 1),
+            Err(Refusal(counter)) => {
+                debug!(from = %handshake.from, counter = counter.name(), "handshake message refused");
+                self.counters.add(counter, 1);
+            }
+        }
+    }
+
+    /// Tells the cores what the data paths have carried, and keeps a session with every peer.
+    fn look_at_sessions(&mut self, now: Instant) {
+        for peer in self.sealing.look() {
+            self.node.handle_command(Command::Alive { peer }, now);
+        }
+        for index in 0..self.peers.len() {
+            self.sealing.want(PeerId(index));
+        }
+    }
+
+    fn name_of(&self, peer: PeerId) -> &str {
+        self.peers.get(peer.0).map_or("", |peer| peer.config.name.as_str())
     }
 
     fn on_change(&mut self, change: Change) {
@@ -200,54 +273,98 @@ impl Daemon {
         }
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
+            self.look_at_sessions(now);
             self.renew();
             self.ask_for_silent(now).await;
         }
         for (peer, id) in self.pings.due(now) {
             self.node.handle_command(Command::Ping { peer, id }, now);
         }
+        self.sealing.handle_timeout();
         self.node.handle_timeout(now);
     }
 
-    /// Carries out what the core wants, until it wants no more.
+    /// Carries out what the cores want, until they want no more.
     async fn drain(&mut self) {
         let mut changed = false;
-        while let Some(output) = self.node.poll_output() {
-            match output {
-                Output::Transmit { to, datagram } => self.transmit(to, &datagram),
-                Output::Path { peer, path } => {
-                    let name = self.peers.get(peer.0).map_or("", |p| p.config.name.as_str());
-                    info!(peer = name, path = %Described(path), "path changed");
-                    changed = true;
-                }
-                Output::Roamed { peer, endpoint } => {
-                    let name = self.peers.get(peer.0).map_or("", |p| p.config.name.as_str());
-                    info!(peer = name, %endpoint, "peer answers from here");
-                    self.resolve_one(peer).await;
-                    changed = true;
-                }
-                Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt),
-            }
+        let mut messages = Vec::new();
+        while let Some(deed) = self.sealing.poll() {
+            changed |= self.carry_out(deed, &mut messages).await;
         }
+        if changed {
+            // Before an answer is sent: a peer may use the session as soon as it has the answer.
+            self.publish_table();
+        }
+        messages.iter().for_each(|(to, datagram)| self.transmit(*to, datagram));
+        changed |= self.drain_node();
         self.pings.finish(clock::now());
         if changed {
             self.apply().await;
         }
     }
 
+    /// Does what a session wants, but for its `messages`. Says whether the data paths have to be told.
+    async fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(SocketAddr, Vec<u8>)>) -> bool {
+        let now = clock::now();
+        match deed {
+            Deed::Transmit { to, datagram } => {
+                messages.push((to, datagram));
+                false
+            }
+            Deed::Changed(peer) => {
+                let local_index = self.sealing.current(peer).map(|session| session.local());
+                debug!(peer = self.name_of(peer), ?local_index, "sessions changed");
+                self.node.handle_command(Command::Session { peer, local_index }, now);
+                true
+            }
+            Deed::Roamed { peer, to } => {
+                info!(peer = self.name_of(peer), endpoint = %to, "peer answers from here");
+                self.node.handle_command(Command::Endpoint { peer, endpoint: Some(to) }, now);
+                self.resolve_one(peer).await;
+                true
+            }
+            Deed::Failed(peer) => {
+                info!(peer = self.name_of(peer), "no answer to handshakes");
+                true
+            }
+        }
+    }
+
+    /// Says what the node wants said. Says whether a path has changed.
+    fn drain_node(&mut self) -> bool {
+        let mut changed = false;
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Say { peer, message } => match self.sealing.seal(peer, &message) {
+                    Ok((to, datagram)) => self.transmit(to, &datagram),
+                    Err(counter) => {
+                        debug!(peer = self.name_of(peer), counter = counter.name(), "hello not sent");
+                        self.counters.add(counter, 1);
+                    }
+                },
+                Output::Path { peer, path } => {
+                    info!(peer = self.name_of(peer), path = %Described(path), "path changed");
+                    changed = true;
+                }
+                Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt),
+            }
+        }
+        changed
+    }
+
     /// Control messages are repeated anyway; one that the socket refuses is counted and let go.
-    fn transmit(&self, to: std::net::SocketAddr, datagram: &[u8]) {
+    fn transmit(&self, to: SocketAddr, datagram: &[u8]) {
         let family =
             |socket: &&Arc<UdpSocket>| socket.local_addr().is_ok_and(|local| local.is_ipv4() == to.is_ipv4());
         let Some(socket) = self.sockets.iter().find(family) else {
-            self.counters.add(ipop_common::Counter::TxSendError, 1);
+            self.counters.add(Counter::TxSendError, 1);
             debug!(%to, "no socket of this family");
             return;
         };
         if let Err(error) =
             SockRef::from(&**socket).send_to_with_flags(datagram, &to.into(), libc::MSG_DONTWAIT)
         {
-            self.counters.add(ipop_common::Counter::TxSendError, 1);
+            self.counters.add(Counter::TxSendError, 1);
             debug!(%to, %error, "control message not sent");
         }
     }
@@ -255,11 +372,7 @@ impl Daemon {
     /// Says goodbye and removes everything that this daemon set up.
     async fn stop(mut self, events: Events) {
         self.node.handle_command(Command::Goodbye, clock::now());
-        while let Some(output) = self.node.poll_output() {
-            if let Output::Transmit { to, datagram } = output {
-                self.transmit(to, &datagram);
-            }
-        }
+        self.drain_node();
         events.control.shutdown().await;
         self.underlays.close(self.kernel.path.as_ref(), &self.netlink).await;
         if let Some(path) = self.kernel.path.take() {
@@ -268,6 +381,7 @@ impl Daemon {
         if let Err(error) = self.user.stop() {
             debug!(%error, "the user path had ended");
         }
+        self.sealing.close();
         self.device.close(&self.netlink).await;
     }
 }
@@ -282,15 +396,18 @@ struct Described(ipop_overlay::Path);
 
 impl std::fmt::Display for Described {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        use ipop_overlay::{NoPath, Path};
+        use ipop_overlay::{NoPath, Path, Security};
+        let word = |security| if security == Security::Sealed { "sealed" } else { "clear" };
         match self.0 {
-            Path::Kernel { endpoint, mtu } => write!(f, "direct-kernel to {endpoint}, MTU {mtu}"),
-            Path::User { endpoint, mtu, .. } => write!(f, "direct-user to {endpoint}, MTU {mtu}"),
+            Path::Kernel { endpoint, mtu, security } => {
+                write!(f, "direct-kernel, {}, to {endpoint}, MTU {mtu}", word(security))
+            }
+            Path::User { endpoint, mtu, security, .. } => {
+                write!(f, "direct-user, {}, to {endpoint}, MTU {mtu}", word(security))
+            }
             Path::None(NoPath::NoEndpoint) => f.write_str("none: no endpoint is known"),
-            Path::None(NoPath::PeerNotTrusted(ip)) => write!(f, "none: {ip} is in no trusted prefix"),
-            Path::None(NoPath::SelfNotTrusted(ip)) => write!(f, "none: our {ip} is in no trusted prefix"),
             Path::None(NoPath::NoRoute) => f.write_str("none: no route"),
-            Path::None(NoPath::NoAnswer) => f.write_str("none: no answer yet"),
+            Path::None(NoPath::NoAnswer) => f.write_str("none: no session yet"),
             Path::None(NoPath::Silent) => f.write_str("none: the peer has fallen silent"),
         }
     }

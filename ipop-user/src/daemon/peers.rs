@@ -6,14 +6,15 @@ use std::sync::Arc;
 use ipop_common::encapsulation::{Form, Underlay, overhead};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, MTU_IPV6_MIN, MTU_MIN};
-use ipop_common::maps::PrefixKey;
-use ipop_common::{Address, Family};
-use ipop_overlay::{Path, PeerId, UserReason};
+use ipop_common::maps::{Link, PrefixKey};
+use ipop_common::{Address, Family, sealed};
+use ipop_overlay::{NoPath, Path, PeerId, PeerView, Security, UserReason};
 
-use crate::config::{self, Mtu};
-use crate::kernel::{LinkIntent, Prefix};
+use super::sealing::Sealing;
+use crate::config::{self, Mtu, Seal};
+use crate::kernel::{LinkIntent, LinkSessions, Prefix};
 use crate::netlink;
-use crate::userpath::{LinkTraffic, Table, UserLink};
+use crate::userpath::{Carriage, LinkTraffic, Table, UserLink};
 
 /// How packets to a peer's endpoint leave this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +28,31 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// The largest inner packet that the path takes whole.
-    pub(super) fn inner_mtu(&self, configured: Mtu) -> u16 {
-        let family = Address::from(self.path.source).family();
-        let space = self.path.mtu.saturating_sub(u32::from(overhead(family)));
-        let auto = u16::try_from(space.min(INNER_LEN_MAX as u32)).unwrap_or(u16::MAX).max(MTU_MIN);
-        match configured {
-            Mtu::Auto => auto,
-            Mtu::Bytes(bytes) => auto.min(bytes),
-        }
+    /// The largest inner packet that the path takes whole in a clear packet.
+    pub(super) fn clear_mtu(&self) -> u16 {
+        self.mtu_behind(overhead(self.family()))
+    }
+
+    /// As [`Reach::clear_mtu`], sealed, and no more than is configured.
+    pub(super) fn sealed_mtu(&self, configured: Mtu) -> u16 {
+        self.mtu_behind(sealed::overhead(self.family())).min(mtu_max(configured))
+    }
+
+    fn family(&self) -> Family {
+        Address::from(self.path.source).family()
+    }
+
+    fn mtu_behind(&self, overhead: u16) -> u16 {
+        let space = self.path.mtu.saturating_sub(u32::from(overhead));
+        u16::try_from(space.min(INNER_LEN_MAX as u32)).unwrap_or(u16::MAX).max(MTU_MIN)
+    }
+}
+
+/// What no inner packet may be larger than, whatever the wire takes.
+pub(super) fn mtu_max(configured: Mtu) -> u16 {
+    match configured {
+        Mtu::Auto => u16::MAX,
+        Mtu::Bytes(bytes) => bytes,
     }
 }
 
@@ -49,8 +66,6 @@ pub(super) struct PeerState {
     /// What the kernel's maps hold of this peer, or why nothing.
     pub(super) kernel: Result<(), String>,
     pub(super) traffic: Arc<LinkTraffic>,
-    /// The last path that carried packets, kept while a new conversation starts.
-    pub(super) last: Option<(SocketAddr, u16)>,
 }
 
 impl PeerState {
@@ -62,7 +77,6 @@ impl PeerState {
             reach: Err("not resolved yet".to_owned()),
             kernel: Err("not set up yet".to_owned()),
             traffic: Arc::default(),
-            last: None,
         }
     }
 
@@ -71,17 +85,32 @@ impl PeerState {
         self.config.addresses.iter().map(|p| Prefix::new(p.addr(), p.len())).collect()
     }
 
-    /// What the kernel's maps should hold while the overlay decides on `path`; an error says why
-    /// there can be no entry.
-    pub(super) fn intent(&self, path: Path) -> Result<LinkIntent, String> {
+    /// What the kernel's maps should hold while the overlay decides as in `view`; an error says why
+    /// there can be no entry. `sessions` are those with the peer, `source_port` is the daemon's.
+    pub(super) fn intent(
+        &self,
+        view: &PeerView,
+        sessions: LinkSessions,
+        seal: Seal,
+        source_port: u16,
+    ) -> Result<LinkIntent, String> {
         let reach = self.reach.as_ref().map_err(Clone::clone)?;
-        let (peer, mtu, send) = match path {
+        let (endpoint, mtu, security, send) = match view.path {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
-            Path::Kernel { endpoint, mtu } => (endpoint, mtu, true),
+            Path::Kernel { endpoint, mtu, security } => (endpoint, mtu, security, true),
             // On this side off, the switch in the maps says so.
-            Path::User { endpoint, mtu, reason } => {
-                (SocketAddr::new(endpoint.ip(), KERNEL_PORT), mtu, reason == UserReason::OffHere)
+            Path::User { endpoint, mtu, security, reason } => {
+                (endpoint, mtu, security, reason == UserReason::OffHere)
             }
+        };
+        let (peer, form) = match (security, view.path) {
+            (Security::Sealed, _) => (endpoint, Form::Sealed { source_port }),
+            (Security::Clear(id), Path::Kernel { .. }) => (endpoint, Form::Clear(id)),
+            (Security::Clear(id), _) => (SocketAddr::new(endpoint.ip(), KERNEL_PORT), Form::Clear(id)),
+        };
+        let (send, sessions) = match seal {
+            Seal::Auto | Seal::Kernel => (send, sessions),
+            Seal::User => (send && security != Security::Sealed, LinkSessions::default()),
         };
         let Some(source_mac) = reach.source_mac else {
             return Err(format!("{} is not an Ethernet interface", reach.interface));
@@ -89,46 +118,68 @@ impl PeerState {
         let Some(next_hop_mac) = reach.next_hop_mac else {
             return Err(format!("the link-layer address of {} is not known yet", reach.path.next_hop));
         };
-        let underlay = Underlay {
-            source_mac,
-            next_hop_mac,
-            local: reach.path.source.into(),
-            peer,
-            form: Form::Clear(self.link_id),
-        };
-        Ok(LinkIntent { underlay, ifindex: reach.path.ifindex, mtu, send, prefixes: self.prefixes() })
+        let underlay = Underlay { source_mac, next_hop_mac, local: reach.path.source.into(), peer, form };
+        Ok(LinkIntent {
+            underlay,
+            ifindex: reach.path.ifindex,
+            mtu,
+            send,
+            takes_clear: view.takes_clear,
+            sessions,
+            prefixes: self.prefixes(),
+        })
     }
 
     /// The peer's link in the user path's table; `None` while it is not known where the peer is.
-    pub(super) fn user_link(&self, path: Path, endpoint: Option<SocketAddr>) -> Option<UserLink> {
-        let (endpoint, mtu, reachable) = match path {
-            Path::User { endpoint, mtu, .. } => (endpoint, mtu, true),
-            // The user path still takes what the kernel path misses.
-            Path::Kernel { mtu, .. } => (endpoint?, mtu, true),
-            Path::None(_) => match self.last {
-                Some((endpoint, mtu)) => (endpoint, mtu, true),
-                None => (endpoint?, MTU_IPV6_MIN, false),
-            },
-        };
+    pub(super) fn user_link(&self, view: &PeerView, sealing: &Sealing, configured: Mtu) -> Option<UserLink> {
+        // Also where the kernel path carries the packets: the user path takes what that misses.
+        let endpoint = view.endpoint?;
         let local = match &self.reach {
             Ok(reach) => reach.path.source.into(),
             Err(_) => Address::default(),
         };
+        let waiting_mtu = self.reach.as_ref().map_or(MTU_IPV6_MIN, |reach| reach.sealed_mtu(configured));
+        let mtu = view.path.mtu().unwrap_or(waiting_mtu);
         let mut link = UserLink::new(&self.config.name, self.link_id, local, endpoint, mtu);
-        link.reachable = reachable;
+        if !view.takes_clear {
+            link.link.flags &= !Link::TAKES_CLEAR;
+        }
+        link.carriage = match view.path.security() {
+            Some(Security::Clear(id)) => Carriage::Clear(id),
+            Some(Security::Sealed) | None => Carriage::Sealed(sealing.current(self.id).cloned()),
+        };
+        link.reachable = match view.path {
+            Path::None(NoPath::NoAnswer) => sealing.may_come(self.id),
+            path => !matches!(path, Path::None(_)),
+        };
         link.traffic = Arc::clone(&self.traffic);
         Some(link)
     }
+}
+
+/// The slot of a peer in the user path's table; as in the kernel's, each peer has two.
+pub(super) const fn user_slot(peer: PeerId) -> u32 {
+    peer.0 as u32 * 2
+}
+
+/// The peer in a slot of the user path's table.
+pub(super) const fn of_user_slot(slot: u32) -> PeerId {
+    PeerId(slot as usize / 2)
 }
 
 /// The table of the user path for all peers. `link` gives each peer's link.
 pub(super) fn table(
     own: &[config::Prefix],
     peers: &[PeerState],
+    sealing: &Sealing,
     link: impl Fn(&PeerState) -> Option<UserLink>,
 ) -> Table {
     let mut table = Table::new();
-    for (peer, slot) in peers.iter().zip((0u32..).step_by(2)) {
+    for peer in peers {
+        let slot = user_slot(peer.id);
+        for session in sealing.all(peer.id) {
+            table.insert_session(slot, Arc::clone(session));
+        }
         let Some(link) = link(peer) else { continue };
         // Slots and link ids are unique by construction; a refusal would only leave this peer out.
         let Ok(reference) = table.insert_link(slot, link) else { continue };

@@ -10,15 +10,17 @@ use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LEASE_NS};
-use ipop_common::{Address, encapsulation};
+use ipop_common::{Address, sealed};
+use ipop_overlay::session::{AddError, Mac1Key, network_psk};
 use ipop_overlay::{Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::device::VirtualDevice;
-use super::peers::PeerState;
+use super::peers::{PeerState, mtu_max};
 use super::pings::Pings;
 use super::predecessor::outlive;
+use super::sealing::{Identity, Partner, Sealing};
 use super::underlays::{Underlays, XdpPlan};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
 use crate::api::DeviceKind;
@@ -26,15 +28,18 @@ use crate::config::{self, Config, Endpoint, Kernel, Mtu};
 use crate::kernel::{KernelPath, Settings, owner};
 use crate::key::PrivateKey;
 use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
-use crate::userpath::{Counters, Io, Settings as UserSettings, Table, UdpError, UserPath, bind};
+use crate::places::Places;
+use crate::userpath::{Counters, Io, Listeners, Settings as UserSettings, Table, UdpError, UserPath, bind};
 use crate::{config as cfg, control};
 
-/// Hellos between the user path's threads and the core; more at a time is a flood.
-const HELLO_QUEUE: usize = 256;
+/// Events between the user path's threads and the cores; more at a time is a flood.
+const EVENT_QUEUE: usize = 256;
+/// Handshake messages likewise.
+const HANDSHAKE_QUEUE: usize = 128;
 /// Requests of operators under way.
 const REQUEST_QUEUE: usize = 16;
 /// The MTU of the device until a link says otherwise: Ethernet under IPv4.
-const DEFAULT_MTU: u32 = 1500 - encapsulation::overhead(ipop_common::Family::V4) as u32;
+const DEFAULT_MTU: u32 = 1500 - sealed::overhead(ipop_common::Family::V4) as u32;
 
 /// Starts everything; on an error, what was made is removed again.
 pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
@@ -50,17 +55,34 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     check_interfaces(&netlink, &config).await?;
     let (node, peers) = build_node(&config, &private_key).await?;
 
-    let (hello_tx, hellos) = mpsc::channel(HELLO_QUEUE);
+    let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
+    let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
+    let listeners = Listeners {
+        events: user_tx,
+        handshakes: handshake_tx,
+        mac1: Mac1Key::new(private_key.public_key().as_bytes()),
+    };
     let (mut device, mut kernel) = make_device(&netlink, &config, options).await?;
     let table = Arc::new(ArcSwap::from_pointee(Table::new()));
     let counters = Arc::new(Counters::new());
     let started = async {
-        device.configure(&netlink, &config.network.addresses).await?;
+        let places = kernel.path.as_ref().map_or_else(|| Arc::new(Places::own()), KernelPath::places);
+        let sealing = build_sealing(&config, &private_key, &node, options, &places)?;
+        let cut = config.datapath.seal == cfg::Seal::Kernel;
+        device.configure(&netlink, &config.network.addresses, cut).await?;
         let sockets = with_kernel_port(sockets, &config, &device, &kernel).await?;
-        let user = start_user_path(&config, &device, &sockets, &table, &counters, hello_tx)?;
-        Ok::<_, anyhow::Error>((sockets, user))
+        let user = UserPath::start(UserSettings {
+            tun: Arc::clone(&device.tun),
+            sockets: sockets.clone(),
+            io: io(&config),
+            table: Arc::clone(&table),
+            places,
+            counters: Arc::clone(&counters),
+            listeners,
+        })?;
+        Ok::<_, anyhow::Error>((sockets, user, sealing))
     };
-    let (sockets, user) = match started.await {
+    let (sockets, user, sealing) = match started.await {
         Ok(started) => started,
         Err(error) => {
             if let Some(path) = kernel.path.take() {
@@ -77,6 +99,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         options: options.clone(),
         public_key: private_key.public_key(),
         node,
+        sealing,
         peers,
         underlays: Underlays::new(XdpPlan::decide(config.datapath.xdp, merges)),
         config,
@@ -93,7 +116,8 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         next_renewal: now.after(RENEWAL),
         refresh_at: None,
     };
-    let events = Events { hellos, requests, monitor, control, terminate, interrupt, hangup };
+    let events =
+        Events { user: user_rx, handshakes, requests, monitor, control, terminate, interrupt, hangup };
     if let Err(error) = daemon.begin().await {
         daemon.stop(events).await;
         return Err(error);
@@ -109,6 +133,9 @@ impl Daemon {
         if let Some(path) = &mut self.kernel.path {
             path.retain(&keep)?;
             path.set_local(&local)?;
+        }
+        self.adopt_sessions();
+        if let Some(path) = &mut self.kernel.path {
             path.attach_devices()?;
         }
         let interfaces = self.config.underlay.interfaces.clone().unwrap_or_default();
@@ -117,11 +144,36 @@ impl Daemon {
             self.attach_underlay(link.ifindex, &link.name).await?;
         }
         self.refresh().await;
+        if let Some(path) = &mut self.kernel.path {
+            path.settle();
+        }
         self.demand_xdp()?;
         self.tell_core_about_kernel();
         self.node.handle_command(Command::Announce, clock::now());
         self.report_ready();
         Ok(())
+    }
+
+    /// Goes on with the sessions that an earlier daemon left in the kernel.
+    fn adopt_sessions(&mut self) {
+        let adopted = self.kernel.path.as_ref().map(KernelPath::adopted_sessions).unwrap_or_default();
+        for session in adopted {
+            let peer = self.peers.iter().find(|peer| peer.link_id == session.link).map(|peer| peer.id);
+            let local = session.agreed.local;
+            match peer {
+                Some(peer) => drop(self.sealing.adopt(peer, &session.agreed, false)),
+                None => self.sealing.places().of(local).vacate(),
+            }
+        }
+        self.tell_core_about_sessions();
+    }
+
+    /// The core must know with which peers there are sessions.
+    pub(super) fn tell_core_about_sessions(&mut self) {
+        for peer in &self.peers {
+            let local_index = self.sealing.current(peer.id).map(|session| session.local());
+            self.node.handle_command(Command::Session { peer: peer.id, local_index }, clock::now());
+        }
     }
 
     /// The core must know on which port this node's kernel path receives, if at all.
@@ -197,10 +249,16 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
         peers.push(PeerConfig { public_key: *peer.public_key.as_bytes(), endpoint });
     }
     let node_config = NodeConfig {
-        private_key: (*key.expose()).into(),
+        public_key: *key.public_key().as_bytes(),
         network: NetworkKey::derive(&config.network.name, secret),
         peers,
-        trusted: config.underlay.trusted.iter().map(|p| (p.addr(), p.len())).collect(),
+        trusted: match config.datapath.security {
+            cfg::Security::Sealed => Vec::new(),
+            cfg::Security::ClearIfTrusted => {
+                config.underlay.trusted.iter().map(|p| (p.addr(), p.len())).collect()
+            }
+        },
+        mtu_max: mtu_max(config.network.mtu),
         boot: clock::unix_ns(),
         lease: std::time::Duration::from_nanos(LEASE_NS),
     };
@@ -220,6 +278,29 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
     });
     let states = states.collect();
     Ok((node, states))
+}
+
+/// Makes the sessions' core, which knows the peers and where they are as the node does.
+pub(super) fn build_sealing(
+    config: &Config,
+    key: &PrivateKey,
+    node: &Node,
+    options: &Options,
+    places: &Arc<Places>,
+) -> Result<Sealing> {
+    let secret = config.network.secret.as_ref().map(cfg::Secret::expose).unwrap_or_default();
+    let identity = Identity { private_key: (*key.expose()).into(), psk: network_psk(secret) };
+    let partners = config.peers.iter().enumerate().map(|(index, peer)| {
+        let id = PeerId(index);
+        let endpoint = node.peer(id).and_then(|view| view.endpoint);
+        Partner { id, public_key: *peer.public_key.as_bytes(), endpoint }
+    });
+    let partners: Vec<Partner> = partners.collect();
+    let sealing = Sealing::new(identity, &partners, options.timers, Arc::clone(places));
+    sealing.map_err(|(id, error): (PeerId, AddError)| {
+        let name = config.peers.get(id.0).map_or("?", |peer| peer.name.as_str());
+        anyhow::anyhow!("peer {name}: {error}")
+    })
 }
 
 /// The address of an endpoint; a name that does not resolve now is tried again later.
@@ -256,7 +337,7 @@ async fn make_device(
         let device = VirtualDevice::tun(netlink, name, mtu).await?;
         return Ok((device, off("datapath.kernel = \"off\" in the configuration".to_owned())));
     }
-    match kernel_device(netlink, name, mtu, options).await {
+    match kernel_device(netlink, config, mtu, options).await {
         Ok((device, path)) => Ok((device, KernelSlot { path: Some(path), reason: None })),
         Err(error) if config.datapath.kernel == Kernel::On => {
             Err(error.context("datapath.kernel = \"on\", and the kernel path cannot be had"))
@@ -273,10 +354,11 @@ async fn make_device(
 /// A device with the programs loaded for it: VXLAN where the kernel has it, else a TUN.
 async fn kernel_device(
     netlink: &Netlink,
-    name: &str,
+    config: &Config,
     mtu: u32,
     options: &Options,
 ) -> Result<(VirtualDevice, KernelPath)> {
+    let name = config.network.device.as_str();
     let device = match VirtualDevice::vxlan(netlink, name, mtu).await {
         Ok(device) => device,
         Err(error) if matches!(error.downcast_ref(), Some(NetlinkError::NoVxlan)) => {
@@ -289,6 +371,7 @@ async fn kernel_device(
         device_ifindex: device.ifindex,
         miss_ifindex: device.helper_ifindex,
         owner: owner(name)?,
+        sealed_port: config.underlay.listen.first().map_or(0, SocketAddr::port),
         log: options.log_datapath,
     };
     match KernelPath::open(settings) {
@@ -318,28 +401,12 @@ async fn with_kernel_port(
     Ok(sockets)
 }
 
-fn start_user_path(
-    config: &Config,
-    device: &VirtualDevice,
-    sockets: &[Arc<UdpSocket>],
-    table: &Arc<ArcSwap<Table>>,
-    counters: &Arc<Counters>,
-    control: mpsc::Sender<crate::userpath::ControlDatagram>,
-) -> Result<UserPath> {
-    let io = match config.datapath.io {
+fn io(config: &Config) -> Io {
+    match config.datapath.io {
         config::Io::Auto => Io::Auto,
         config::Io::IoUring => Io::IoUring,
         config::Io::Epoll => Io::Epoll,
-    };
-    let settings = UserSettings {
-        tun: Arc::clone(&device.tun),
-        sockets: sockets.to_vec(),
-        io,
-        table: Arc::clone(table),
-        counters: Arc::clone(counters),
-        control,
-    };
-    Ok(UserPath::start(settings)?)
+    }
 }
 
 /// Whether the running kernel is at least this release.

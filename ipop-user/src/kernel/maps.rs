@@ -11,6 +11,7 @@ use ipop_common::maps::{Config, LinkRef, LinkStats, name};
 use ipop_common::{Address, Counter, Family};
 
 use super::KernelError;
+use crate::places::Places;
 
 /// An inner prefix: the first `bits` of 128 bits of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +43,7 @@ pub(super) struct Maps {
     /// What `config` holds.
     current: Config,
     links: MapData,
+    sessions: MapData,
     hosts: HashMap<MapData, Address, LinkRef>,
     prefixes: LpmTrie<MapData, [u8; 16], LinkRef>,
     link_ids: HashMap<MapData, u32, LinkRef>,
@@ -72,14 +74,17 @@ impl Maps {
     }
 
     fn build(mut take: impl FnMut(&'static str) -> Result<Map, KernelError>) -> Result<Self, KernelError> {
-        let Map::Array(links) = take(name::LINKS)? else {
-            return Err(KernelError::Map { name: name::LINKS, error: "not an array".to_owned() });
+        let mut array = |name| match take(name)? {
+            Map::Array(array) => Ok(array),
+            _ => Err(KernelError::Map { name, error: "not an array".to_owned() }),
         };
+        let (links, sessions) = (array(name::LINKS)?, array(name::SESSIONS)?);
         let config: Array<_, Config> = Array::try_from(take(name::CONFIG)?).map_err(error(name::CONFIG))?;
         Ok(Self {
             current: config.get(&0, 0).map_err(error(name::CONFIG))?,
             config,
             links,
+            sessions,
             hosts: HashMap::try_from(take(name::HOSTS)?).map_err(error(name::HOSTS))?,
             prefixes: LpmTrie::try_from(take(name::PREFIXES)?).map_err(error(name::PREFIXES))?,
             link_ids: HashMap::try_from(take(name::LINK_IDS)?).map_err(error(name::LINK_IDS))?,
@@ -90,6 +95,14 @@ impl Maps {
 
     pub(super) fn links_fd(&self) -> BorrowedFd<'_> {
         self.links.fd().as_fd()
+    }
+
+    /// The sessions map as memory.
+    pub(super) fn places(&self) -> Result<Places, KernelError> {
+        Places::shared(self.sessions.fd().as_fd()).map_err(|errno| KernelError::Map {
+            name: name::SESSIONS,
+            error: format!("cannot be mapped: {errno}"),
+        })
     }
 
     pub(super) fn config(&self) -> Config {

@@ -15,6 +15,7 @@ mod object;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use aya::programs::ProgramError;
 use ipop_common::counter::COUNTERS;
@@ -22,9 +23,11 @@ use ipop_common::encapsulation::{Underlay, write_template};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LINKS_MAX};
 use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, LinkStats, program};
+use ipop_common::session::Agreed;
 use ipop_common::{Address, Counter};
 use tracing::{debug, info};
 
+use crate::places::Places;
 pub use adopt::owner;
 pub use attach::{Hook, Method};
 use links::LinkTable;
@@ -75,9 +78,35 @@ pub struct LinkIntent {
     pub mtu: u16,
     /// False: the peer's kernel path is off; frames from it are taken, packets to it miss.
     pub send: bool,
+    /// Clear frames of the peer are taken.
+    pub takes_clear: bool,
+    pub sessions: LinkSessions,
     /// Inner addresses that belong to the peer.
     pub prefixes: Vec<Prefix>,
 }
+
+/// The sessions of a link, by their local indices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkSessions {
+    /// The one that packets to the peer are sealed with.
+    pub current: Option<u32>,
+    /// Those whose packets the kernel path opens, the current one among them.
+    pub all: Vec<u32>,
+}
+
+/// A session that an earlier daemon left, at its place already.
+#[derive(Debug)]
+pub struct AdoptedSession {
+    /// The link that it belongs to.
+    pub link: LinkId,
+    /// Packets to the peer are sealed with it.
+    pub is_current: bool,
+    pub agreed: Agreed,
+}
+
+/// Counters that an earlier daemon and its programs may still draw while they are replaced are never
+/// drawn here: that many would take the programs hours.
+const COUNTERS_SKIPPED: u64 = 1 << 32;
 
 struct Installed {
     slot: u32,
@@ -92,6 +121,9 @@ pub struct KernelPath {
     programs: Programs,
     maps: Maps,
     links: LinkTable,
+    places: Arc<Places>,
+    /// Those of an earlier daemon, until its programs are gone.
+    previous_places: Option<Places>,
     attachments: attach::Attachments,
     installed: BTreeMap<LinkId, Installed>,
     local: HashSet<Address>,
@@ -118,6 +150,8 @@ pub struct Settings {
     pub miss_ifindex: u32,
     /// From [`owner`].
     pub owner: u64,
+    /// The daemon's UDP port, on which sealed packets arrive.
+    pub sealed_port: u16,
     /// Log every refusal (a second build of the programs).
     pub log: bool,
 }
@@ -133,6 +167,8 @@ impl KernelPath {
         let mut attachments = attach::Attachments::new(attach::method(), settings.owner);
         let (programs, mut maps) = object::load(bytes)?;
         let mut links = LinkTable::map(maps.links_fd())?;
+        let places = maps.places()?;
+        let mut previous_places = None;
         let mut adopted = false;
         if let Some(previous) = &previous {
             attachments.replace(previous.program_ids());
@@ -141,6 +177,9 @@ impl KernelPath {
                 adopted = true;
                 maps.copy_from(&previous.maps)?;
                 links.copy_from(&LinkTable::map(previous.maps.links_fd())?);
+                let old = previous.maps.places()?;
+                copy_sessions(&old, &places);
+                previous_places = Some(old);
             }
         }
         let config = Config {
@@ -151,12 +190,15 @@ impl KernelPath {
             owner: settings.owner,
             object: object::identity(bytes),
             port: KERNEL_PORT,
+            sealed_port: settings.sealed_port,
             ..Config::default()
         };
         let mut path = Self {
             programs,
             maps,
             links,
+            places: Arc::new(places),
+            previous_places,
             attachments,
             installed: BTreeMap::new(),
             local: HashSet::new(),
@@ -172,6 +214,44 @@ impl KernelPath {
     /// Whether links of an earlier run were taken over.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Where the programs find the sessions' keys.
+    pub fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
+    }
+
+    /// The sessions that were taken over with their links, of each link the current one first. Those of
+    /// no link are erased.
+    pub fn adopted_sessions(&self) -> Vec<AdoptedSession> {
+        let mut adopted = Vec::new();
+        for local in self.places.sessions() {
+            let place = self.places.of(local);
+            let slot = place.link().slot;
+            let of_slot = |installed: &Installed| LinkStats::index(installed.slot) == LinkStats::index(slot);
+            let link = self.installed.iter().find(|(_, installed)| of_slot(installed));
+            match (link, place.read(0)) {
+                (Some((link, installed)), Some(agreed)) => {
+                    let is_current = self.links.read(installed.slot).session == local;
+                    adopted.push(AdoptedSession { link: *link, is_current, agreed });
+                }
+                _ => place.vacate(),
+            }
+        }
+        adopted.sort_by_key(|session| !session.is_current);
+        adopted
+    }
+
+    /// All programs are this daemon's now: what the earlier one's have accepted since the tables were
+    /// copied is noted, and its keys are erased.
+    pub fn settle(&mut self) {
+        let Some(old) = self.previous_places.take() else { return };
+        for local in old.sessions() {
+            if self.places.of(local).is(local) {
+                self.places.of(local).absorb(old.of(local));
+            }
+            old.of(local).vacate();
+        }
     }
 
     /// How TC programs are attached on this kernel.
@@ -265,15 +345,26 @@ impl KernelPath {
             mtu: intent.mtu,
             flags: if intent.send { 0 } else { Link::RECEIVE_ONLY },
             lease_until_ns,
+            session: intent.sessions.current.unwrap_or(0),
             ..Link::EMPTY
         };
         write_template(&mut link, &intent.underlay);
+        match intent.takes_clear {
+            true => link.flags |= Link::TAKES_CLEAR,
+            false => link.flags &= !Link::TAKES_CLEAR,
+        }
         self.links.write(slot, &link);
         let reference = LinkRef { slot, epoch };
         for prefix in &intent.prefixes {
             self.maps.set_prefix(prefix, reference)?;
         }
         self.maps.set_link_id(id, reference)?;
+        for local in &intent.sessions.all {
+            let place = self.places.of(*local);
+            if place.is(*local) {
+                place.set_link(reference);
+            }
+        }
         let entry =
             Installed { slot, epoch, intent: Some(intent.clone()), prefixes: intent.prefixes.clone() };
         debug!(link = id.value(), slot, epoch, ?link, "link installed");
@@ -376,6 +467,16 @@ impl KernelPath {
             self.maps.remove_prefix(&prefix)?;
         }
         Ok(())
+    }
+}
+
+/// Copies the sessions of an earlier daemon, whose programs go on using them for a moment.
+fn copy_sessions(old: &Places, new: &Places) {
+    for local in old.sessions() {
+        let from = old.of(local);
+        if let Some(agreed) = from.read(COUNTERS_SKIPPED) {
+            new.of(local).install(&agreed, Some(from));
+        }
     }
 }
 

@@ -139,6 +139,15 @@ impl Netlink {
         self.request_for(ifindex, RouteNetlinkMessage::SetLink(message), 0, action).await.map(drop)
     }
 
+    /// Sets how many segments a packet that the stack gives to the device has at most: with 1, TCP
+    /// cuts its packets itself.
+    pub async fn set_gso_max_segs(&self, ifindex: u32, segments: u32) -> Result<()> {
+        let mut message = at(ifindex);
+        message.attributes.push(LinkAttribute::GsoMaxSegs(segments));
+        let action = |device: &str| format!("set the most segments of {device} to {segments}");
+        self.request_for(ifindex, RouteNetlinkMessage::SetLink(message), 0, action).await.map(drop)
+    }
+
     /// No link-local address of the kernel's own making on the device: nobody else on the virtual
     /// network could use it, and announcing it costs packets. Takes effect at the next "up".
     pub async fn set_addrgenmode_none(&self, ifindex: u32) -> Result<()> {

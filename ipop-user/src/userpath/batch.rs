@@ -5,11 +5,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use ipop_common::gpe;
-
 use super::counters::LinkTraffic;
 use super::pool::{Piece, Pool};
-use super::segment::HEADER_LEN_MAX;
 
 /// Sends in a batch.
 pub(super) const SENDS_MAX: usize = 64;
@@ -17,8 +14,9 @@ pub(super) const SENDS_MAX: usize = 64;
 pub(super) const PIECES_MAX: usize = 2048;
 /// Pieces in one send: UIO_MAXIOV is 1024, and each datagram has at most two.
 const SEGMENTS_MAX: u16 = 64;
-/// Room for header blocks.
-const HEADERS_LEN: usize = 64 << 10;
+/// Room for header blocks and sealed messages: more than the longest message, and few enough to stay
+/// in a processor's own cache.
+const BLOCKS_LEN: usize = 256 << 10;
 /// Longest payload of a UDP datagram over IPv4, which bounds a send as a whole.
 const SEND_LEN_MAX: u32 = 65_507;
 
@@ -41,8 +39,8 @@ impl Route {
 /// Part of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// In the batch's own header blocks.
-    Header {
+    /// In the batch's own memory: a header block, or a sealed message whole.
+    Block {
         start: u32,
         len: u32,
     },
@@ -52,7 +50,7 @@ pub(super) enum Part {
 impl Part {
     pub(super) fn len(self) -> u32 {
         match self {
-            Part::Header { len, .. } | Part::Payload(Piece { len, .. }) => len,
+            Part::Block { len, .. } | Part::Payload(Piece { len, .. }) => len,
         }
     }
 }
@@ -65,17 +63,14 @@ pub(super) struct Send {
     pub(super) segment_len: u32,
     pub(super) segments: u16,
     pub(super) len: u32,
+    /// Bytes of the inner packets.
+    pub(super) inner_len: u64,
     pub(super) parts: Range<usize>,
     /// Nothing may be added: the last is shorter, or may be fragmented outside and has to be alone.
     closed: bool,
 }
 
 impl Send {
-    /// Bytes of the inner packets.
-    pub(super) fn inner_len(&self) -> u64 {
-        u64::from(self.len) - u64::from(self.segments) * gpe::HEADER_LEN as u64
-    }
-
     fn takes(&self, route: &Route, len: u32) -> bool {
         !self.closed
             && self.segments < SEGMENTS_MAX
@@ -97,8 +92,8 @@ pub(super) enum Company {
 /// The datagrams, in order.
 #[derive(Debug)]
 pub(super) struct Batch {
-    headers: Box<[u8]>,
-    headers_len: usize,
+    blocks: Box<[u8]>,
+    blocks_len: usize,
     parts: Vec<Part>,
     sends: Vec<Send>,
     /// Sends that have been dealt with, from the front.
@@ -108,32 +103,33 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new() -> Self {
         Self {
-            headers: vec![0; HEADERS_LEN].into_boxed_slice(),
-            headers_len: 0,
+            blocks: vec![0; BLOCKS_LEN].into_boxed_slice(),
+            blocks_len: 0,
             parts: Vec::with_capacity(PIECES_MAX),
             sends: Vec::with_capacity(SENDS_MAX),
             done: 0,
         }
     }
 
-    /// Whether one more datagram fits. If not, the batch has to be sent first.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether one more datagram fits, with a block of `len` bytes. If not, the batch has to be sent
+    /// first.
+    pub(super) fn has_room(&self, len: usize) -> bool {
         self.sends.len() < SENDS_MAX
             && self.parts.len() + 2 <= PIECES_MAX
-            && self.headers_len + gpe::HEADER_LEN + HEADER_LEN_MAX <= self.headers.len()
+            && self.blocks_len + len <= self.blocks.len()
     }
 
-    /// A header block of `len` bytes to be written, and the part that it becomes. `None` without room.
-    pub(super) fn header(&mut self, len: usize) -> Option<(Part, &mut [u8])> {
-        let start = self.headers_len;
-        let block = self.headers.get_mut(start..start + len)?;
-        self.headers_len += len;
-        Some((Part::Header { start: start as u32, len: len as u32 }, block))
+    /// A block of `len` bytes to be written, and the part that it becomes. `None` without room.
+    pub(super) fn block(&mut self, len: usize) -> Option<(Part, &mut [u8])> {
+        let start = self.blocks_len;
+        let block = self.blocks.get_mut(start..start + len)?;
+        self.blocks_len += len;
+        Some((Part::Block { start: start as u32, len: len as u32 }, block))
     }
 
-    /// Adds a datagram of one or two parts. A payload's buffer must be held until
-    /// [`Batch::clear`] releases it.
-    pub(super) fn push(&mut self, route: &Route, parts: &[Part], company: Company) {
+    /// Adds a datagram of one or two parts that carries `inner_len` bytes. A payload's buffer must be
+    /// held until [`Batch::clear`] releases it.
+    pub(super) fn push(&mut self, route: &Route, parts: &[Part], inner_len: usize, company: Company) {
         let len = parts.iter().map(|part| part.len()).sum();
         self.parts.extend_from_slice(parts);
         let end = self.parts.len();
@@ -142,6 +138,7 @@ impl Batch {
             Some(send) if !alone && send.takes(route, len) => {
                 send.segments += 1;
                 send.len += len;
+                send.inner_len += inner_len as u64;
                 send.parts.end = end;
                 send.closed = len < send.segment_len;
             }
@@ -150,6 +147,7 @@ impl Batch {
                 segment_len: len,
                 segments: 1,
                 len,
+                inner_len: inner_len as u64,
                 parts: end - parts.len()..end,
                 closed: alone,
             }),
@@ -165,11 +163,11 @@ impl Batch {
         self.parts.get(send.parts.clone()).unwrap_or_default()
     }
 
-    /// The bytes of a header block; none for a payload.
-    pub(super) fn header_bytes(&self, part: Part) -> &[u8] {
+    /// The bytes of a block; none for a payload.
+    pub(super) fn block_bytes(&self, part: Part) -> &[u8] {
         match part {
-            Part::Header { start, len } => {
-                self.headers.get(start as usize..(start + len) as usize).unwrap_or_default()
+            Part::Block { start, len } => {
+                self.blocks.get(start as usize..(start + len) as usize).unwrap_or_default()
             }
             Part::Payload(_) => &[],
         }
@@ -186,13 +184,25 @@ impl Batch {
     pub(super) fn take_apart(&mut self) {
         let Some(send) = self.sends.get(self.done).cloned() else { return };
         let mut singles = Vec::with_capacity(usize::from(send.segments));
+        // What each datagram carries is not remembered; the sum is right.
+        let inner_len = send.inner_len / u64::from(send.segments.max(1));
+        let mut inner_left = send.inner_len;
         let mut start = send.parts.start;
         let mut left = send.len;
         while left > 0 && start < send.parts.end {
             let len = send.segment_len.min(left);
             let end = self.end_of(start..send.parts.end, len);
-            let route = send.route.clone();
-            singles.push(Send { route, segment_len: len, segments: 1, len, parts: start..end, closed: true });
+            let inner_len = if left == len { inner_left } else { inner_len };
+            inner_left -= inner_len;
+            singles.push(Send {
+                route: send.route.clone(),
+                segment_len: len,
+                segments: 1,
+                len,
+                inner_len,
+                parts: start..end,
+                closed: true,
+            });
             (start, left) = (end, left - len);
         }
         self.sends.splice(self.done..=self.done, singles);
@@ -217,7 +227,7 @@ impl Batch {
             }
         }
         self.sends.clear();
-        self.headers_len = 0;
+        self.blocks_len = 0;
         self.done = 0;
     }
 }
@@ -242,7 +252,7 @@ mod tests {
     fn equal_datagrams_to_one_peer_share_a_send_and_a_shorter_one_ends_it() {
         let (mut batch, peer) = (Batch::new(), route(1));
         for len in [100, 100, 60, 60, 70] {
-            batch.push(&peer, &[payload(len)], Company::Segmented);
+            batch.push(&peer, &[payload(len)], len as usize, Company::Segmented);
         }
         assert_eq!(shape(&batch), [(100, 3, 260), (60, 1, 60), (70, 1, 70)]);
     }
@@ -257,7 +267,7 @@ mod tests {
             (&one, Company::Alone),
             (&one, Company::Segmented),
         ] {
-            batch.push(peer, &[payload(100)], company);
+            batch.push(peer, &[payload(100)], 100, company);
         }
         let ports: Vec<_> = batch.pending().iter().map(|send| send.route.endpoint.port()).collect();
         assert_eq!(ports, [1, 2, 1, 1, 1]);
@@ -267,12 +277,12 @@ mod tests {
     fn a_send_holds_what_one_datagram_may_and_not_more_than_64_segments() {
         let (mut batch, peer) = (Batch::new(), route(1));
         for _ in 0..46 {
-            batch.push(&peer, &[payload(1472)], Company::Segmented);
+            batch.push(&peer, &[payload(1472)], 1472, Company::Segmented);
         }
         assert_eq!(shape(&batch), [(1472, 44, 44 * 1472), (1472, 2, 2 * 1472)]);
         let mut batch = Batch::new();
         for _ in 0..65 {
-            batch.push(&peer, &[payload(72)], Company::Segmented);
+            batch.push(&peer, &[payload(72)], 72, Company::Segmented);
         }
         assert_eq!(shape(&batch), [(72, 64, 64 * 72), (72, 1, 72)]);
     }
@@ -280,17 +290,18 @@ mod tests {
     #[test]
     fn a_send_is_taken_apart_into_its_datagrams() {
         let (mut batch, peer) = (Batch::new(), route(1));
-        batch.push(&peer, &[payload(9)], Company::Segmented);
+        batch.push(&peer, &[payload(9)], 9, Company::Segmented);
         for len in [100, 100, 50] {
-            let (header, _) = batch.header(20).unwrap();
-            batch.push(&peer, &[header, payload(len - 20)], Company::Segmented);
+            let (block, _) = batch.block(20).unwrap();
+            batch.push(&peer, &[block, payload(len - 20)], len as usize - 8, Company::Segmented);
         }
-        batch.push(&peer, &[payload(80)], Company::Segmented);
+        batch.push(&peer, &[payload(80)], 80, Company::Segmented);
         batch.complete();
         batch.take_apart();
         assert_eq!(shape(&batch), [(100, 1, 100), (100, 1, 100), (50, 1, 50), (80, 1, 80)]);
         let parts: Vec<_> = batch.pending().iter().map(|send| batch.parts(send).len()).collect();
         assert_eq!(parts, [2, 2, 2, 1]);
+        assert_eq!(batch.pending().iter().map(|send| send.inner_len).sum::<u64>(), 250 - 3 * 8 + 80);
     }
 
     #[test]
@@ -300,10 +311,10 @@ mod tests {
         let buffer = pool.take().unwrap();
         for _ in 0..3 {
             pool.hold(buffer);
-            batch.push(&route(1), &[payload(10)], Company::Segmented);
+            batch.push(&route(1), &[payload(10)], 10, Company::Segmented);
         }
         batch.clear(&mut pool);
         assert_eq!(pool.free_buffers(), 1);
-        assert!(batch.pending().is_empty() && batch.has_room());
+        assert!(batch.pending().is_empty() && batch.has_room(1));
     }
 }

@@ -2,8 +2,8 @@
 //! threads. It is for what the kernel path cannot carry, and for everything on hosts without eBPF.
 //!
 //! It owns the data threads and what they count. It does not decide who is a peer (the daemon
-//! publishes a [`Table`]), understands no control message (they go to [`Settings::control`]), and
-//! configures no interface.
+//! publishes a [`Table`]), makes no session and understands no control message (they go to
+//! [`Settings::listeners`]), and configures no interface.
 //!
 //! ```text
 //! TUN -> outbound (route, segment) -> batch  -> UDP     pure: virtio, segment, coalesce, flow
@@ -23,6 +23,8 @@ mod outbound;
 mod packets;
 pub mod pool;
 pub mod segment;
+pub mod session;
+mod stage;
 pub mod table;
 pub mod tun;
 pub mod udp;
@@ -37,14 +39,16 @@ use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
-use ipop_common::hello;
+use ipop_overlay::session::Mac1Key;
 use tokio::sync::{mpsc, oneshot};
 
 pub use counters::{Counters, LinkTraffic};
-pub use table::{Table, UserLink};
+pub use session::UserSession;
+pub use table::{Carriage, Table, UserLink};
 pub use tun::{Offloads, Tun, TunError};
 pub use udp::{UdpError, bind};
 
+use crate::places::Places;
 use engine::{Engine, Opened, Queue, SOCKETS_MAX, Wake};
 
 /// Which system calls move the packets.
@@ -67,15 +71,36 @@ impl fmt::Display for Io {
     }
 }
 
-/// A hello as it came off the wire: nothing about it has been checked but first byte and length.
+/// A handshake message as it came off the wire: nothing about it has been checked but length and
+/// mac1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlDatagram {
+pub struct HandshakeDatagram {
     pub from: SocketAddr,
     /// Index into [`Settings::sockets`] of the socket that it came in on.
     pub socket: usize,
-    pub bytes: [u8; hello::LEN],
-    /// CLOCK_MONOTONIC in nanoseconds.
-    pub received_at_ns: u64,
+    pub bytes: Box<[u8]>,
+}
+
+/// What the data threads have to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserEvent {
+    /// A control message in the session `local`: the text, whose first four bits are 0.
+    Message { local: u32, text: Box<[u8]>, received_at_ns: u64 },
+    /// A packet to the peer in this slot waits for a session.
+    SessionWanted { slot: u32 },
+    /// A packet of the session `local` was authentic, and it is the first, or an empty one, or comes
+    /// from elsewhere than the one before.
+    Authenticated { local: u32, from: SocketAddr },
+}
+
+/// Where the data threads turn to. What finds a queue full is dropped and counted.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    pub events: mpsc::Sender<UserEvent>,
+    /// Handshake messages, apart: a flood of them must not drown the events.
+    pub handshakes: mpsc::Sender<HandshakeDatagram>,
+    /// Checks who sends handshake messages: those who know this node's public key.
+    pub mac1: Mac1Key,
 }
 
 /// What a user path works with.
@@ -87,9 +112,10 @@ pub struct Settings {
     pub io: Io,
     /// Looked at anew for each batch of packets.
     pub table: Arc<ArcSwap<Table>>,
+    /// Of the sessions in the table.
+    pub places: Arc<Places>,
     pub counters: Arc<Counters>,
-    /// Where hellos go; what finds it full is dropped and counted.
-    pub control: mpsc::Sender<ControlDatagram>,
+    pub listeners: Listeners,
 }
 
 /// Why the user path did not start.
@@ -139,13 +165,14 @@ impl UserPath {
         }
         let wake = Arc::new(Wake::new().map_err(|error| thread_error(&error))?);
         let syscalls = Arc::new(AtomicU64::new(0));
-        let Settings { tun, sockets, io, table, counters, control } = settings;
+        let Settings { tun, sockets, io, table, places, counters, listeners } = settings;
         let queue = Arc::new(Queue {
             tun,
             sockets,
             table,
+            places,
             counters,
-            control,
+            listeners,
             wake: wake.clone(),
             syscalls: syscalls.clone(),
         });
@@ -167,6 +194,11 @@ impl UserPath {
     /// With [`Io::Auto`]: why it is not io_uring.
     pub fn io_reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// Has the data threads look at a table just published: packets may wait for what is in it.
+    pub fn table_changed(&self) {
+        self.wake.ring();
     }
 
     /// System calls that the data threads have made.

@@ -2,23 +2,29 @@
 //! and the datagrams that it becomes. System calls are the engines' business.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use ipop_common::gpe::{self, NextProtocol};
+use ipop_common::gpe::{self, LinkId, NextProtocol};
 use ipop_common::icmp;
 use ipop_common::inner::{Inner, InnerError};
 use ipop_common::maps::LinkRef;
 use ipop_common::tables::{Stale, Tables, follow};
+use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_common::{Counter, Family, egress};
 
+use super::Listeners;
 use super::batch::{Batch, Company, Part, Route};
 use super::coalesce::Coalescer;
 use super::counters::Counters;
 use super::engine::SOCKETS_MAX;
 use super::icmp_error::{ERROR_LEN_MAX, IcmpErrors};
 use super::pool::{Memory, Piece, Pool};
-use super::segment::{SegmentError, SuperPacket, complete_checksum};
-use super::table::{Table, UserLink};
+use super::segment::{HEADER_LEN_MAX, SegmentError, SuperPacket, complete_checksum};
+use super::session::{UserSession, sealed_len};
+use super::stage::Stage;
+use super::table::{Carriage, Table, UserLink};
 use super::virtio;
+use crate::places::Places;
 
 /// Where the packet starts in a read buffer, and where the clear header is then put before it.
 const PACKET_START: u32 = virtio::HEADER_LEN as u32;
@@ -27,7 +33,9 @@ const GPE_LEN: u32 = gpe::HEADER_LEN as u32;
 /// What decisions about packets are made from and reported to.
 pub(super) struct Context<'a> {
     pub(super) table: &'a Table,
+    pub(super) places: &'a Places,
     pub(super) counters: &'a Counters,
+    pub(super) listeners: &'a Listeners,
     /// CLOCK_MONOTONIC.
     pub(super) now_ns: u64,
 }
@@ -68,12 +76,26 @@ enum Cut {
         whole: SuperPacket,
         next: usize,
     },
+    Sealed(Sealed),
+}
+
+/// A packet of a sealed link, which is sealed as it goes into the batch.
+#[derive(Debug)]
+struct Sealed {
+    packet: Piece,
+    /// `None`: it is one packet as it is.
+    whole: Option<SuperPacket>,
+    next: usize,
+    session: Arc<UserSession>,
+    mtu: u16,
 }
 
 /// Why a packet does not go out.
 enum Refusal {
     Count(Counter),
     Answer(Counter, icmp::Error),
+    /// There is no session with the peer in this slot yet.
+    Wait(u32),
 }
 
 impl From<SegmentError> for Refusal {
@@ -97,13 +119,20 @@ pub(super) struct Outbound {
     families: Families,
     errors: IcmpErrors,
     leaving: Option<Leaving>,
+    stage: Stage,
     /// By socket: until when the kernel is not asked to cut.
     paused_until_ns: [u64; SOCKETS_MAX],
 }
 
 impl Outbound {
     pub(super) fn new(families: Families) -> Self {
-        Self { families, errors: IcmpErrors::default(), leaving: None, paused_until_ns: [0; SOCKETS_MAX] }
+        Self {
+            families,
+            errors: IcmpErrors::default(),
+            leaving: None,
+            stage: Stage::default(),
+            paused_until_ns: [0; SOCKETS_MAX],
+        }
     }
 
     /// The kernel has refused to cut for a socket.
@@ -132,43 +161,93 @@ impl Outbound {
     ) {
         debug_assert!(self.is_idle());
         pool.hold(buffer);
+        self.take_held((buffer, len), false, pool, answers, context);
+    }
+
+    /// Whether packets wait for a session.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.stage.is_empty()
+    }
+
+    /// Decides anew about what waits, if the table is another one; until a packet may leave.
+    ///
+    /// Only while idle.
+    pub(super) fn retry(
+        &mut self,
+        table: &Arc<Table>,
+        pool: &mut Pool,
+        answers: &mut Coalescer,
+        context: &Context<'_>,
+    ) {
+        self.stage.look_at(table);
+        while self.is_idle()
+            && let Some(staged) = self.stage.retry(pool, context)
+        {
+            self.take_held(staged, true, pool, answers, context);
+        }
+    }
+
+    /// Decides about a packet whose buffer is held.
+    fn take_held(
+        &mut self,
+        (buffer, len): (u16, u32),
+        again: bool,
+        pool: &mut Pool,
+        answers: &mut Coalescer,
+        context: &Context<'_>,
+    ) {
         let read = Piece { buffer, start: 0, len };
         match self.decide(read, pool, context) {
             Ok(leaving) => self.leaving = Some(leaving),
-            Err(refusal) => {
-                self.refuse(&refusal, read, pool, answers, context);
-                pool.release(buffer);
+            Err(Refusal::Wait(slot)) => self.stage.push((buffer, len), slot, again, pool, context),
+            Err(Refusal::Count(counter)) => self.refuse(counter, None, read, pool, answers, context),
+            Err(Refusal::Answer(counter, error)) => {
+                self.refuse(counter, Some(error), read, pool, answers, context);
             }
         }
     }
 
     /// Adds datagrams of the packet taken to the batch; true when it is wholly there.
-    pub(super) fn fill(&mut self, batch: &mut Batch, pool: &mut Pool) -> bool {
-        let Some(leaving) = &mut self.leaving else { return true };
-        match &mut leaving.cut {
+    pub(super) fn fill(&mut self, batch: &mut Batch, pool: &mut Pool, context: &Context<'_>) -> bool {
+        let Some(Leaving { buffer, route, company, cut }) = &mut self.leaving else { return true };
+        match cut {
             Cut::Whole(datagram) => {
-                if !batch.has_room() {
+                if !batch.has_room(0) {
                     return false;
                 }
-                pool.hold(leaving.buffer);
-                batch.push(&leaving.route, &[Part::Payload(*datagram)], leaving.company);
+                pool.hold(*buffer);
+                let inner_len = (datagram.len - GPE_LEN) as usize;
+                batch.push(route, &[Part::Payload(*datagram)], inner_len, *company);
             }
             Cut::Segments { packet, header, whole, next } => {
                 while *next < whole.segments() {
-                    if !batch.has_room() {
+                    if !batch.has_room(gpe::HEADER_LEN + HEADER_LEN_MAX) {
                         return false;
                     }
                     let bytes = pool.bytes(*packet);
                     let Some(parts) = segment(batch, *packet, bytes, header, whole, *next) else {
                         return false;
                     };
-                    pool.hold(leaving.buffer);
-                    batch.push(&leaving.route, &parts, leaving.company);
+                    pool.hold(*buffer);
+                    batch.push(route, &parts, whole.segment_len(*next), *company);
                     *next += 1;
                 }
             }
+            Cut::Sealed(sealed) => {
+                while sealed.next < sealed.segments() {
+                    if !batch.has_room(sealed.block_len()) {
+                        return false;
+                    }
+                    match sealed.seal(batch, pool, context) {
+                        Ok((part, len)) => batch.push(route, &[part], len, *company),
+                        // The session has ended since it was chosen.
+                        Err(counter) => context.counters.add(counter, 1),
+                    }
+                    sealed.next += 1;
+                }
+            }
         }
-        pool.release(leaving.buffer);
+        pool.release(*buffer);
         self.leaving = None;
         true
     }
@@ -181,11 +260,12 @@ impl Outbound {
         let Some(packet) = packet.get(..usize::from(inner.total_len)) else {
             return Err(Refusal::Count(Counter::TxTruncated));
         };
-        let link = look_up(&inner, context)?;
+        let (slot, link) = look_up(&inner, context)?;
         let socket = self.families.socket_for(&link.endpoint).filter(|_| link.reachable);
         let Some(socket) = socket else {
             return Err(Refusal::Answer(Counter::TxUnreachable, icmp::Error::Unreachable));
         };
+        let session = session_for(link, slot, context)?;
         let whole = match header.gso {
             Some(_) => Some(SuperPacket::parse(packet, &inner, &header)?),
             None => None,
@@ -195,11 +275,23 @@ impl Outbound {
             Company::Segmented if self.is_paused(socket, context.now_ns) => Company::Alone,
             company => company,
         };
-        let clear = clear_header(link, inner.family);
         let packet = Piece { buffer: read.buffer, start: PACKET_START, len: u32::from(inner.total_len) };
-        let cut = match whole {
-            Some(whole) => Cut::Segments { packet, header: clear, whole, next: 0 },
-            None => Cut::Whole(in_place(packet, &header, clear, pool)?),
+        if whole.is_none()
+            && let Some(partial) = header.checksum
+        {
+            complete_checksum(pool.bytes_mut(packet), partial)?;
+        }
+        let cut = match (&link.carriage, whole) {
+            (Carriage::Sealed(_), whole) => {
+                let session = session.ok_or(Refusal::Wait(slot))?;
+                Cut::Sealed(Sealed { packet, whole, next: 0, session, mtu: link.link.mtu })
+            }
+            (Carriage::Clear(id), Some(whole)) => {
+                Cut::Segments { packet, header: clear_header(*id, inner.family), whole, next: 0 }
+            }
+            (Carriage::Clear(id), None) => {
+                Cut::Whole(in_place(packet, clear_header(*id, inner.family), pool)?)
+            }
         };
         let route = Route { socket, endpoint: link.endpoint, traffic: link.traffic.clone() };
         Ok(Leaving { buffer: read.buffer, route, company, cut })
@@ -211,29 +303,85 @@ impl Outbound {
 
     fn refuse(
         &mut self,
-        refusal: &Refusal,
+        counter: Counter,
+        error: Option<icmp::Error>,
         read: Piece,
-        pool: &Pool,
+        pool: &mut Pool,
         answers: &mut Coalescer,
         context: &Context<'_>,
     ) {
-        let (counter, error) = match *refusal {
-            Refusal::Count(counter) => (counter, None),
-            Refusal::Answer(counter, error) => (counter, Some(error)),
-        };
         context.counters.add(counter, 1);
         let packet = pool.bytes(read).get(virtio::HEADER_LEN..).unwrap_or_default();
-        let (Some(error), Ok(inner)) = (error, Inner::parse_any(packet, 0)) else { return };
-        let mut out = [0; ERROR_LEN_MAX];
-        if let Some(len) = self.errors.write(error, packet, &inner, context.now_ns, &mut out) {
-            // Without a free frame the answer is left out, as if the second's number were spent.
-            let _ = answers.push_own(out.get(..len).unwrap_or_default());
+        if let (Some(error), Ok(inner)) = (error, Inner::parse_any(packet, 0)) {
+            let mut out = [0; ERROR_LEN_MAX];
+            if let Some(len) = self.errors.write(error, packet, &inner, context.now_ns, &mut out) {
+                // Without a free frame the answer is left out, as if the second's number were spent.
+                let _ = answers.push_own(out.get(..len).unwrap_or_default());
+            }
         }
+        pool.release(read.buffer);
     }
 }
 
-/// The link to a packet's destination.
-fn look_up<'a>(inner: &Inner, context: &Context<'a>) -> Result<&'a UserLink, Refusal> {
+impl Sealed {
+    fn segments(&self) -> usize {
+        self.whole.as_ref().map_or(1, SuperPacket::segments)
+    }
+
+    fn text_len(&self, index: usize) -> usize {
+        self.whole.as_ref().map_or(self.packet.len as usize, |whole| whole.segment_len(index))
+    }
+
+    /// Length of the next message.
+    fn block_len(&self) -> usize {
+        sealed_len(self.text_len(self.next), self.mtu)
+    }
+
+    /// Seals the next segment into the batch: the message, and how many bytes it carries.
+    fn seal(&self, batch: &mut Batch, pool: &Pool, context: &Context<'_>) -> Result<(Part, usize), Counter> {
+        let text_len = self.text_len(self.next);
+        let no_room = Counter::TxQueueFull;
+        let (part, block) = batch.block(self.block_len()).ok_or(no_room)?;
+        let text = block.get_mut(TRANSPORT_HEADER_LEN..).and_then(|rest| rest.get_mut(..text_len));
+        let (text, packet) = (text.ok_or(no_room)?, pool.bytes(self.packet));
+        match &self.whole {
+            Some(whole) => {
+                whole.write_header(packet, self.next, text);
+                let payload = packet.get(whole.payload(self.next)).unwrap_or_default();
+                if let Some(out) = text.get_mut(whole.header_len()..)
+                    && out.len() == payload.len()
+                {
+                    out.copy_from_slice(payload);
+                }
+            }
+            None if text.len() == packet.len() => text.copy_from_slice(packet),
+            None => return Err(Counter::TxTruncated),
+        }
+        let place = context.places.of(self.session.local());
+        self.session.seal(place, block, text_len, context.now_ns)?;
+        Ok((part, text_len))
+    }
+}
+
+/// The session to seal with; `None` on a clear link.
+fn session_for(
+    link: &UserLink,
+    slot: u32,
+    context: &Context<'_>,
+) -> Result<Option<Arc<UserSession>>, Refusal> {
+    match &link.carriage {
+        Carriage::Clear(_) => Ok(None),
+        Carriage::Sealed(Some(session))
+            if context.places.of(session.local()).is_alive(session.local(), context.now_ns) =>
+        {
+            Ok(Some(Arc::clone(session)))
+        }
+        Carriage::Sealed(_) => Err(Refusal::Wait(slot)),
+    }
+}
+
+/// The slot of the link to a packet's destination, and the link.
+fn look_up<'a>(inner: &Inner, context: &Context<'a>) -> Result<(u32, &'a UserLink), Refusal> {
     let no_route = || Refusal::Answer(Counter::TxNoRoute, icmp::Error::Unreachable);
     let reference = context.table.by_address(&inner.destination).ok_or_else(no_route)?;
     if reference == LinkRef::LOCAL {
@@ -245,7 +393,7 @@ fn look_up<'a>(inner: &Inner, context: &Context<'a>) -> Result<&'a UserLink, Ref
             Stale::Lease => Counter::TxLeaseExpired,
         })
     })?;
-    context.table.user_link(reference.slot).ok_or_else(no_route)
+    context.table.user_link(reference.slot).map(|link| (reference.slot, link)).ok_or_else(no_route)
 }
 
 /// Whether packets of `len` bytes fit the link, and may share a send.
@@ -265,25 +413,16 @@ fn fit(inner: &Inner, len: usize, mtu: u16, counters: &Counters) -> Result<Compa
     }
 }
 
-fn clear_header(link: &UserLink, family: Family) -> [u8; gpe::HEADER_LEN] {
+fn clear_header(link_id: LinkId, family: Family) -> [u8; gpe::HEADER_LEN] {
     let next_protocol = match family {
         Family::V4 => NextProtocol::Ipv4,
         Family::V6 => NextProtocol::Ipv6,
     };
-    gpe::Header { link_id: link.id, next_protocol }.to_bytes()
+    gpe::Header { link_id, next_protocol }.to_bytes()
 }
 
-/// Completes a single packet's checksum, and writes the clear header over the virtio header before
-/// it: header and packet are then one piece.
-fn in_place(
-    packet: Piece,
-    header: &virtio::Header,
-    clear: [u8; gpe::HEADER_LEN],
-    pool: &mut Pool,
-) -> Result<Piece, Refusal> {
-    if let Some(partial) = header.checksum {
-        complete_checksum(pool.bytes_mut(packet), partial)?;
-    }
+/// Writes the clear header over the virtio header before a packet: both are then one piece.
+fn in_place(packet: Piece, clear: [u8; gpe::HEADER_LEN], pool: &mut Pool) -> Result<Piece, Refusal> {
     let datagram = Piece { start: PACKET_START - GPE_LEN, len: packet.len + GPE_LEN, ..packet };
     let start = pool.bytes_mut(datagram).first_chunk_mut();
     *start.ok_or(Refusal::Count(Counter::TxTruncated))? = clear;
@@ -299,7 +438,7 @@ fn segment(
     whole: &SuperPacket,
     index: usize,
 ) -> Option<[Part; 2]> {
-    let (header, block) = batch.header(gpe::HEADER_LEN + whole.header_len())?;
+    let (header, block) = batch.block(gpe::HEADER_LEN + whole.header_len())?;
     let (start, rest) = block.split_first_chunk_mut()?;
     *start = *clear;
     whole.write_header(bytes, index, rest);

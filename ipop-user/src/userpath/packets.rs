@@ -3,6 +3,31 @@
 
 use ipop_common::checksum;
 use ipop_common::inner::protocol;
+use ipop_overlay::session::Mac1Key;
+use tokio::sync::mpsc;
+
+use super::{HandshakeDatagram, Listeners, UserEvent};
+
+/// Public key of the node that tests receive as.
+pub(super) const PUBLIC_KEY: [u8; 32] = [9; 32];
+
+/// Where data threads turn to, with the other end in hand.
+#[derive(Debug)]
+pub(super) struct Ears {
+    pub(super) listeners: Listeners,
+    pub(super) events: mpsc::Receiver<UserEvent>,
+    pub(super) handshakes: mpsc::Receiver<HandshakeDatagram>,
+}
+
+impl Ears {
+    pub(super) fn new(capacity: usize) -> Self {
+        let (events_tx, events) = mpsc::channel(capacity);
+        let (handshakes_tx, handshakes) = mpsc::channel(capacity);
+        let mac1 = Mac1Key::new(&PUBLIC_KEY);
+        let listeners = Listeners { events: events_tx, handshakes: handshakes_tx, mac1 };
+        Self { listeners, events, handshakes }
+    }
+}
 
 pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;

@@ -115,6 +115,26 @@ impl Pool {
         }
     }
 
+    /// The bytes of a piece, to be changed, in a buffer that others may hold too.
+    ///
+    /// The caller has not passed this piece, nor one that overlaps it, to anybody: it is a datagram
+    /// that nobody has looked at yet, among others in one buffer.
+    pub(super) fn own_bytes_mut(&mut self, piece: Piece) -> &mut [u8] {
+        let held = self.references.get(usize::from(piece.buffer)).is_some_and(|&count| count > 0);
+        if !held || !self.contains(piece) {
+            return &mut [];
+        }
+        // SAFETY: within the mapping, which is initialised. No slice of the pool is alive, since
+        // `self` is borrowed mutably; and what the kernel may be reading of this buffer is other
+        // pieces, as the caller vouches.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.pointer(piece.buffer).add(piece.start as usize),
+                piece.len as usize,
+            )
+        }
+    }
+
     fn contains(&self, piece: Piece) -> bool {
         piece.start as usize + piece.len as usize <= self.buffer_len
     }

@@ -116,6 +116,11 @@ impl SuperPacket {
         self.header_len
     }
 
+    /// Length of segment `index` as a packet, in bytes.
+    pub fn segment_len(&self, index: usize) -> usize {
+        self.header_len + self.payload(index).len()
+    }
+
     /// Length of the longest segment as a packet, in bytes.
     pub fn segment_len_max(&self) -> usize {
         (self.header_len + self.segment_size).min(self.packet_len)

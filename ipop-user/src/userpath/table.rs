@@ -11,26 +11,29 @@ use ipop_common::maps::{Config, Link, LinkRef, PrefixKey};
 use ipop_common::tables::Tables;
 
 use super::counters::LinkTraffic;
+use super::session::UserSession;
 
 /// One direct link as the user path needs it.
 #[derive(Clone, Debug)]
 pub struct UserLink {
     /// The peer's name in messages.
     pub name: Arc<str>,
+    /// What clear packets from the peer carry, if the link takes any ([`Link::TAKES_CLEAR`]).
     pub id: LinkId,
-    /// Epoch, lease, outer addresses and MTU; the header template is not used here.
+    /// Epoch, lease, outer addresses, flags and MTU; the header template is not used here.
     pub link: Link,
     /// Where the peer's daemon listens.
     pub endpoint: SocketAddr,
     /// False: packets to the peer are answered with ICMP unreachable. What it sends is still taken.
     pub reachable: bool,
+    pub carriage: Carriage,
     /// Survives table swaps: hand the same one to the next table.
     pub traffic: Arc<LinkTraffic>,
 }
 
 impl UserLink {
-    /// A reachable link to `endpoint` from address `local`, which never expires by itself: the user
-    /// path dies with the daemon that would renew it.
+    /// A reachable clear link to `endpoint` from address `local`, which never expires by itself: the
+    /// user path dies with the daemon that would renew it.
     ///
     /// `mtu` is the largest inner packet in bytes.
     pub fn new(name: &str, id: LinkId, local: Address, endpoint: SocketAddr, mtu: u16) -> Self {
@@ -40,14 +43,32 @@ impl UserLink {
             peer: Address::from(endpoint.ip()),
             local,
             mtu,
+            flags: Link::TAKES_CLEAR,
             outer_version: if endpoint.is_ipv4() { 4 } else { 6 },
             ..Link::EMPTY
         };
-        Self { name: name.into(), id, link, endpoint, reachable: true, traffic: Arc::default() }
+        Self {
+            name: name.into(),
+            id,
+            link,
+            endpoint,
+            reachable: true,
+            carriage: Carriage::Clear(id),
+            traffic: Arc::default(),
+        }
     }
 }
 
-/// Links by slot, link id and inner address.
+/// How packets go to a peer.
+#[derive(Clone, Debug)]
+pub enum Carriage {
+    /// Behind a clear header with this id.
+    Clear(LinkId),
+    /// Sealed with this session; while there is none, packets wait.
+    Sealed(Option<Arc<UserSession>>),
+}
+
+/// Links by slot, link id and inner address; sessions by index.
 #[derive(Clone, Debug)]
 pub struct Table {
     config: Config,
@@ -56,6 +77,7 @@ pub struct Table {
     hosts: HashMap<Address, LinkRef>,
     /// Longest first.
     prefixes: Vec<(PrefixKey, LinkRef)>,
+    sessions: HashMap<u32, (u32, Arc<UserSession>)>,
 }
 
 impl Table {
@@ -67,6 +89,7 @@ impl Table {
             by_link_id: HashMap::new(),
             hosts: HashMap::new(),
             prefixes: Vec::new(),
+            sessions: HashMap::new(),
         }
     }
 
@@ -99,6 +122,16 @@ impl Table {
         self.prefixes.retain(|(known, _)| *known != prefix);
         let at = self.prefixes.partition_point(|(known, _)| known.bits >= prefix.bits);
         self.prefixes.insert(at, (prefix, reference));
+    }
+
+    /// Packets of this session are taken as those of the peer in `slot`, whatever its carriage.
+    pub fn insert_session(&mut self, slot: u32, session: Arc<UserSession>) {
+        self.sessions.insert(session.local(), (slot, session));
+    }
+
+    /// The session that this node knows by `local`, and the slot of its peer.
+    pub fn user_session(&self, local: u32) -> Option<(u32, &Arc<UserSession>)> {
+        self.sessions.get(&local).map(|(slot, session)| (*slot, session))
     }
 
     pub fn user_link(&self, slot: u32) -> Option<&UserLink> {
@@ -213,6 +246,16 @@ mod tests {
         table.insert_prefix(prefix("fd00::1", 64), LinkRef::LOCAL);
         table.insert_prefix(prefix("fd00::2", 64), reference);
         assert_eq!(table.by_address(&address("fd00::3")), Some(reference));
+    }
+
+    #[test]
+    fn a_session_is_known_by_its_index() {
+        let mut table = Table::new();
+        let reference = table.insert_link(0, link(1)).unwrap();
+        let session = Arc::new(UserSession::new(77, &[1; 32], &[2; 32]));
+        table.insert_session(reference.slot, session);
+        assert_eq!(table.user_session(77).map(|(slot, _)| slot), Some(0));
+        assert!(table.user_session(78).is_none());
     }
 
     #[test]

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 use ipop_common::Counter;
-use tokio::sync::mpsc;
 
-use super::ControlDatagram;
+use super::Listeners;
 use super::batch::Batch;
 use super::clock;
 use super::coalesce::Coalescer;
@@ -22,6 +21,7 @@ use super::pool::Pool;
 use super::table::Table;
 use super::tun::Offloads;
 use super::virtio::{self, Segmentation};
+use crate::places::Places;
 
 /// Longest read from the TUN device: the longest IP packet behind its virtio header.
 const READ_LEN_MAX: usize = virtio::HEADER_LEN + 65_535;
@@ -49,7 +49,9 @@ pub(super) struct Worker {
     outbound: Outbound,
     inbound: Inbound,
     table: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
+    places: Arc<Places>,
     counters: Arc<Counters>,
+    listeners: Listeners,
 }
 
 impl Worker {
@@ -63,7 +65,7 @@ impl Worker {
         sizes: Sizes,
         receive_head_len: usize,
     ) -> io::Result<Self> {
-        let Surroundings { offloads, families, table, counters, control } = surroundings;
+        let Surroundings { offloads, families, table, places, counters, listeners } = surroundings;
         Ok(Self {
             tun_pool: Pool::new(sizes.tun_buffers, READ_LEN_MAX)?,
             udp_pool: Pool::new(sizes.udp_buffers, receive_head_len + RECEIVE_LEN_MAX)?,
@@ -71,9 +73,11 @@ impl Worker {
             frames: Coalescer::new(sizes.frames, offloads.tcp_segmentation, offloads.udp_segmentation),
             reads: VecDeque::with_capacity(usize::from(sizes.tun_buffers)),
             outbound: Outbound::new(families),
-            inbound: Inbound::new(control, usize::from(sizes.udp_buffers)),
+            inbound: Inbound::new(usize::from(sizes.udp_buffers)),
             table: Cache::new(table),
+            places,
             counters,
+            listeners,
         })
     }
 
@@ -103,17 +107,27 @@ impl Worker {
             return true;
         }
         self.batch.clear(&mut self.tun_pool);
-        if self.outbound.is_idle() && self.reads.is_empty() {
+        if self.outbound.is_idle() && self.reads.is_empty() && !self.outbound.is_waited_for() {
             return false;
         }
         let table = self.table.load();
-        let context = Context { table, counters: &self.counters, now_ns: clock::monotonic_ns() };
+        let context = Context {
+            table,
+            places: &self.places,
+            counters: &self.counters,
+            listeners: &self.listeners,
+            now_ns: clock::monotonic_ns(),
+        };
         loop {
+            if self.outbound.is_idle() {
+                // What waits came before what has just been read.
+                self.outbound.retry(table, &mut self.tun_pool, &mut self.frames, &context);
+            }
             if self.outbound.is_idle() {
                 let Some((buffer, len)) = self.reads.pop_front() else { break };
                 self.outbound.take(buffer, len, &mut self.tun_pool, &mut self.frames, &context);
             }
-            if !self.outbound.fill(&mut self.batch, &mut self.tun_pool) {
+            if !self.outbound.fill(&mut self.batch, &mut self.tun_pool, &context) {
                 break;
             }
         }
@@ -125,8 +139,13 @@ impl Worker {
         if self.inbound.is_idle() {
             return true;
         }
-        let table = self.table.load();
-        let context = Context { table, counters: &self.counters, now_ns: clock::monotonic_ns() };
+        let context = Context {
+            table: self.table.load(),
+            places: &self.places,
+            counters: &self.counters,
+            listeners: &self.listeners,
+            now_ns: clock::monotonic_ns(),
+        };
         let done = self.inbound.fill(&mut self.udp_pool, &mut self.frames, &context);
         if done {
             self.frames.flush();
@@ -141,7 +160,7 @@ impl Worker {
         let (segments, socket) = (u64::from(send.segments), send.route.socket);
         match result {
             Ok(()) => {
-                send.route.traffic.sent(segments, send.inner_len());
+                send.route.traffic.sent(segments, send.inner_len);
                 self.counters.add(Counter::TxEncapsulated, segments);
             }
             Err(libc::EAGAIN) => return Flow::Blocked,
@@ -213,8 +232,9 @@ struct Surroundings {
     offloads: Offloads,
     families: Families,
     table: Arc<ArcSwap<Table>>,
+    places: Arc<Places>,
     counters: Arc<Counters>,
-    control: mpsc::Sender<ControlDatagram>,
+    listeners: Listeners,
 }
 
 impl Surroundings {
@@ -223,8 +243,9 @@ impl Surroundings {
             offloads: queue.tun.offloads(),
             families: families(queue),
             table: queue.table.clone(),
+            places: queue.places.clone(),
             counters: queue.counters.clone(),
-            control: queue.control.clone(),
+            listeners: queue.listeners.clone(),
         }
     }
 }
@@ -251,7 +272,7 @@ mod tests {
     use ipop_common::inner::Inner;
     use ipop_common::maps::PrefixKey;
 
-    use super::super::packets::{Packet, payload};
+    use super::super::packets::{Ears, Packet, payload};
     use super::super::pool::{Memory, Piece};
     use super::super::table::UserLink;
     use super::super::virtio::{Gso, Header, PartialChecksum};
@@ -275,8 +296,9 @@ mod tests {
             offloads: Offloads { checksum: true, tcp_segmentation: true, udp_segmentation: true },
             families: Families { v4: Some(0), v6: None },
             table: Arc::new(ArcSwap::from_pointee(table)),
+            places: Arc::new(Places::own()),
             counters: Arc::default(),
-            control: mpsc::channel(1).0,
+            listeners: Ears::new(1).listeners,
         };
         let sizes = Sizes { tun_buffers: 2, udp_buffers: 2, frames: 4 };
         Worker::with_surroundings(surroundings, sizes, 0).unwrap()

@@ -2,12 +2,14 @@
 //! next good one is.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
 
-use ipop_common::{Counter, checksum, hello};
+use ipop_common::{Counter, checksum, wireguard};
+use ipop_overlay::session::Mac1Key;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::wire::{DEADLINE, INNER, LINK_ID, OUTER, Options, PORT, Wire, inside, run_in, wait_for};
+use crate::wire::{
+    DEADLINE, INNER, LINK_ID, OUTER, Options, PORT, PUBLIC_KEY, Wire, inside, run_in, wait_for,
+};
 
 /// Where good packets are delivered to.
 const INNER_PORT: u16 = 7000;
@@ -33,7 +35,7 @@ fn frame(source: &str, destination: &str, port: u16, payload: &[u8]) -> Vec<u8> 
     [frame, ip, udp].concat()
 }
 
-fn good(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn good(payload: &[u8]) -> Vec<u8> {
     frame(INNER[0][0], INNER[1][0], INNER_PORT, payload)
 }
 
@@ -105,7 +107,7 @@ with_both_engines! {
         attack.expect("another version", &changed(HEADER_LEN, 0x65), &[Counter::RxBadInner]);
         attack.expect("a header of 16 bytes", &changed(HEADER_LEN, 0x44), &[Counter::RxBadInner]);
         attack.expect("other flags", &changed(0, 0x0d), &[Counter::RxUnknownMessage]);
-        for first in [0, 1, 4, 5, 0x16, 0xff] {
+        for first in [0, 5, 6, 0x16, 0xff] {
             attack.expect("no format of ours", &changed(0, first), &[Counter::RxUnknownMessage]);
         }
         attack.expect("one byte", &[0x0c], &[Counter::RxTruncated]);
@@ -156,28 +158,45 @@ with_both_engines! {
         assert_eq!(attack.wire.b.count(Counter::RxUnknownLink), 7);
     }
 
-    fn hellos_are_handed_to_control_and_a_flood_is_counted(io) {
+    fn handshakes_are_handed_on_if_their_sender_knows_us_and_a_flood_is_counted(io) {
         let mut attack = Attack::new(Options::new(io));
-        let bytes: Vec<u8> = (0..hello::LEN).map(|at| if at == 0 { hello::TYPE } else { at as u8 }).collect();
-        for len in [1, 8, hello::LEN - 1] {
-            attack.expect("a short hello", &bytes[..len], &[Counter::RxBadHello]);
+        let initiation = |public_key: &[u8; 32]| {
+            let mut bytes = vec![7; wireguard::INITIATION_LEN];
+            bytes[..4].copy_from_slice(&[wireguard::TYPE_INITIATION, 0, 0, 0]);
+            Mac1Key::new(public_key).fill_in(&mut bytes).unwrap();
+            bytes
+        };
+        let good = initiation(&PUBLIC_KEY);
+        for len in [1, 8, good.len() - 1] {
+            attack.expect("a short initiation", &good[..len], &[Counter::RxBadHandshake]);
         }
-        attack.expect("a long hello", &[&bytes[..], &[0]].concat(), &[Counter::RxBadHello]);
-        attack.attacker.send_to(&bytes, attack.target).unwrap();
+        attack.expect("a long initiation", &[&good[..], &[0]].concat(), &[Counter::RxBadHandshake]);
+        attack.expect("an initiation for another", &initiation(&[1; 32]), &[Counter::RxBadMac1]);
+        attack.attacker.send_to(&good, attack.target).unwrap();
         let from = attack.attacker.local_addr().unwrap();
         let mut handed = None;
         wait_for("it is handed over", || {
-            handed = attack.wire.b.control.try_recv().ok();
+            handed = attack.wire.b.handshakes.try_recv().ok();
             handed.is_some()
         });
         let handed = handed.unwrap();
-        assert_eq!((handed.from, handed.socket, &handed.bytes[..]), (from, 0, &bytes[..]));
-        assert!(Duration::from_nanos(handed.received_at_ns) > Duration::ZERO);
+        assert_eq!((handed.from, handed.socket, &handed.bytes[..]), (from, 0, &good[..]));
         // Nobody takes these: the channel holds 16.
         for _ in 0..20 {
-            attack.attacker.send_to(&bytes, attack.target).unwrap();
+            attack.attacker.send_to(&good, attack.target).unwrap();
         }
-        wait_for("the rest is counted", || attack.wire.b.count(Counter::RxHelloFlood) == 4);
-        attack.expect_marker("a flood of hellos");
+        wait_for("the rest is counted", || attack.wire.b.count(Counter::RxHandshakeFlood) == 4);
+        attack.expect_marker("a flood of handshakes");
+    }
+
+    fn what_no_session_has_sealed_is_counted(io) {
+        let mut attack = Attack::new(Options::new(io));
+        let mut bytes = vec![0; 32 + 64];
+        bytes[0] = wireguard::TYPE_TRANSPORT;
+        bytes[4..8].copy_from_slice(&[1, 2, 3, 4]);
+        attack.expect("an unknown index", &bytes, &[Counter::RxUnknownIndex]);
+        attack.expect("a header alone", &bytes[..16], &[Counter::RxTruncated]);
+        bytes[1] = 1;
+        attack.expect("a reserved byte", &bytes, &[Counter::RxTruncated]);
     }
 }

@@ -27,5 +27,6 @@ mod figures;
 mod hostile;
 mod lifecycle;
 mod refusals;
+mod sealed;
 mod transfer;
 mod wire;

@@ -14,8 +14,8 @@ pub(crate) const MIB: usize = 1 << 20;
 const BLOCK_LEN: usize = 64 << 10;
 
 /// Indices of the inner address families.
-const V4: usize = 0;
-const V6: usize = 1;
+pub(crate) const V4: usize = 0;
+pub(crate) const V6: usize = 1;
 
 /// The bytes of a transfer: each eight tell where they belong.
 fn pattern(offset: usize, out: &mut [u8]) {
@@ -75,7 +75,7 @@ fn assert_nothing_dropped(wire: &Wire) {
 }
 
 /// From a to b, over a wire with the options.
-fn transfer_over(options: Options, family: usize, len: usize) {
+pub(crate) fn transfer_over(options: Options, family: usize, len: usize) {
     let wire = Wire::new(options);
     transfer(&wire.a, &wire.b, INNER[1][family], len);
     assert_no_reordering(&wire);

@@ -10,11 +10,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use ipop_common::aead;
 use ipop_common::gpe::LinkId;
-use ipop_common::maps::{LinkRef, PrefixKey};
+use ipop_common::maps::{Link, LinkRef, PrefixKey};
+use ipop_common::session::Agreed;
 use ipop_common::{Address, Counter, Family};
+use ipop_overlay::session::Mac1Key;
+use ipop_user::places::Places;
 use ipop_user::userpath::{
-    ControlDatagram, Counters, Io, Settings, StartError, Table, Tun, UserLink, UserPath, bind,
+    Carriage, Counters, HandshakeDatagram, Io, Listeners, Settings, StartError, Table, Tun, UserEvent,
+    UserLink, UserPath, UserSession, bind,
 };
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::mpsc;
@@ -25,6 +30,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const PORT: u16 = 15_000;
 /// The link id that both ends use.
 pub(crate) const LINK_ID: u32 = 0x0a_0b0c;
+/// The public key of both nodes, which make no sessions.
+pub(crate) const PUBLIC_KEY: [u8; 32] = [9; 32];
 /// The slot of the link to the peer.
 pub(crate) const SLOT: u32 = 2;
 
@@ -100,19 +107,22 @@ pub(crate) struct Options {
     pub(crate) link_mtu: u16,
     /// MTU of the TUN devices; 0: that of the link.
     pub(crate) tun_mtu: u16,
+    /// The link is sealed, with a session that both ends have.
+    pub(crate) sealed: bool,
     /// As a network card: segmentation offload off, receive merging on.
     pub(crate) nic: bool,
 }
 
 impl Options {
     pub(crate) fn new(io: Io) -> Self {
-        Self { io, outer_v6: false, wire_mtu: 1500, link_mtu: 0, tun_mtu: 0, nic: false }
+        Self { io, outer_v6: false, wire_mtu: 1500, link_mtu: 0, tun_mtu: 0, sealed: false, nic: false }
     }
 
     pub(crate) fn link_mtu(&self) -> u16 {
+        let sealing = if self.sealed { 24 } else { 0 };
         match (self.link_mtu, self.outer_v6) {
-            (0, false) => self.wire_mtu - 36,
-            (0, true) => self.wire_mtu - 56,
+            (0, false) => self.wire_mtu - 36 - sealing,
+            (0, true) => self.wire_mtu - 56 - sealing,
             (mtu, _) => mtu,
         }
     }
@@ -125,8 +135,11 @@ pub(crate) struct Node {
     pub(crate) tun: Arc<Tun>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) table: Arc<ArcSwap<Table>>,
-    pub(crate) control: mpsc::Receiver<ControlDatagram>,
+    pub(crate) events: mpsc::Receiver<UserEvent>,
+    pub(crate) handshakes: mpsc::Receiver<HandshakeDatagram>,
     pub(crate) settings: Settings,
+    /// Of a sealed link, the newest last.
+    pub(crate) sessions: Mutex<Vec<Arc<UserSession>>>,
     pub(crate) path: Option<UserPath>,
 }
 
@@ -150,7 +163,11 @@ impl Node {
         let mut link = self.link();
         change(&mut link);
         let side = usize::from(self.netns.ends_with('b'));
-        self.table.store(Arc::new(table(side, link)));
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        self.table.store(Arc::new(table(side, link, &sessions)));
+        if let Some(path) = &self.path {
+            path.table_changed();
+        }
     }
 
     /// A line of /proc/net/netstat or snmp: the value of a counter of the kernel.
@@ -191,6 +208,20 @@ impl Wire {
 
     pub(crate) fn nodes(&self) -> [&Node; 2] {
         [&self.a, &self.b]
+    }
+
+    /// Both nodes get another session, to send on from now on; the ones before stay.
+    pub(crate) fn renew_session(&self, number: u8) {
+        let made = [0, 1].map(|side| make_session(side, number, &self.nodes()[side].settings.places));
+        for (node, session) in self.nodes().into_iter().zip(&made) {
+            let mut sessions = node.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.push(Arc::clone(session));
+            drop(sessions);
+            node.change_link(|_| ());
+        }
+        for (node, session) in self.nodes().into_iter().zip(made) {
+            node.change_link(|link| link.carriage = Carriage::Sealed(Some(Arc::clone(&session))));
+        }
     }
 }
 
@@ -244,18 +275,38 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
     run(&format!("ip -n {netns} addr add {v6}/64 dev ipop0 nodad"));
     run(&format!("ip -n {netns} link set ipop0 mtu {mtu} up"));
     let counters = Arc::new(Counters::new());
-    let table = Arc::new(ArcSwap::from_pointee(table(side, link(side, options))));
-    let (sender, control) = mpsc::channel(16);
+    let places = Arc::new(Places::own());
+    let sessions: Vec<_> = options.sealed.then(|| make_session(side, 0, &places)).into_iter().collect();
+    let mut link = link(side, options);
+    if let Some(session) = sessions.last() {
+        link.link.flags &= !Link::TAKES_CLEAR;
+        link.carriage = Carriage::Sealed(Some(Arc::clone(session)));
+    }
+    let table = Arc::new(ArcSwap::from_pointee(table(side, link, &sessions)));
+    let (events_tx, events) = mpsc::channel(16);
+    let (handshakes_tx, handshakes) = mpsc::channel(16);
+    let mac1 = Mac1Key::new(&PUBLIC_KEY);
     let settings = Settings {
         tun: tun.clone(),
         sockets,
         io: options.io,
         table: table.clone(),
+        places,
         counters: counters.clone(),
-        control: sender,
+        listeners: Listeners { events: events_tx, handshakes: handshakes_tx, mac1 },
     };
     let path = UserPath::start(settings.clone())?;
-    Ok(Node { netns: netns.to_owned(), tun, counters, table, control, settings, path: Some(path) })
+    Ok(Node {
+        netns: netns.to_owned(),
+        tun,
+        counters,
+        table,
+        events,
+        handshakes,
+        settings,
+        sessions: Mutex::new(sessions),
+        path: Some(path),
+    })
 }
 
 fn link(side: usize, options: Options) -> UserLink {
@@ -266,9 +317,29 @@ fn link(side: usize, options: Options) -> UserLink {
     UserLink::new("peer", id, outer(side).into(), endpoint, options.link_mtu())
 }
 
+/// A session of a sealed link from one side: each sends with its own key.
+fn make_session(side: usize, number: u8, places: &Places) -> Arc<UserSession> {
+    let keys = [[2 * number; 32], [2 * number + 1; 32]];
+    let local = |side: usize| 0x5e55_0001 + 2 * u32::from(number) + side as u32;
+    let agreed = Agreed {
+        local: local(side),
+        remote: local(1 - side),
+        send_key: aead::Key::from_bytes(&keys[side]),
+        receive_key: aead::Key::from_bytes(&keys[1 - side]),
+        expires_ns: u64::MAX,
+        first_counter: 0,
+        link: LinkRef::LOCAL,
+    };
+    places.of(local(side)).install(&agreed, None);
+    Arc::new(UserSession::new(local(side), &keys[side], &keys[1 - side]))
+}
+
 /// One link, to the other side's inner addresses.
-fn table(side: usize, link: UserLink) -> Table {
+fn table(side: usize, link: UserLink, sessions: &[Arc<UserSession>]) -> Table {
     let mut table = Table::new();
+    for session in sessions {
+        table.insert_session(SLOT, Arc::clone(session));
+    }
     let reference = table.insert_link(SLOT, link).expect("an empty table");
     for (node, reference) in [(side, LinkRef::LOCAL), (1 - side, reference)] {
         for text in INNER[node] {

@@ -1,38 +1,40 @@
-//! The overlay node among datagrams: its peers' hellos, forged ones, repeated ones and noise, while
-//! time passes and the host changes.
+//! The overlay node among what its peers say in their sessions: hellos, old ones, and noise, while
+//! time passes, sessions come and go and the host changes.
 //!
 //! Input: events. Each begins with a byte: its low three bits say what happens (see [`Run::event`]),
-//! bit 3 says which of two peers it is about, bits 4 and 5 from which address a datagram comes.
+//! bit 3 says which of two peers it is about.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use ipop_common::Counter;
-use ipop_common::hello::{BODY_LEN, Hello, LEN};
+use ipop_common::gpe::LinkId;
+use ipop_common::hello::{Hello, LEN};
 use ipop_overlay::{
-    Command, Config, Instant, LinkKeys, NetworkKey, NoPath, Node, Output, Path, PeerConfig, PeerId, Refusal,
+    Command, Config, Instant, NetworkKey, NoPath, Node, Output, Path, PeerConfig, PeerId, Refusal, Security,
     UserReason,
 };
-use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::tape::Tape;
 
 /// When the node under test was started.
 const BOOT: u64 = 1000;
 const PEERS: usize = 2;
-/// What one event may make the node say: hellos to both addresses of each peer, a change of path
-/// and of address for each, an answered ping.
-const OUTPUTS_MAX: usize = 2 * PEERS + 2 * PEERS + 1;
+/// What one event may make the node say: a hello and a change of path for each peer, twice where it is
+/// asked and time has come, an answered ping.
+const OUTPUTS_MAX: usize = 4 * PEERS + 1;
 /// How often a peer is greeted at most, unless something has changed.
 const HELLO_INTERVAL: Duration = Duration::from_secs(1);
 /// Events per input, so that one takes milliseconds at most.
 const EVENTS_MAX: usize = 300;
+/// What the node is configured not to exceed.
+const MTU_MAX: u16 = 9000;
 
 const TRUSTED: &str = "10.0.0.0";
-/// Where datagrams come from: the configured address of the first peer, another trusted one, one
-/// that is not trusted, one over IPv6.
+/// Where peers and the node itself may be: the configured address of the first peer, another trusted
+/// one, one that is not trusted, one over IPv6.
 const ADDRESSES: [&str; 4] = ["10.0.0.2:15000", "10.0.0.7:4000", "192.0.2.9:15000", "[fd00::7]:15000"];
 
 pub(super) fn run(input: &[u8]) {
@@ -53,13 +55,15 @@ pub(crate) fn reached(input: &[u8]) -> BTreeSet<&'static str> {
 }
 
 fn name_of(path: Path) -> &'static str {
+    use Security::{Clear, Sealed};
     match path {
-        Path::Kernel { .. } => "kernel",
-        Path::User { reason: UserReason::OffHere, .. } => "user, off here",
-        Path::User { reason: UserReason::OffThere, .. } => "user, off there",
+        Path::Kernel { security: Clear(_), .. } => "kernel, clear",
+        Path::Kernel { security: Sealed, .. } => "kernel, sealed",
+        Path::User { security: Clear(_), reason: UserReason::OffHere, .. } => "user, clear, off here",
+        Path::User { security: Clear(_), reason: UserReason::OffThere, .. } => "user, clear, off there",
+        Path::User { security: Sealed, reason: UserReason::OffHere, .. } => "user, sealed, off here",
+        Path::User { security: Sealed, reason: UserReason::OffThere, .. } => "user, sealed, off there",
         Path::None(NoPath::NoEndpoint) => "no endpoint",
-        Path::None(NoPath::PeerNotTrusted(_)) => "peer not trusted",
-        Path::None(NoPath::SelfNotTrusted(_)) => "self not trusted",
         Path::None(NoPath::NoRoute) => "no route",
         Path::None(NoPath::NoAnswer) => "no answer",
         Path::None(NoPath::Silent) => "silent",
@@ -70,58 +74,56 @@ fn address(index: u8) -> SocketAddr {
     ADDRESSES[usize::from(index & 3)].parse().expect("an address")
 }
 
-fn network() -> NetworkKey {
-    NetworkKey::derive("fuzz", b"sixteen letters or more")
-}
-
-fn key(index: usize) -> StaticSecret {
-    StaticSecret::from([index as u8 + 1; 32])
-}
-
 fn config() -> &'static Config {
     static CONFIG: LazyLock<Config> = LazyLock::new(|| Config {
-        private_key: key(0),
+        public_key: [1; 32],
         network: network(),
         peers: (0..PEERS)
             .map(|index| PeerConfig {
-                public_key: PublicKey::from(&key(index + 1)).to_bytes(),
+                public_key: [index as u8 + 2; 32],
                 // The second peer has to come to us.
                 endpoint: (index == 0).then(|| address(0)),
             })
             .collect(),
         trusted: vec![(TRUSTED.parse().expect("an address"), 24)],
+        mtu_max: MTU_MAX,
         boot: BOOT,
         lease: Duration::from_secs(30),
     });
     &CONFIG
 }
 
-/// The peers' halves of the keys.
-fn keys(peer: usize) -> &'static LinkKeys {
-    static KEYS: LazyLock<Vec<LinkKeys>> = LazyLock::new(|| {
-        let node = PublicKey::from(&key(0)).to_bytes();
-        (0..PEERS).map(|index| LinkKeys::derive(&network(), &key(index + 1), &node)).collect()
-    });
-    &KEYS[peer]
+fn network() -> NetworkKey {
+    NetworkKey::derive("fuzz", b"sixteen letters or more")
+}
+
+/// What clear packets from a peer carry.
+fn link_id(peer: usize) -> LinkId {
+    network().link_id(&[1; 32], &[peer as u8 + 2; 32])
 }
 
 /// What is known of a peer from the outside.
 #[derive(Debug)]
 struct Peer {
-    /// Where the node may send: configured, or proved by an authentic hello.
-    addresses: HashSet<SocketAddr>,
-    /// A hello that proves to be of now has been accepted.
-    confirmed: bool,
+    endpoint: Option<SocketAddr>,
     underlay: Option<(IpAddr, u16)>,
+    session: Option<u32>,
     /// The last hello from the node: to be echoed.
     heard_sent_ns: u64,
-    /// The last hello that the node has accepted.
-    accepted: Option<(u64, u64)>,
-    /// Where the node has last said that the peer is now.
-    roamed: Option<SocketAddr>,
+    /// The last hello that the node has accepted, in the present session.
+    last: Option<Hello>,
+    /// The last hello accepted in any.
+    said: Option<Hello>,
     /// When the node last sent a hello because it was time to.
     greeted_at: Option<Instant>,
     path: Path,
+}
+
+impl Peer {
+    fn takes_clear(&self) -> bool {
+        let ends = self.endpoint.zip(self.underlay);
+        ends.is_some_and(|(endpoint, (local, _))| is_trusted(endpoint.ip()) && is_trusted(local))
+    }
 }
 
 struct Run {
@@ -129,8 +131,6 @@ struct Run {
     now: Instant,
     kernel: (u16, bool),
     peers: Vec<Peer>,
-    /// Hellos that the node has accepted: datagram, peer, boot.
-    accepted: Vec<([u8; LEN], usize, u64)>,
     /// Which kinds of path there have been.
     reached: BTreeSet<&'static str>,
 }
@@ -141,31 +141,31 @@ impl Run {
         let node = Node::new(config(), 77, now).expect("two link ids");
         let peers = (0..PEERS)
             .map(|index| Peer {
-                addresses: (index == 0).then(|| address(0)).into_iter().collect(),
-                confirmed: false,
+                endpoint: (index == 0).then(|| address(0)),
                 underlay: None,
+                session: None,
                 heard_sent_ns: 0,
-                accepted: None,
-                roamed: None,
+                last: None,
+                said: None,
                 greeted_at: None,
                 path: node.peer(PeerId(index)).expect("a peer").path,
             })
             .collect();
-        Self { node, now, kernel: (0, false), peers, accepted: Vec::new(), reached: BTreeSet::new() }
+        Self { node, now, kernel: (0, false), peers, reached: BTreeSet::new() }
     }
 
     fn event(&mut self, tape: &mut Tape<'_>) {
         let event = tape.u8();
-        let (peer, from) = (usize::from(event >> 3 & 1), address(event >> 4));
+        let peer = usize::from(event >> 3 & 1);
         match event & 7 {
             0 => self.pass(Duration::from_millis(tape.u16().into())),
             1 => {
                 let len = usize::from(tape.u8());
-                self.forged(from, tape.bytes(len));
+                self.noise(peer, tape.bytes(len));
             }
-            2 => self.hello(peer, from, tape),
-            3 => self.tampered(peer, from, tape),
-            4 => self.replayed(from, tape.u8()),
+            2 => self.hello(peer, tape),
+            3 => self.tampered(peer, tape),
+            4 => self.repeated(peer),
             5 => self.underlay(peer, tape),
             6 => self.kernel(tape),
             _ => self.command(peer, tape),
@@ -180,32 +180,36 @@ impl Run {
             let pause = greeted_at.map(|before| self.now.since(before)).filter(|pause| !pause.is_zero());
             assert!(pause.is_none_or(|pause| pause >= HELLO_INTERVAL), "greeted again after {pause:?}");
         }
-        let (next, reason) = self.node.poll_timeout().expect("a node always has a hello to send");
-        assert!(next > self.now, "{reason:?} would be due again at once");
+        if let Some((next, reason)) = self.node.poll_timeout() {
+            assert!(next > self.now, "{reason:?} would be due again at once");
+        }
     }
 
-    /// What no peer has made changes nothing and is not answered.
-    fn forged(&mut self, from: SocketAddr, datagram: &[u8]) {
+    /// What is no hello changes nothing and is not answered.
+    fn noise(&mut self, peer: usize, message: &[u8]) {
+        if let Some(hello) = Hello::parse(message) {
+            return self.deliver(peer, &hello);
+        }
         let before = self.views();
-        let refusal = self.node.handle_datagram(from, datagram, self.now);
+        let refusal = self.node.handle_message(PeerId(peer), message, self.now);
         assert_eq!(refusal, Err(Refusal(Counter::RxBadHello)));
-        assert_eq!(self.node.poll_output(), None, "a forged hello is answered");
+        assert_eq!(self.node.poll_output(), None, "what is no hello is answered");
         assert_eq!(self.views(), before);
     }
 
-    fn hello(&mut self, peer: usize, from: SocketAddr, tape: &mut Tape<'_>) {
+    fn hello(&mut self, peer: usize, tape: &mut Tape<'_>) {
         let hello = self.next_hello(peer, tape);
-        self.deliver(peer, from, &hello, &authentic(peer, &hello));
+        self.deliver(peer, &hello);
     }
 
     /// A peer's next hello. Choices: bit 0, it echoes the node; bit 1, it asks for an answer; bit 2,
-    /// it is of another run; bit 3, its numbers are arbitrary.
+    /// it is of another run; bit 3, its numbers are arbitrary; bit 4, it takes no clear packets.
     fn next_hello(&self, peer: usize, tape: &mut Tape<'_>) -> Hello {
         let choices = tape.u8();
-        let (boot, sent_ns) = self.peers[peer].accepted.unwrap_or((2000, 0));
+        let (boot, sent_ns) = self.peers[peer].last.map_or((2000, 0), |last| (last.boot, last.sent_ns));
         let echo = choices & 1 != 0;
         let mut hello = Hello {
-            link_id: keys(peer).link_id(),
+            clear: LinkId::new(0x77).filter(|_| choices & 16 == 0),
             boot,
             sent_ns: sent_ns.saturating_add(1),
             echo_boot: if echo { BOOT } else { 0 },
@@ -225,53 +229,38 @@ impl Run {
         hello
     }
 
-    fn deliver(&mut self, peer: usize, from: SocketAddr, hello: &Hello, datagram: &[u8; LEN]) {
+    fn deliver(&mut self, peer: usize, hello: &Hello) {
         let before = self.views();
-        let was = self.endpoint(peer);
-        match self.node.handle_datagram(from, datagram, self.now) {
+        let state = &self.peers[peer];
+        let is_old = state.last.is_some_and(|l| (hello.boot, hello.sent_ns) <= (l.boot, l.sent_ns));
+        match self.node.handle_message(PeerId(peer), &hello.to_bytes(), self.now) {
             Ok(()) => {
+                assert!(!is_old, "an old hello is taken");
                 let state = &mut self.peers[peer];
-                state.addresses.insert(from);
-                state.confirmed |= hello.echo_boot == BOOT;
-                state.accepted = Some((hello.boot, hello.sent_ns));
-                self.accepted.push((*datagram, peer, hello.boot));
+                (state.last, state.said) = (Some(*hello), Some(*hello));
             }
             Err(Refusal(counter)) => {
-                assert!(matches!(counter, Counter::RxStaleHello | Counter::RxHelloFlood), "{counter:?}");
+                assert!(counter == Counter::RxHelloFlood || is_old && counter == Counter::RxStaleHello);
                 assert_eq!(self.node.poll_output(), None, "what is refused is not answered");
                 assert_eq!(self.views(), before);
             }
         }
-        let is = self.endpoint(peer);
-        self.peers[peer].roamed = None;
         self.drain();
-        assert_eq!(self.peers[peer].roamed, is.filter(|_| is != was), "{was:?} became {is:?}");
     }
 
     /// A peer's hello with one bit turned.
-    fn tampered(&mut self, peer: usize, from: SocketAddr, tape: &mut Tape<'_>) {
-        let hello = self.next_hello(peer, tape);
-        let mut datagram = authentic(peer, &hello);
+    fn tampered(&mut self, peer: usize, tape: &mut Tape<'_>) {
+        let mut message = self.next_hello(peer, tape).to_bytes();
         let bit = usize::from(tape.u16()) % (LEN * 8);
-        datagram[bit / 8] ^= 1 << (bit % 8);
-        self.forged(from, &datagram);
+        message[bit / 8] ^= 1 << (bit % 8);
+        self.noise(peer, &message);
     }
 
-    /// A hello that the node has accepted before comes again, from wherever.
-    fn replayed(&mut self, from: SocketAddr, index: u8) {
-        let Some(&(datagram, peer, boot)) = self.accepted.get(usize::from(index)) else { return };
-        // Hellos of another run may be taken again: see `Peer::is_old` of the overlay.
-        if self.peers[peer].accepted.is_none_or(|(last, _)| last != boot) {
-            return;
+    /// The last hello that the node has accepted comes again.
+    fn repeated(&mut self, peer: usize) {
+        if let Some(hello) = self.peers[peer].last {
+            self.deliver(peer, &hello);
         }
-        let before = self.views();
-        let refusal = self.node.handle_datagram(from, &datagram, self.now);
-        assert!(
-            matches!(refusal, Err(Refusal(Counter::RxStaleHello | Counter::RxHelloFlood))),
-            "a repeated hello is taken: {refusal:?}"
-        );
-        assert_eq!(self.node.poll_output(), None);
-        assert_eq!(self.views(), before);
     }
 
     fn underlay(&mut self, peer: usize, tape: &mut Tape<'_>) {
@@ -289,27 +278,33 @@ impl Run {
         self.drain();
     }
 
+    /// Choices: the low three bits say which command, the others are its argument.
     fn command(&mut self, peer: usize, tape: &mut Tape<'_>) {
         let choice = tape.u8();
         let id = PeerId(peer);
-        let command = match choice & 3 {
+        let state = &mut self.peers[peer];
+        let command = match choice & 7 {
             0 => Command::Announce,
             1 => Command::Ping { peer: id, id: u64::from(choice) },
-            2 => {
-                let endpoint = (choice & 4 != 0).then(|| address(choice >> 3));
-                self.peers[peer].addresses.extend(endpoint);
-                // A new address is greeted at once.
-                self.peers[peer].greeted_at = None;
-                Command::Endpoint { peer: id, endpoint }
+            2 | 3 => {
+                state.endpoint = (choice & 1 != 0).then(|| address(choice >> 3));
+                Command::Endpoint { peer: id, endpoint: state.endpoint }
             }
+            4 | 5 => {
+                let local_index = (choice & 1 != 0).then(|| u32::from(choice >> 3));
+                if local_index.is_some() && local_index != state.session {
+                    state.last = None;
+                    // A new session is greeted at once.
+                    state.greeted_at = None;
+                }
+                state.session = local_index;
+                Command::Session { peer: id, local_index }
+            }
+            6 => Command::Alive { peer: id },
             _ => Command::Goodbye,
         };
         self.node.handle_command(command, self.now);
         self.drain();
-    }
-
-    fn endpoint(&self, peer: usize) -> Option<SocketAddr> {
-        self.node.peer(PeerId(peer)).and_then(|view| view.endpoint)
     }
 
     /// All that the node shows of its peers.
@@ -323,12 +318,11 @@ impl Run {
         while let Some(output) = self.node.poll_output() {
             outputs += 1;
             match output {
-                Output::Transmit { to, datagram } => greeted.push(self.transmitted(to, &datagram)),
-                Output::Path { peer, path } => self.path(peer, path),
-                Output::Roamed { peer, endpoint } => {
-                    assert!(self.peers[peer.0].addresses.contains(&endpoint));
-                    self.peers[peer.0].roamed = Some(endpoint);
+                Output::Say { peer, message } => {
+                    self.said(peer.0, &message);
+                    greeted.push(peer.0);
                 }
+                Output::Path { peer, path } => self.path(peer, path),
                 Output::Pong { .. } => {}
             }
         }
@@ -336,24 +330,21 @@ impl Run {
         for (index, peer) in self.peers.iter().enumerate() {
             let view = self.node.peer(PeerId(index)).expect("a peer");
             assert_eq!(view.path, peer.path, "a change of path was not told");
+            assert_eq!((view.endpoint, view.takes_clear), (peer.endpoint, peer.takes_clear()));
             self.is_valid(peer);
         }
         greeted
     }
 
-    /// A hello to a peer is authentic, newer than the last, and goes where the peer has been. Which
-    /// peer it is.
-    fn transmitted(&mut self, to: SocketAddr, datagram: &[u8; LEN]) -> usize {
-        let hello = Hello::parse(datagram).expect("a hello of ours");
-        let to_peer = |index: &usize| keys(*index).link_id() == hello.link_id;
-        let index = (0..PEERS).find(to_peer).expect("a hello to a peer");
-        let (body, tag) = datagram.split_at(BODY_LEN);
-        assert!(keys(index).verify(body, tag));
+    /// A hello to a peer goes into a session, is newer than the last, and offers clear packets only
+    /// over a trusted wire.
+    fn said(&mut self, index: usize, message: &[u8; LEN]) {
+        let hello = Hello::parse(message).expect("a hello of ours");
         let peer = &mut self.peers[index];
-        assert!(peer.addresses.contains(&to), "{to} has never been the peer's address");
+        assert!(peer.session.is_some(), "said to nobody");
         assert!(hello.boot == BOOT && hello.sent_ns > peer.heard_sent_ns);
+        assert_eq!(hello.clear, peer.takes_clear().then(|| link_id(index)));
         peer.heard_sent_ns = hello.sent_ns;
-        index
     }
 
     fn path(&mut self, id: PeerId, path: Path) {
@@ -362,33 +353,28 @@ impl Run {
         self.reached.insert(name_of(path));
     }
 
-    /// A path leads to a peer that is there, over addresses that are trusted at both ends.
+    /// A path needs a session, and leads to where the peer is; it is clear only if both ends have said
+    /// so, over addresses that are trusted.
     fn is_valid(&self, peer: &Peer) {
-        let (endpoint, mtu) = match peer.path {
+        let (endpoint, mtu, security) = match peer.path {
             Path::None(_) => return,
-            Path::User { endpoint, mtu, .. } => (endpoint, mtu),
-            Path::Kernel { endpoint, mtu } => {
-                assert!(self.kernel.0 != 0 && self.kernel.1 && endpoint.port() != 0);
-                (endpoint, mtu)
+            Path::User { endpoint, mtu, security, .. } => (endpoint, mtu, security),
+            Path::Kernel { endpoint, mtu, security } => {
+                assert!(self.kernel.0 != 0 && self.kernel.1);
+                (endpoint, mtu, security)
             }
         };
-        let (local, underlay_mtu) = peer.underlay.expect("a path needs a way to the peer");
-        assert!(peer.confirmed && mtu <= underlay_mtu);
-        assert!(is_trusted(endpoint.ip()) && is_trusted(local));
-        assert!(peer.addresses.iter().any(|address| address.ip() == endpoint.ip()));
+        let (_, underlay_mtu) = peer.underlay.expect("a path needs a way to the peer");
+        assert!(peer.session.is_some() && mtu <= underlay_mtu && mtu <= MTU_MAX);
+        assert_eq!(Some(endpoint.ip()), peer.endpoint.map(|endpoint| endpoint.ip()));
+        if let Security::Clear(id) = security {
+            assert!(peer.takes_clear());
+            assert_eq!(peer.said.and_then(|said| said.clear), Some(id));
+        }
     }
 }
 
 /// 10.0.0.0/24.
 fn is_trusted(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if v4.octets()[..3] == [10, 0, 0])
-}
-
-/// The datagram that a peer makes of a hello.
-fn authentic(peer: usize, hello: &Hello) -> [u8; LEN] {
-    let body = hello.to_bytes();
-    let mut datagram = [0; LEN];
-    datagram[..BODY_LEN].copy_from_slice(&body);
-    datagram[BODY_LEN..].copy_from_slice(&keys(peer).tag(&body));
-    datagram
 }

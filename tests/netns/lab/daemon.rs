@@ -31,6 +31,8 @@ pub(crate) enum How {
     Without(Vec<u64>),
     /// With a system call, by its number, answered with EPERM.
     Denied(i64),
+    /// With sessions that last so many times shorter.
+    Shortened(u32),
 }
 
 /// A daemon; killed when dropped.
@@ -88,7 +90,7 @@ impl Daemon {
         wait_for("ipopd ends", STOP_TIMEOUT, || self.child.try_wait().expect("it can be waited for"))
     }
 
-    fn raw_pid(&self) -> Pid {
+    pub(crate) fn raw_pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 }
@@ -118,13 +120,16 @@ fn command(ns: &NetNs, config: &Path, how: &How) -> Command {
         .args(["--log", "info,ipop_user=debug"])
         .env("NO_COLOR", "1")
         .stdin(Stdio::null());
+    if let How::Shortened(by) = how {
+        command.arg("--shorten-sessions").arg(by.to_string());
+    }
     let how = how.clone();
     // SAFETY: between fork and exec the closure makes system calls alone; what it owns was made before.
     unsafe {
         command.pre_exec(move || {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             match &how {
-                How::Plain | How::IpNetnsExec => Ok(()),
+                How::Plain | How::IpNetnsExec | How::Shortened(_) => Ok(()),
                 How::Without(capabilities) => capabilities.iter().try_for_each(|c| drop_capability(*c)),
                 How::Denied(call) => deny(*call),
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,6 +34,8 @@ pub(crate) struct Peer {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) name: String,
+    /// Of the network.
+    pub(crate) secret: String,
     pub(crate) device: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) listen: Vec<String>,
@@ -67,12 +70,14 @@ impl Host {
         let key = generate_key(&folder.join("key"));
         let config = Config {
             name: format!("n{number}"),
+            secret: "the secret of one test".to_owned(),
             device: "ipop0".to_owned(),
             addresses: vec![format!("10.128.0.{number}/24"), format!("fd00:128::{number}/64")],
             listen: vec!["udp://0.0.0.0:15000".to_owned(), "udp://[::]:15000".to_owned()],
             interfaces: None,
             trusted: vec!["10.200.0.0/16".to_owned(), "fd20::/16".to_owned()],
-            datapath: BTreeMap::new(),
+            // What clear links do is tested for itself; `Lab::sealed` takes this back.
+            datapath: BTreeMap::from([("security", "clear-if-trusted".to_owned())]),
             peers: Vec::new(),
             more: String::new(),
         };
@@ -128,7 +133,9 @@ impl Host {
     }
 
     pub(crate) fn write_config(&self) {
-        fs::write(self.config_file(), self.config.text(&self.folder)).expect("the configuration is written");
+        let file = self.config_file();
+        fs::write(&file, self.config.text(&self.folder)).expect("the configuration is written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its mode is set");
     }
 
     /// Writes the configuration and starts a daemon, which need not come up.
@@ -288,9 +295,9 @@ impl Config {
         let mut text = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{folder}/key\"\nstate_dir = \"{folder}/state\"\n\
              control_socket = \"{folder}/control.sock\"\n\
-             [network]\nname = \"test\"\nsecret = \"the secret of one test\"\ndevice = \"{}\"\naddresses = {:?}\n\
+             [network]\nname = \"test\"\nsecret = {:?}\ndevice = \"{}\"\naddresses = {:?}\n\
              [underlay]\nlisten = {:?}\ntrusted = {:?}\n",
-            self.name, self.device, self.addresses, self.listen, self.trusted
+            self.name, self.secret, self.device, self.addresses, self.listen, self.trusted
         );
         if let Some(interfaces) = &self.interfaces {
             let _ = writeln!(text, "interfaces = {interfaces:?}");

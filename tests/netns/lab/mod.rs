@@ -159,6 +159,11 @@ impl Lab {
         Self::new(Wire::Offload, 1500, Outer::V4)
     }
 
+    /// No link is clear.
+    pub(crate) fn sealed(self) -> Self {
+        self.datapath("security", "sealed")
+    }
+
     /// Sets a line of `[datapath]` on both hosts.
     pub(crate) fn datapath(mut self, key: &'static str, value: &str) -> Self {
         for host in [&mut self.near, &mut self.far] {
@@ -170,10 +175,27 @@ impl Lab {
     /// Starts a daemon on both hosts and waits until both have `path` to each other.
     #[track_caller]
     pub(crate) fn up(mut self, path: &str) -> Self {
-        self.near.start(&How::Plain);
-        self.far.start(&How::Plain);
+        self.start(&How::Plain);
         self.wait_for_path(path);
+        for host in [&self.near, &self.far] {
+            let security = if self.is_sealed() { "sealed" } else { "clear" };
+            wait_for(&format!("{} has a {security} link", host.config.name), SOON, || {
+                (host.peer()["security"] == security).then_some(())
+            });
+        }
         self
+    }
+
+    /// Starts a daemon on both hosts.
+    #[track_caller]
+    pub(crate) fn start(&mut self, how: &How) {
+        self.near.start(how);
+        self.far.start(how);
+    }
+
+    /// Whether links are to be sealed: one host is enough to want that.
+    fn is_sealed(&self) -> bool {
+        [&self.near, &self.far].iter().any(|host| host.config.datapath["security"] == "sealed")
     }
 
     #[track_caller]

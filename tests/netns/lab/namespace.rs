@@ -39,6 +39,13 @@ impl NetNs {
         check(Command::new("ip").args(["-n", &self.name]).args(words.split_whitespace()))
     }
 
+    /// Sets a variable of `sysctl(8)` in this namespace.
+    #[track_caller]
+    pub(crate) fn sysctl(&self, name: &str, value: &str) {
+        let path = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
+        self.inside(|| fs::write(&path, value)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
     /// Runs a program inside and gives what it prints; it must succeed.
     #[track_caller]
     pub(crate) fn succeed(&self, program: &str, arguments: &[&str]) -> String {

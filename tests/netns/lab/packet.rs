@@ -165,6 +165,14 @@ impl Tap {
         assert_eq!(sent, Ok(frame.len()), "the frame is sent whole");
     }
 
+    /// The next packet; `None` where none comes for a while.
+    pub(crate) fn receive(&self) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 65_536];
+        let len = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+        buffer.truncate(len);
+        Some(buffer)
+    }
+
     /// Waits for a packet that contains `needle`.
     pub(crate) fn sees(&self, needle: &[u8], patience: Duration) -> bool {
         let deadline = std::time::Instant::now() + patience;

@@ -8,6 +8,9 @@ use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpCongestion;
+
 use super::{Host, SOON, wait_for};
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -16,6 +19,8 @@ pub(crate) const GIB: u64 = 1 << 30;
 /// The content repeats after this; no power of two, so that no buffer's size divides it.
 const POOL_LEN: usize = 16 * MIB as usize + 4093;
 const CHUNK: usize = 128 * 1024;
+/// Linux's default.
+const CONGESTION_CONTROL: &str = "cubic";
 /// A transfer that stands still for so long has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -122,6 +127,8 @@ impl Tcp {
 
 fn send(place: SocketAddr, bytes: u64, stop: &AtomicBool) -> std::io::Result<u64> {
     let mut stream = TcpStream::connect_timeout(&place, SOON)?;
+    // Whatever this machine uses: BBR takes a minute to find its rate again after an outage of seconds.
+    setsockopt(&stream, TcpCongestion, &CONGESTION_CONTROL.into())?;
     stream.set_write_timeout(Some(STALL_TIMEOUT))?;
     let mut sent = 0;
     while sent < bytes && !stop.load(Ordering::Relaxed) {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::name::is_name;
 use super::prefix::{Prefix, PrefixError};
 use super::problem::{ConfigErrors, Problem, Source};
-use super::raw::{RawConfig, RawDatapath, RawNode, RawSecurity, Text};
+use super::raw::{RawConfig, RawDatapath, RawNode, Text};
 use super::{Config, Datapath, Loaded, Node, defaults};
 
 /// Longest path of a Unix socket: sun_path less its zero byte.
@@ -60,15 +60,10 @@ impl Checker<'_> {
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
         let network = network::check(self, raw.network, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);
-        let datapath = self.datapath(raw.datapath);
-        let config = Config {
-            node: node?,
-            network: network?,
-            underlay: underlay?,
-            datapath: datapath?,
-            peers: peers?,
-        };
+        let datapath = Self::datapath(&raw.datapath);
+        let config = Config { node: node?, network: network?, underlay: underlay?, datapath, peers: peers? };
         peers::warn(self, &raw.peers, &config);
+        underlay::warn(self, &raw.underlay, &config);
         Some(config)
     }
 
@@ -107,17 +102,8 @@ impl Checker<'_> {
         }
     }
 
-    fn datapath(&mut self, raw: RawDatapath) -> Option<Datapath> {
-        if let Some(security) = raw.security
-            && let RawSecurity::Sealed = security.get_ref()
-        {
-            return self.error(
-                security.span(),
-                "security \"sealed\" is not in this version",
-                "use \"clear-if-trusted\", and list in `underlay.trusted` only networks that you trust",
-            );
-        }
-        Some(Datapath { kernel: raw.kernel, xdp: raw.xdp, io: raw.io })
+    fn datapath(raw: &RawDatapath) -> Datapath {
+        Datapath { kernel: raw.kernel, xdp: raw.xdp, io: raw.io, security: raw.security, seal: raw.seal }
     }
 
     fn name(&mut self, key: &str, text: &Text) -> Option<String> {

@@ -199,13 +199,6 @@ fn warn_of_address(
     ip: std::net::IpAddr,
     config: &Config,
 ) {
-    if !config.underlay.trusts(ip) {
-        checker.warn(
-            span.clone(),
-            format!("peer `{}` has its endpoint {ip} in no trusted network, and gets no link", peer.name),
-            "add its network to `underlay.trusted` on both nodes if that wire is yours; sealed links come with a later version",
-        );
-    }
     let mut virtual_networks = config.network.addresses.iter().chain(&peer.addresses);
     if let Some(network) = virtual_networks.find(|prefix| prefix.contains(ip)) {
         checker.warn(

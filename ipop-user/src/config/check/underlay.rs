@@ -9,7 +9,7 @@ use super::Checker;
 use crate::config::endpoint::{parse_endpoint, parse_listen};
 use crate::config::name::InterfaceName;
 use crate::config::raw::{RawUnderlay, Text};
-use crate::config::{Endpoint, Prefix, Underlay, default_listen};
+use crate::config::{Config, Endpoint, Prefix, Security, Underlay, default_listen};
 
 pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Underlay> {
     let listen = match &raw.listen {
@@ -128,6 +128,19 @@ fn bootstrap(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec
         );
     }
     (endpoints.len() == list.get_ref().len()).then_some(endpoints)
+}
+
+/// What is valid and yet will not work as its writer hoped.
+pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config) {
+    if config.datapath.security == Security::Sealed
+        && let Some(first) = raw.trusted.first()
+    {
+        checker.warn(
+            first.span(),
+            "`underlay.trusted` has no effect: all links are sealed",
+            "set datapath.security = \"clear-if-trusted\" for clear links between trusted networks",
+        );
+    }
 }
 
 fn trusted(checker: &mut Checker<'_>, texts: &[Text]) -> Option<Vec<Prefix>> {

@@ -104,7 +104,16 @@ fn the_example_means_what_it_says() {
     assert_eq!(format!("{:?}", config.underlay.interfaces), r#"Some(["p1"])"#);
     assert!(config.underlay.trusts("10.200.0.2".parse().unwrap()));
     assert!(!config.underlay.trusts("10.201.0.2".parse().unwrap()));
-    assert_eq!(config.datapath, Datapath { kernel: Kernel::On, xdp: Xdp::Native, io: Io::IoUring });
+    assert_eq!(
+        config.datapath,
+        Datapath {
+            kernel: Kernel::On,
+            xdp: Xdp::Native,
+            io: Io::IoUring,
+            security: Security::ClearIfTrusted,
+            seal: Seal::Auto
+        }
+    );
     let [beta, gamma] = &config.peers[..] else { panic!("{:?}", config.peers) };
     assert_eq!((beta.name.as_str(), beta.line), ("beta", 27));
     assert_eq!(beta.public_key.to_string(), KEY_BETA);
@@ -126,11 +135,20 @@ fn what_the_file_leaves_out_has_the_documented_defaults() {
     assert_eq!(format!("{:?}", config.underlay.listen), "[0.0.0.0:15000, [::]:15000]");
     assert_eq!(config.underlay.interfaces, None);
     assert!(config.underlay.trusted.is_empty() && config.underlay.bootstrap.is_empty());
-    assert_eq!(config.datapath, Datapath { kernel: defaults::KERNEL, xdp: defaults::XDP, io: defaults::IO });
+    assert_eq!(
+        config.datapath,
+        Datapath {
+            kernel: defaults::KERNEL,
+            xdp: defaults::XDP,
+            io: defaults::IO,
+            security: defaults::SECURITY,
+            seal: defaults::SEAL
+        }
+    );
     assert!(config.peers.is_empty());
     // The defaults that are texts are values of the language.
     let spelled_out = MINIMAL.to_owned()
-        + &format!("mode = \"{}\"\n[datapath]\nsecurity = \"{}\"\n", defaults::MODE, defaults::SECURITY);
+        + &format!("mode = \"{}\"\n[datapath]\nsecurity = \"sealed\"\nseal = \"auto\"\n", defaults::MODE);
     assert_eq!(parsed(&spelled_out).config, config);
 }
 

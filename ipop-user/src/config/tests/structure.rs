@@ -18,7 +18,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     refuses(
         "io =",
         "colour =",
-        "t.toml:24:1: unknown key `colour` in [datapath]; known here: `kernel`, `xdp`, `io`, `security`",
+        "t.toml:24:1: unknown key `colour` in [datapath]; known here: `kernel`, `xdp`, `io`, `security`, `seal`",
     );
     refuses(
         "[underlay]",

@@ -12,12 +12,6 @@ fn what_comes_with_later_versions_says_so() {
          list this node's addresses, like [\"10.128.0.1/24\"]",
     );
     refuses(
-        "\"clear-if-trusted\"",
-        "\"sealed\"",
-        "t.toml:25:12: security \"sealed\" is not in this version; \
-         use \"clear-if-trusted\", and list in `underlay.trusted` only networks that you trust",
-    );
-    refuses(
         "udp://10.200.0.2:15000",
         "tcp://10.200.0.2:15000",
         "t.toml:31:12: `tcp://` is not in this version; use udp://, the only transport so far",
@@ -213,6 +207,11 @@ fn trusted_networks_are_networks() {
          write 10.200.0.0/24 for the network, or 10.200.0.1 for the one address",
     );
     assert!(parsed(&changed("10.200.0.0/24", "10.200.0.2")).warnings.is_empty());
+    assert_eq!(
+        warnings(&changed("\"clear-if-trusted\"", "\"sealed\"")),
+        ["t.toml:19:12: `underlay.trusted` has no effect: all links are sealed; \
+          set datapath.security = \"clear-if-trusted\" for clear links between trusted networks"]
+    );
 }
 
 #[test]

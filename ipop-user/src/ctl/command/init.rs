@@ -52,8 +52,7 @@ pub(in crate::ctl) fn run(init: &args::Init, output: &mut Output<'_>) -> Result<
         "wrote {} and {}\n\n\
          Add this to the configuration of every other node, and theirs to this one:\n\n\
          {peer_block}\n\
-         All nodes need the same `network.secret`: copy it from one of them. List the networks\n\
-         between them under `underlay.trusted`, then start ipopd.\n",
+         All nodes need the same `network.secret`: copy it from one of them. Then start ipopd.\n",
         config_path.display(),
         key_path.display()
     ))?)
@@ -99,14 +98,15 @@ addresses = {addresses}
 [underlay]
 #listen = ["udp://0.0.0.0:{port}", "udp://[::]:{port}"]
 #interfaces = ["eth0"]              # default: those on the routes to the peers
-# Networks whose wires are yours. Links to peers elsewhere stay down until sealed links exist.
-trusted = []                       # like ["192.168.0.0/16"]
+# Networks whose wires are yours; with security = "clear-if-trusted" links within them are clear.
+#trusted = []                       # like ["192.168.0.0/16"]
 
 [datapath]
 #kernel = "auto"                    # auto, on, off
 #xdp = "auto"                       # auto, native, generic, off
 #io = "auto"                        # auto, io_uring, epoll
-#security = "{security}"
+#security = "sealed"                # or "clear-if-trusted": clear between networks that both ends trust
+#seal = "auto"                      # auto, kernel, user: where packets are sealed
 
 # One for each other node; `ipopctl init` there prints it.
 #[[peer]]
@@ -123,7 +123,6 @@ trusted = []                       # like ["192.168.0.0/16"]
             control_socket = defaults::CONTROL_SOCKET,
             device = defaults::DEVICE,
             port = defaults::PORT,
-            security = defaults::SECURITY,
         ))
     }
 
@@ -241,7 +240,7 @@ mod tests {
         let block = plan("alpha").peer_block(&["10.128.0.1".to_owned()]);
         let mut other = plan("beta");
         other.addresses = vec!["10.128.0.2/24".to_owned()];
-        let text = other.config_text().replace("trusted = []", "trusted = [\"192.0.2.0/24\"]") + &block;
+        let text = other.config_text().to_string() + &block;
         let loaded = config::parse(&text, Path::new("t.toml")).unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         let peer = &loaded.config.peers[0];

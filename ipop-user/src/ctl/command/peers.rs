@@ -1,7 +1,7 @@
 //! `ipopctl peers`.
 
-use crate::api::Peer;
-use crate::ctl::format::{Align, duration, microseconds, or_nothing, table};
+use crate::api::{Path, Peer};
+use crate::ctl::format::{Align, microseconds, or_nothing, table};
 
 pub(in crate::ctl) fn render(peers: &[Peer], width: u16) -> String {
     if peers.is_empty() {
@@ -12,9 +12,9 @@ pub(in crate::ctl) fn render(peers: &[Peer], width: u16) -> String {
         ("virtual IPs", Align::Left),
         ("endpoint", Align::Left),
         ("path", Align::Left),
-        ("link", Align::Left),
+        ("cipher", Align::Left),
         ("rtt", Align::Right),
-        ("seen", Align::Right),
+        ("age", Align::Right),
     ];
     let rows = peers.iter().map(|peer| {
         vec![
@@ -22,12 +22,21 @@ pub(in crate::ctl) fn render(peers: &[Peer], width: u16) -> String {
             peer.virtual_ips.join("\n"),
             or_nothing(peer.endpoint.as_ref(), String::clone),
             peer.path.name().to_owned(),
-            peer.security.name().to_owned(),
+            cipher(peer),
             or_nothing(peer.rtt_us, microseconds),
-            or_nothing(peer.last_handshake_s, duration),
+            or_nothing(peer.last_handshake_s, |age| format!("{age} s")),
         ]
     });
     table(&headings, rows, width)
+}
+
+/// What protects the packets to a peer, in short.
+fn cipher(peer: &Peer) -> String {
+    match (&peer.cipher, peer.path) {
+        (_, Path::None) => or_nothing(None::<&str>, |text| text.to_owned()),
+        (Some(cipher), _) => cipher.split('-').next().unwrap_or_default().to_owned(),
+        (None, _) => peer.security.name().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -38,10 +47,10 @@ mod tests {
     #[test]
     fn peers_fit_80_columns() {
         let expected = "\
-PEER   VIRTUAL IPS     ENDPOINT          PATH           LINK      RTT  SEEN
-beta   10.128.0.2      10.200.0.2:15000  direct-kernel  clear  180 us   4 s
+PEER   VIRTUAL IPS     ENDPOINT          PATH           CIPHER       RTT   AGE
+beta   10.128.0.2      10.200.0.2:15000  direct-kernel  ChaCha20  180 us  84 s
        fd00:128::2
-gamma  192.168.7.0/24  -                 none           clear       -     -
+gamma  192.168.7.0/24  -                 none           -              -     -
 ";
         assert_eq!(render(&fake::peers(), 80), expected);
     }

@@ -94,11 +94,20 @@ impl Epoll {
         }
         for event in events.iter().take(ready.unsigned_abs() as usize) {
             match event.u64 {
-                token::WAKE => {}
+                token::WAKE => self.wake()?,
                 token::TUN => self.serve_tun()?,
                 socket => self.serve_socket(socket as usize, event.events)?,
             }
         }
+        Ok(())
+    }
+
+    /// What waits for the table to change may go now.
+    fn wake(&mut self) -> Result<(), RunError> {
+        self.syscalls += 1;
+        self.queue.wake.clear();
+        self.send()?;
+        self.write_frames();
         Ok(())
     }
 

@@ -88,6 +88,8 @@ pub(super) fn gro_segment_len(control: &[u8]) -> Option<u32> {
 /// Message headers for the sends of a batch, made anew for each, in memory that is kept.
 pub(super) struct Messages {
     iovecs: Vec<iovec>,
+    /// Of each send.
+    iovec_counts: Vec<usize>,
     names: Vec<SockAddr>,
     controls: Vec<Control>,
     headers: Vec<mmsghdr>,
@@ -98,6 +100,7 @@ impl Messages {
     pub(super) fn new() -> Self {
         Self {
             iovecs: Vec::with_capacity(PIECES_MAX),
+            iovec_counts: Vec::with_capacity(SENDS_MAX),
             names: Vec::with_capacity(SENDS_MAX),
             controls: Vec::with_capacity(SENDS_MAX),
             headers: Vec::with_capacity(SENDS_MAX),
@@ -112,24 +115,23 @@ impl Messages {
         self.controls.clear();
         self.headers.clear();
         self.sockets.clear();
+        self.iovec_counts.clear();
         for send in batch.pending() {
-            self.iovecs.extend(batch.parts(send).iter().map(|part| match part {
-                Part::Header { .. } => iovec_of(batch.header_bytes(*part)),
-                Part::Payload(piece) => iovec_of_piece(*piece, pool),
-            }));
+            self.iovec_counts.push(describe_parts(batch, send, pool, &mut self.iovecs));
             self.names.push(SockAddr::from(send.route.endpoint));
             self.controls.push(Control::segment(send.segment_len as u16));
             self.sockets.push(send.route.socket);
         }
         let mut first_iovec = 0;
         for (index, send) in batch.pending().iter().enumerate() {
-            let header = self.header(index, send, first_iovec);
+            let iovecs = self.iovec_counts.get(index).copied().unwrap_or(0);
+            let header = self.header(index, send, first_iovec, iovecs);
             self.headers.push(mmsghdr { msg_hdr: header, msg_len: 0 });
-            first_iovec += send.parts.len();
+            first_iovec += iovecs;
         }
     }
 
-    fn header(&mut self, index: usize, send: &Send, first_iovec: usize) -> msghdr {
+    fn header(&mut self, index: usize, send: &Send, first_iovec: usize, iovecs: usize) -> msghdr {
         // SAFETY: plain data, for which all zeroes is a value.
         let mut header: msghdr = unsafe { mem::zeroed() };
         if let Some(name) = self.names.get(index) {
@@ -138,7 +140,7 @@ impl Messages {
         }
         if let Some(first) = self.iovecs.get_mut(first_iovec) {
             header.msg_iov = first;
-            header.msg_iovlen = send.parts.len() as _;
+            header.msg_iovlen = iovecs as _;
         }
         if send.segments > 1
             && let Some(control) = self.controls.get_mut(index)
@@ -158,6 +160,29 @@ impl Messages {
     pub(super) fn sockets(&self) -> &[u8] {
         &self.sockets
     }
+}
+
+/// Appends the buffers of one send and says how many they are: blocks that lie side by side, as those
+/// of sealed messages do, are one.
+fn describe_parts(batch: &Batch, send: &Send, pool: &Pool, iovecs: &mut Vec<iovec>) -> usize {
+    let first = iovecs.len();
+    let mut block_end = None;
+    for part in batch.parts(send) {
+        match part {
+            Part::Block { start, len } => {
+                match iovecs.last_mut().filter(|_| block_end == Some(*start)) {
+                    Some(last) => last.iov_len += *len as usize,
+                    None => iovecs.push(iovec_of(batch.block_bytes(*part))),
+                }
+                block_end = Some(start + len);
+            }
+            Part::Payload(piece) => {
+                iovecs.push(iovec_of_piece(*piece, pool));
+                block_end = None;
+            }
+        }
+    }
+    iovecs.len() - first
 }
 
 /// The buffers of one write of a frame.

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
 
 use super::counters::Counters;
 use super::table::Table;
 use super::tun::Tun;
-use super::{ControlDatagram, Io, RunError, StartError};
+use super::{Io, Listeners, RunError, StartError};
+use crate::places::Places;
 
 pub(super) use wake::Wake;
 
@@ -44,8 +44,9 @@ pub(super) struct Queue {
     pub(super) tun: Arc<Tun>,
     pub(super) sockets: Vec<Arc<UdpSocket>>,
     pub(super) table: Arc<ArcSwap<Table>>,
+    pub(super) places: Arc<Places>,
     pub(super) counters: Arc<Counters>,
-    pub(super) control: mpsc::Sender<ControlDatagram>,
+    pub(super) listeners: Listeners,
     pub(super) wake: Arc<Wake>,
     pub(super) syscalls: Arc<AtomicU64>,
 }

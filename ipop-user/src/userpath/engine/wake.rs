@@ -1,4 +1,5 @@
-//! Tells a data thread to stop, out of whatever it waits in: an eventfd and a flag.
+//! Tells a data thread to stop, or to look at its table, out of whatever it waits in: an eventfd and a
+//! flag.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -25,6 +26,11 @@ impl Wake {
     /// Makes the thread stop. May be called more than once.
     pub(in crate::userpath) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Has the thread go round once.
+    pub(in crate::userpath) fn ring(&self) {
         let one = 1u64;
         // SAFETY: the kernel reads eight bytes through the pointer. It can only fail when the
         // counter is full, and then the thread is being woken already.
@@ -33,6 +39,13 @@ impl Wake {
 
     pub(in crate::userpath) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// The thread has woken: it sleeps again until the next call.
+    pub(super) fn clear(&self) {
+        let mut count = 0u64;
+        // SAFETY: the kernel writes eight bytes through the pointer. It fails where nobody has called.
+        unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 
     pub(super) fn fd(&self) -> RawFd {

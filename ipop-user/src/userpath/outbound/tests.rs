@@ -6,7 +6,7 @@ use ipop_common::gpe::LinkId;
 use ipop_common::ingress;
 use ipop_common::maps::PrefixKey;
 
-use super::super::packets::{Packet, is_sound, payload};
+use super::super::packets::{Ears, Packet, is_sound, payload};
 use super::super::virtio::{Gso, Header, PartialChecksum, Segmentation};
 use super::*;
 
@@ -20,7 +20,9 @@ struct Node {
     batch: Batch,
     answers: Coalescer,
     table: Table,
+    places: Places,
     counters: Counters,
+    ears: Ears,
 }
 
 impl Node {
@@ -42,7 +44,9 @@ impl Node {
             batch: Batch::new(),
             answers: Coalescer::new(8, true, true),
             table,
+            places: Places::own(),
             counters: Counters::new(),
+            ears: Ears::new(4),
         }
     }
 
@@ -57,15 +61,32 @@ impl Node {
             len,
             &mut self.pool,
             &mut self.answers,
-            &Context { table: &self.table, counters: &self.counters, now_ns: 1 },
+            &Context {
+                table: &self.table,
+                places: &self.places,
+                counters: &self.counters,
+                listeners: &self.ears.listeners,
+                now_ns: 1,
+            },
         );
+    }
+
+    fn fill(&mut self) -> bool {
+        let context = Context {
+            table: &self.table,
+            places: &self.places,
+            counters: &self.counters,
+            listeners: &self.ears.listeners,
+            now_ns: 1,
+        };
+        self.outbound.fill(&mut self.batch, &mut self.pool, &context)
     }
 
     /// Fills and empties batches until the packet is gone; the datagrams, and their sends.
     fn drain(&mut self) -> (Vec<Vec<u8>>, Vec<u16>) {
         let (mut datagrams, mut sends) = (Vec::new(), Vec::new());
         loop {
-            let done = self.outbound.fill(&mut self.batch, &mut self.pool);
+            let done = self.fill();
             for send in self.batch.pending() {
                 let bytes: Vec<u8> =
                     self.batch.parts(send).iter().flat_map(|part| self.part(*part)).collect();
@@ -82,7 +103,7 @@ impl Node {
 
     fn part(&self, part: Part) -> Vec<u8> {
         match part {
-            Part::Header { .. } => self.batch.header_bytes(part).to_vec(),
+            Part::Block { .. } => self.batch.block_bytes(part).to_vec(),
             Part::Payload(piece) => self.pool.bytes(piece).to_vec(),
         }
     }
@@ -195,7 +216,7 @@ fn what_is_too_big_is_answered_with_the_mtu_or_leaves_alone() {
     let mut node = Node::new(|_| ());
     for _ in 0..2 {
         node.take(Header::PLAIN, &Packet { dont_fragment: false, ..Packet::udp(payload(1400)) }.bytes());
-        assert!(node.outbound.fill(&mut node.batch, &mut node.pool));
+        assert!(node.fill());
     }
     assert_eq!(node.drain().1, [1, 1], "the kernel does not cut what it fragments");
     assert_eq!(node.counted(), [Counter::TxFragmented]);

@@ -308,6 +308,8 @@ impl Uring {
             }
             Request::Wake => {
                 self.standing.wake = false;
+                self.syscalls += 1;
+                self.queue.wake.clear();
                 Ok(())
             }
         }
@@ -468,6 +470,8 @@ mod tests {
 
     use super::super::Wake;
     use super::*;
+    use crate::places::Places;
+    use crate::userpath::packets::Ears;
     use crate::userpath::{Counters, Table, Tun, bind};
 
     /// A queue in a network namespace of this thread's own; `None` without the right to make one,
@@ -488,13 +492,13 @@ mod tests {
         run("link set lo up");
         run("addr add 10.128.0.1/24 dev ipop0");
         run("link set ipop0 up");
-        let (control, _) = tokio::sync::mpsc::channel(1);
         Some(Arc::new(Queue {
             tun: Arc::new(tun),
             sockets: vec![Arc::new(bind("127.0.0.1:0".parse().unwrap()).unwrap())],
             table: Arc::new(arc_swap::ArcSwap::from_pointee(Table::new())),
+            places: Arc::new(Places::own()),
             counters: Arc::new(Counters::new()),
-            control,
+            listeners: Ears::new(1).listeners,
             wake: Arc::new(Wake::new().unwrap()),
             syscalls: Arc::new(AtomicU64::new(0)),
         }))

@@ -1,0 +1,440 @@
+//! Sessions with the peers: drives the core's handshakes and timers, and puts what they agree on where
+//! both data paths find it.
+//!
+//! Keys are in two places: as words in the session's [place](crate::places), which the programs share,
+//! and as the user path's cipher. What a session has carried is read from its place.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipop_common::Counter;
+use ipop_common::aead;
+use ipop_common::hello;
+use ipop_common::maps::LinkRef;
+use ipop_common::session::Agreed;
+use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
+use ipop_overlay::session::{
+    AddError, Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers, Traffic,
+};
+use ipop_overlay::{Instant, PeerId, Refusal};
+use tracing::{debug, warn};
+use x25519_dalek::StaticSecret;
+use zeroize::Zeroizing;
+
+use super::clock;
+use crate::kernel::LinkSessions;
+use crate::places::Places;
+use crate::userpath::UserSession;
+use crate::userpath::session::sealed_len;
+
+/// A NAT on the way must not forget this node: shorter than the shortest mapping in common use
+/// (RFC 4787, REQ-5, asks for two minutes; many give thirty seconds).
+const PERSISTENT_KEEPALIVE: Duration = Duration::from_secs(25);
+/// A peer that has not answered where it was last seen is tried where it is configured.
+const LEARNED_ENDPOINT_PATIENCE: Duration = Duration::from_secs(3);
+/// So long packets may wait for a session with a peer, from when there is none; then they are
+/// answered as unreachable. A handshake whose first message is lost takes five seconds.
+const PATIENCE: Duration = Duration::from_secs(7);
+
+/// What has to be done because of a session.
+#[derive(Debug)]
+pub(super) enum Deed {
+    Transmit {
+        to: SocketAddr,
+        datagram: Vec<u8>,
+    },
+    /// The sessions with this peer are others than before.
+    Changed(PeerId),
+    /// The peer is somewhere else now.
+    Roamed {
+        peer: PeerId,
+        to: SocketAddr,
+    },
+    /// The peer does not answer.
+    Failed(PeerId),
+}
+
+/// One session in use.
+#[derive(Debug)]
+struct Live {
+    peer: PeerId,
+    user: Arc<UserSession>,
+    created: Instant,
+    initiator: bool,
+    /// No packet has to come to the daemon for it to be used: all may be opened in the kernel.
+    confirmed: bool,
+    /// When data had last come, by the last look.
+    received_ns: u64,
+}
+
+/// The sessions of one node.
+pub(super) struct Sealing {
+    core: Sessions,
+    places: Arc<Places>,
+    timers: Timers,
+    live: BTreeMap<u32, Live>,
+    current: BTreeMap<PeerId, u32>,
+    /// Since when there is no session with a peer.
+    without: BTreeMap<PeerId, Instant>,
+    /// Where peers are configured to be.
+    configured: BTreeMap<PeerId, SocketAddr>,
+}
+
+/// What the sessions are made with.
+pub(super) struct Identity {
+    pub(super) private_key: StaticSecret,
+    pub(super) psk: Zeroizing<[u8; 32]>,
+}
+
+/// A peer, before there is a session with it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Partner {
+    pub(super) id: PeerId,
+    pub(super) public_key: [u8; 32],
+    pub(super) endpoint: Option<SocketAddr>,
+}
+
+impl Sealing {
+    /// Knows all peers and has a session with none.
+    ///
+    /// # Errors
+    /// The peer that there can be no session with.
+    pub(super) fn new(
+        identity: Identity,
+        partners: &[Partner],
+        timers: Timers,
+        places: Arc<Places>,
+    ) -> Result<Self, (PeerId, AddError)> {
+        let random = Box::new(|bytes: &mut [u8]| {
+            // Without random numbers there is no secret; the kernel does not run out of them.
+            getrandom::fill(bytes).unwrap_or_else(|error| panic!("no random numbers: {error}"));
+        });
+        let mut sealing = Self {
+            core: Sessions::new(identity.private_key, timers, random),
+            places,
+            timers,
+            live: BTreeMap::new(),
+            current: BTreeMap::new(),
+            without: BTreeMap::new(),
+            configured: BTreeMap::new(),
+        };
+        let now = clock::now();
+        for partner in partners {
+            let config = PeerConfig {
+                public_key: partner.public_key,
+                psk: identity.psk.clone(),
+                endpoint: partner.endpoint,
+                persistent_keepalive: Some(PERSISTENT_KEEPALIVE.min(timers.rekey_after / 4)),
+            };
+            sealing.core.add_peer(now, partner.id, config).map_err(|error| (partner.id, error))?;
+            sealing.without.insert(partner.id, now);
+            if let Some(endpoint) = partner.endpoint {
+                sealing.configured.insert(partner.id, endpoint);
+            }
+        }
+        Ok(sealing)
+    }
+
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    /// Goes on with a session whose keys are at its place already; of one peer's, the one that is sent
+    /// on first. Says whether that is possible; if not, the keys are erased.
+    pub(super) fn adopt(&mut self, peer: PeerId, agreed: &Agreed, initiator: bool) -> bool {
+        let now = clock::now();
+        let left = Duration::from_nanos(agreed.expires_ns.saturating_sub(now.as_nanos()));
+        let age = self.timers.reject_after.saturating_sub(left);
+        let adopted = Adopted { local_index: agreed.local, initiator, age };
+        if let Err(error) = self.core.adopt(now, peer, &adopted) {
+            debug!(?peer, %error, "an earlier session is not used");
+            self.places.of(agreed.local).vacate();
+            return false;
+        }
+        let [send, receive] = [agreed.send_key, agreed.receive_key].map(bytes_of);
+        let live = Live {
+            peer,
+            user: Arc::new(UserSession::new(agreed.local, &send, &receive)),
+            created: Instant::from_nanos(now.as_nanos().saturating_sub(nanos(age))),
+            initiator,
+            confirmed: true,
+            received_ns: 0,
+        };
+        self.live.insert(agreed.local, live);
+        self.current.entry(peer).or_insert(agreed.local);
+        self.without.remove(&peer);
+        true
+    }
+
+    /// Goes on with the sessions of `old` for the peers that are still there, `same` says as whom.
+    pub(super) fn take_over(&mut self, old: &Self, same: impl Fn(PeerId) -> Option<PeerId>) {
+        let is_current = |local: &u32, live: &Live| old.current.get(&live.peer) == Some(local);
+        let mut all: Vec<(&u32, &Live)> = old.live.iter().filter(|(_, live)| live.confirmed).collect();
+        all.sort_by_key(|(local, live)| !is_current(local, live));
+        for (local, live) in all {
+            let agreed = self.places.of(*local).read(0);
+            let kept = same(live.peer)
+                .zip(agreed)
+                .is_some_and(|(peer, agreed)| self.adopt(peer, &agreed, live.initiator));
+            if !kept {
+                self.places.of(*local).vacate();
+            }
+        }
+        let dropped = old.live.iter().filter(|(_, live)| !live.confirmed);
+        dropped.for_each(|(local, _)| self.places.of(*local).vacate());
+    }
+
+    /// Takes in a handshake message.
+    pub(super) fn handshake(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+        self.core.handle_handshake(now(), from, datagram)
+    }
+
+    /// A packet of a session was authentic: where its peer is, and who that is.
+    pub(super) fn authenticated(&mut self, local: u32, from: SocketAddr) -> Option<PeerId> {
+        let live = self.live.get(&local)?;
+        let peer = live.peer;
+        self.core.authenticated_from(now(), local, from);
+        Some(peer)
+    }
+
+    /// The peer that a session is with.
+    pub(super) fn peer_of(&self, local: u32) -> Option<PeerId> {
+        self.live.get(&local).map(|live| live.peer)
+    }
+
+    /// Where a peer is looked for, from now on.
+    pub(super) fn set_endpoint(&mut self, peer: PeerId, endpoint: Option<SocketAddr>) {
+        match endpoint {
+            Some(endpoint) => self.configured.insert(peer, endpoint),
+            None => self.configured.remove(&peer),
+        };
+        self.core.set_endpoint(peer, endpoint);
+    }
+
+    /// Begins a handshake with a peer, unless there is a session or one is under way. A peer that has
+    /// not answered where it was last seen is looked for where it is configured.
+    pub(super) fn want(&mut self, peer: PeerId) {
+        let Some(view) = self.core.peer(peer) else { return };
+        if view.current.is_some() {
+            return;
+        }
+        let now = now();
+        let since = *self.without.entry(peer).or_insert(now.at);
+        let configured = self.configured.get(&peer).copied();
+        if configured.is_some()
+            && view.endpoint != configured
+            && (view.endpoint.is_none() || now.at.since(since) > LEARNED_ENDPOINT_PATIENCE)
+        {
+            self.core.set_endpoint(peer, configured);
+        }
+        if configured.is_some() || view.endpoint.is_some() {
+            self.core.want_session(now, peer);
+        }
+    }
+
+    /// Tells the core what the data paths have carried; the peers that data has come from since the
+    /// last look.
+    pub(super) fn look(&mut self) -> Vec<PeerId> {
+        let now = now();
+        let at = |ns: u64| (ns != 0).then(|| Instant::from_nanos(ns));
+        let mut alive = Vec::new();
+        for (local, live) in &mut self.live {
+            let place = self.places.of(*local);
+            let (sent, received) = place.last_traffic();
+            if received > live.received_ns {
+                live.received_ns = received;
+                alive.push(live.peer);
+            }
+            let (sent, received) = (at(sent), at(received));
+            let traffic = Traffic {
+                sent,
+                sent_data: sent,
+                received,
+                received_data: received,
+                send_counter: place.sent(),
+            };
+            self.core.traffic(now, *local, &traffic);
+        }
+        alive
+    }
+
+    pub(super) fn handle_timeout(&mut self) {
+        self.core.handle_timeout(now());
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.core.poll_timeout()
+    }
+
+    /// What is to be done next. Keys are put where they belong on the way.
+    pub(super) fn poll(&mut self) -> Option<Deed> {
+        while let Some(output) = self.core.poll_output() {
+            let deed = match output {
+                Output::Transmit { to, datagram } => Some(Deed::Transmit { to, datagram }),
+                Output::Install(install) => Some(Deed::Changed(self.install(&install))),
+                Output::Use { peer, local_index } => {
+                    self.current.insert(peer, local_index);
+                    self.without.remove(&peer);
+                    // The others too: where both sides begin at once, the peer uses the one it began, and
+                    // nothing of this node's waits for that.
+                    let all = self.live.values_mut().filter(|live| live.peer == peer);
+                    all.for_each(|live| live.confirmed = true);
+                    Some(Deed::Changed(peer))
+                }
+                Output::Erase { peer, local_index } => {
+                    self.erase(peer, local_index);
+                    Some(Deed::Changed(peer))
+                }
+                Output::Keepalive { peer, local_index } => self.keepalive(peer, local_index),
+                Output::Roamed { peer, to } => Some(Deed::Roamed { peer, to }),
+                Output::Failed { peer, reason: FailReason::NoAnswer } => Some(Deed::Failed(peer)),
+                Output::Failed { reason: FailReason::NoEndpoint, .. } => None,
+            };
+            if deed.is_some() {
+                return deed;
+            }
+        }
+        None
+    }
+
+    fn install(&mut self, install: &Install) -> PeerId {
+        let (send, receive) = (install.send_key.as_bytes(), install.receive_key.as_bytes());
+        let local = install.local_index;
+        let agreed = Agreed {
+            local,
+            remote: install.remote_index,
+            send_key: aead::Key::from_bytes(send),
+            receive_key: aead::Key::from_bytes(receive),
+            expires_ns: install.created.after(self.timers.reject_after).as_nanos(),
+            first_counter: 0,
+            // The kernel path is told when it has a link for it.
+            link: LinkRef::LOCAL,
+        };
+        self.places.of(local).install(&agreed, None);
+        let live = Live {
+            peer: install.peer,
+            user: Arc::new(UserSession::new(local, send, receive)),
+            created: install.created,
+            initiator: install.initiator,
+            confirmed: false,
+            received_ns: 0,
+        };
+        self.live.insert(local, live);
+        install.peer
+    }
+
+    fn erase(&mut self, peer: PeerId, local: u32) {
+        self.places.of(local).vacate();
+        self.live.remove(&local);
+        if self.current.get(&peer) == Some(&local) {
+            self.current.remove(&peer);
+            self.without.insert(peer, clock::now());
+        }
+    }
+
+    fn keepalive(&self, peer: PeerId, local: u32) -> Option<Deed> {
+        let to = self.core.peer(peer)?.endpoint?;
+        let live = self.live.get(&local)?;
+        match live.user.keepalive(self.places.of(local), clock::now().as_nanos()) {
+            Ok(datagram) => Some(Deed::Transmit { to, datagram: datagram.to_vec() }),
+            Err(counter) => {
+                debug!(?peer, counter = counter.name(), "no keepalive");
+                None
+            }
+        }
+    }
+
+    /// Seals a control message for a peer: where it goes, and the datagram.
+    ///
+    /// # Errors
+    /// The counter of the reason: there is no session with it.
+    pub(super) fn seal(
+        &self,
+        peer: PeerId,
+        message: &[u8; hello::LEN],
+    ) -> Result<(SocketAddr, Vec<u8>), Counter> {
+        let current = self.current.get(&peer).and_then(|local| self.live.get(local));
+        let to = self.core.peer(peer).and_then(|view| view.endpoint);
+        let (Some(live), Some(to)) = (current, to) else { return Err(Counter::TxNoSession) };
+        let mut datagram = vec![0; sealed_len(message.len(), u16::MAX)];
+        let text = datagram.iter_mut().skip(TRANSPORT_HEADER_LEN);
+        text.zip(message).for_each(|(out, byte)| *out = *byte);
+        let place = self.places.of(live.user.local());
+        live.user.seal_control(place, &mut datagram, message.len(), clock::now().as_nanos())?;
+        Ok((to, datagram))
+    }
+
+    /// The session that is sent on, for the user path.
+    pub(super) fn current(&self, peer: PeerId) -> Option<&Arc<UserSession>> {
+        let live = self.live.get(self.current.get(&peer)?)?;
+        Some(&live.user)
+    }
+
+    /// All sessions with a peer, for the user path.
+    pub(super) fn all(&self, peer: PeerId) -> impl Iterator<Item = &Arc<UserSession>> {
+        self.live.values().filter(move |live| live.peer == peer).map(|live| &live.user)
+    }
+
+    /// The sessions with a peer, for the kernel path.
+    pub(super) fn of_link(&self, peer: PeerId) -> LinkSessions {
+        let confirmed = self.live.iter().filter(|(_, live)| live.peer == peer && live.confirmed);
+        LinkSessions {
+            current: self.current.get(&peer).copied(),
+            all: confirmed.map(|(local, _)| *local).collect(),
+        }
+    }
+
+    /// When the session that is sent on ends.
+    pub(super) fn end(&self, peer: PeerId) -> Option<Instant> {
+        let live = self.live.get(self.current.get(&peer)?)?;
+        Some(live.created.after(self.timers.reject_after))
+    }
+
+    /// How old the session is that is sent on.
+    pub(super) fn age(&self, peer: PeerId) -> Option<Duration> {
+        let live = self.live.get(self.current.get(&peer)?)?;
+        Some(clock::now().since(live.created))
+    }
+
+    /// The peer as the core sees it.
+    pub(super) fn view(&self, peer: PeerId) -> Option<PeerView> {
+        self.core.peer(peer)
+    }
+
+    /// Whether packets to a peer should wait: there is no session, and there may soon be one.
+    pub(super) fn may_come(&self, peer: PeerId) -> bool {
+        self.without.get(&peer).is_none_or(|since| clock::now().since(*since) < PATIENCE)
+    }
+
+    /// Forgets all sessions and their keys.
+    pub(super) fn close(&mut self) {
+        for local in self.live.keys() {
+            self.places.of(*local).vacate();
+        }
+        let left: Vec<u32> = self.places.sessions().collect();
+        if !left.is_empty() {
+            warn!(sessions = left.len(), "sessions that nobody knew are erased");
+            left.into_iter().for_each(|local| self.places.of(local).vacate());
+        }
+        self.live.clear();
+        self.current.clear();
+    }
+}
+
+fn now() -> Now {
+    Now { at: clock::now(), unix: Duration::from_nanos(clock::unix_ns()) }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn bytes_of(key: aead::Key) -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    for (out, word) in bytes.chunks_exact_mut(4).zip(key.0) {
+        out.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
