@@ -2,7 +2,7 @@
 //! from a public key. The handshakes that use the keys are elsewhere.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,11 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blake2::{Blake2s256, Digest};
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::secret_file::{self, Unfit};
 
 /// Length of a key in bytes, private and public alike.
 pub const KEY_LEN: usize = 32;
@@ -28,6 +31,8 @@ pub enum KeyError {
     NotBase64,
     #[error("{path}: not a private key; write one with `ipopctl key gen {path}`", path = path.display())]
     NotAPrivateKey { path: PathBuf },
+    #[error("{path}: {unfit}", path = path.display())]
+    Unfit { path: PathBuf, unfit: Unfit },
     #[error("{path}: no such key file; write one with `ipopctl key gen {path}`", path = path.display())]
     Missing { path: PathBuf },
     #[error("{path}: exists already and is not overwritten; choose another name or move it away", path = path.display())]
@@ -70,17 +75,20 @@ impl PrivateKey {
     }
 
     /// Reads a key file: one line of base64, as [`PrivateKey::write_new`] and `wg genkey` write it.
+    /// A file that others can open, or that is another user's, is refused.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let file = File::open(path).map_err(|error| match error.kind() {
+        let failed = |what, source| KeyError::Io { path: path.to_owned(), what, source };
+        // A FIFO is to be refused, and not to be waited for.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => KeyError::Missing { path: path.to_owned() },
-            _ => KeyError::Io { path: path.to_owned(), what: "open", source: error },
+            _ => failed("open", error),
         })?;
+        let metadata = file.metadata().map_err(|error| failed("look at", error))?;
+        secret_file::check(path, &metadata, Uid::effective())
+            .map_err(|unfit| KeyError::Unfit { path: path.to_owned(), unfit })?;
         let mut text = Zeroizing::new(Vec::with_capacity(KEY_BASE64_LEN + 1));
-        file.take(KEY_FILE_LEN_MAX).read_to_end(&mut text).map_err(|source| KeyError::Io {
-            path: path.to_owned(),
-            what: "read",
-            source,
-        })?;
+        file.take(KEY_FILE_LEN_MAX).read_to_end(&mut text).map_err(|error| failed("read", error))?;
         let bytes =
             decode(text.trim_ascii()).ok_or_else(|| KeyError::NotAPrivateKey { path: path.to_owned() })?;
         Ok(Self(*bytes))
@@ -269,11 +277,16 @@ mod tests {
         tempfile::tempdir().unwrap()
     }
 
+    fn write_with_mode(path: &Path, text: &str, mode: u32) {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     #[test]
     fn the_public_key_is_that_of_rfc_7748() {
         let directory = directory();
         let path = directory.path().join("alice.key");
-        std::fs::write(&path, format!("{ALICE_PRIVATE}\n")).unwrap();
+        write_with_mode(&path, &format!("{ALICE_PRIVATE}\n"), 0o600);
         assert_eq!(PrivateKey::read(&path).unwrap().public_key().to_string(), ALICE_PUBLIC);
     }
 
@@ -324,13 +337,45 @@ mod tests {
         let path = directory.path().join("bad.key");
         let one_byte_more = STANDARD.encode([7; 33]);
         for text in ["", "\n", "hello", &ALICE_PRIVATE[1..], &one_byte_more, &"A".repeat(100_000)] {
-            std::fs::write(&path, text).unwrap();
+            write_with_mode(&path, text, 0o600);
             let error = PrivateKey::read(&path).unwrap_err();
             assert!(matches!(error, KeyError::NotAPrivateKey { .. }), "{text:?} gave {error}");
             assert!(text.trim().is_empty() || !error.to_string().contains(text));
         }
         let missing = PrivateKey::read(&directory.path().join("missing")).unwrap_err();
         assert!(matches!(missing, KeyError::Missing { .. }), "{missing}");
+    }
+
+    #[test]
+    fn a_key_that_others_can_open_is_not_read() {
+        let directory = directory();
+        let path = directory.path().join("node.key");
+        for mode in [0o400, 0o600, 0o700] {
+            write_with_mode(&path, ALICE_PRIVATE, mode);
+            PrivateKey::read(&path).unwrap();
+        }
+        for mode in [0o640, 0o620, 0o604, 0o602, 0o666, 0o777] {
+            write_with_mode(&path, ALICE_PRIVATE, mode);
+            let name = path.display();
+            assert_eq!(
+                PrivateKey::read(&path).unwrap_err().to_string(),
+                format!(
+                    "{name}: holds a secret, and its mode {mode:04o} opens it to others than its owner; \
+                     run `chmod 600 {name}`"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let directory = directory();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for path in [fifo.as_path(), directory.path(), Path::new("/dev/null")] {
+            let error = PrivateKey::read(path).unwrap_err().to_string();
+            assert!(error.ends_with(": not a regular file; name the file that holds the key"), "{error}");
+        }
     }
 
     #[test]

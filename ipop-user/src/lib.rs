@@ -10,4 +10,5 @@ pub mod key;
 pub mod mapping;
 pub mod netlink;
 pub mod places;
+pub mod secret_file;
 pub mod userpath;

@@ -330,6 +330,18 @@ fn top_prints_samples_where_there_is_no_terminal() {
     assert!(samples[1]["interval_s"].as_f64().unwrap() >= 1.0);
 }
 
+fn set_mode(file: &Path, mode: u32) {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// What is said of a file of secrets with this mode.
+fn open_to_others(file: &Path, mode: &str) -> String {
+    let file = file.display();
+    format!(
+        "{file}: holds a secret, and its mode {mode} opens it to others than its owner; run `chmod 600 {file}`"
+    )
+}
+
 #[test]
 fn keys_are_made_once_and_read_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -353,6 +365,9 @@ fn keys_are_made_once_and_read_again() {
     std::fs::write(&file, &private_key[1..]).unwrap();
     run(ipopctl().args(["key", "pub"]).arg(&file))
         .fails(1, &format!("ipopctl: {path}: not a private key; write one with `ipopctl key gen {path}`"));
+    set_mode(&file, 0o604);
+    run(ipopctl().args(["key", "pub"]).arg(&file))
+        .fails(1, &format!("ipopctl: {}", open_to_others(&file, "0604")));
 }
 
 /// `ipopctl init` into a directory that is not there yet.
@@ -437,8 +452,12 @@ fn config_check_says_line_and_reason() {
     assert_eq!((&json["valid"], &json["errors"][0]["line"]), (&false.into(), &line.into()));
 
     std::fs::write(&config, good).unwrap();
-    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o644)).unwrap();
-    std::fs::remove_file(target.join("private.key")).unwrap();
+    let key = target.join("private.key");
+    set_mode(&key, 0o640);
+    check(&config, &[]).fails(1, &open_to_others(&key, "0640"));
+
+    set_mode(&config, 0o644);
+    std::fs::remove_file(&key).unwrap();
     let outcome = check(&config, &[]);
     assert_eq!(
         (outcome.status, outcome.stdout),
@@ -447,10 +466,9 @@ fn config_check_says_line_and_reason() {
     assert_eq!(
         outcome.stderr,
         format!(
-            "warning: {path}: holds a secret, and its mode 0644 opens it to others than its owner; \
-             run `chmod 600 {path}`\n\
-             warning: {path}: there is no key file {key}; write one with `ipopctl key gen {key}`\n",
-            key = target.join("private.key").display()
+            "warning: {}\nwarning: {path}: there is no key file {key}; write one with `ipopctl key gen {key}`\n",
+            open_to_others(&config, "0644"),
+            key = key.display()
         )
     );
 }

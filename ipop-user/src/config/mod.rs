@@ -17,13 +17,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::key::PublicKey;
+use crate::secret_file;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use name::InterfaceName;
@@ -227,14 +227,14 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Reads and checks a configuration file, and warns if others may read it or the key beside it.
+/// Reads and checks a configuration file. If others may read the secret in it, that is a warning, as of
+/// `wg-quick`: the secret alone, without a peer's key, opens no session.
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     let text = read(path)?;
     let mut loaded = parse(&text, path)?;
     if loaded.config.network.secret.is_some() {
         loaded.warnings.extend(permission_warning(path));
     }
-    loaded.warnings.extend(permission_warning(&loaded.config.node.key_file));
     Ok(loaded)
 }
 
@@ -296,17 +296,10 @@ fn read(path: &Path) -> Result<Zeroizing<String>, ConfigErrors> {
     }
 }
 
-/// A file of secrets that others than its owner may open. A file that is not there says so when it
-/// is read.
+/// A file that is not there any more is not open to anybody.
 fn permission_warning(path: &Path) -> Option<Problem> {
-    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-    (mode & 0o066 != 0).then(|| {
-        Problem::new(
-            path,
-            format!("holds a secret, and its mode {mode:04o} opens it to others than its owner"),
-            format!("run `chmod 600 {}`", path.display()),
-        )
-    })
+    let unfit = secret_file::check_mode(path, &std::fs::metadata(path).ok()?).err()?;
+    Some(Problem::new(path, unfit.reason, unfit.advice))
 }
 
 #[cfg(test)]

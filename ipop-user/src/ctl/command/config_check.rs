@@ -47,6 +47,9 @@ fn check_key(file: &Path, mut loaded: Loaded) -> Result<Loaded, ConfigErrors> {
             let advice = "name another `node.key_file`, or write one with `ipopctl key gen FILE`";
             return Err(Problem::new(&path, "not a private key", advice).into());
         }
+        Err(KeyError::Unfit { path, unfit }) => {
+            return Err(Problem::new(&path, unfit.reason, unfit.advice).into());
+        }
         Err(error) => return Err(Problem::new(file, error.to_string(), "mend the key file").into()),
     }
     Ok(loaded)
