@@ -67,10 +67,19 @@ pub(crate) struct Datapath {
     pub(crate) kernel: &'static str,
     pub(crate) xdp: &'static str,
     pub(crate) io: &'static str,
+    pub(crate) security: &'static str,
 }
 
 impl Datapath {
-    pub(crate) const AUTO: Self = Self { kernel: "auto", xdp: "auto", io: "auto" };
+    /// What ipopd does by itself.
+    pub(crate) const SEALED: Self = Self { kernel: "auto", xdp: "auto", io: "auto", security: "sealed" };
+    /// The same on a wire that both ends trust.
+    pub(crate) const CLEAR: Self = Self { security: "clear-if-trusted", ..Self::SEALED };
+
+    /// What the link is once it is up: all wires here are trusted by both ends.
+    pub(crate) fn link_security(&self) -> &'static str {
+        if self.security == Self::CLEAR.security { "clear" } else { "sealed" }
+    }
 }
 
 impl Node<'_> {
@@ -124,7 +133,7 @@ impl Node<'_> {
                 ("kernel", quoted(self.datapath.kernel)),
                 ("xdp", quoted(self.datapath.xdp)),
                 ("io", quoted(self.datapath.io)),
-                ("security", quoted("clear-if-trusted")),
+                ("security", quoted(self.datapath.security)),
             ],
         );
         section(
@@ -190,7 +199,7 @@ mod tests {
             wire_prefix: "10.200.0.0/24",
             peer_address: "10.200.0.1",
             peer_key: "base64=",
-            datapath: Datapath { kernel: "off", ..Datapath::AUTO },
+            datapath: Datapath { kernel: "off", ..Datapath::CLEAR },
         };
         let text = node.to_toml();
         for line in [

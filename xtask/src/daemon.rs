@@ -140,14 +140,14 @@ impl Daemon {
         parse_resident(&text).with_context(|| format!("no VmRSS in {path}"))
     }
 
-    /// Waits until the peer is reached by `path`; an error that quotes the daemon's log when it
-    /// ends or does not get there.
-    pub(crate) fn wait_for_path(&mut self, path: &str) -> Result<()> {
+    /// Waits until the peer is reached by `path` and the link is `security`; an error that quotes the
+    /// daemon's log when it ends or does not get there.
+    pub(crate) fn wait_for_path(&mut self, path: &str, security: &str) -> Result<()> {
         let peer = self.control.peer.node_name();
-        self.wait_until(&format!("{peer} by {path}"), |control| {
-            let seen = control.peer()?.path;
-            if seen != path {
-                bail!("path is {seen}");
+        self.wait_until(&format!("{peer} by {path}, {security}"), |control| {
+            let seen = control.peer()?;
+            if (seen.path.as_str(), seen.security.as_str()) != (path, security) {
+                bail!("path is {}, {}", seen.path, seen.security);
             }
             Ok(())
         })
@@ -263,10 +263,10 @@ impl Daemons {
         })
     }
 
-    /// Waits until both reach each other by `path` (`direct-kernel` or `direct-user`).
-    pub(crate) fn wait_for_path(&mut self, path: &str) -> Result<()> {
-        self.near.wait_for_path(path)?;
-        self.far.wait_for_path(path)
+    /// Waits until both reach each other by `path` (`direct-kernel` or `direct-user`), `sealed` or `clear`.
+    pub(crate) fn wait_for_path(&mut self, path: &str, security: &str) -> Result<()> {
+        self.near.wait_for_path(path, security)?;
+        self.far.wait_for_path(path, security)
     }
 
     /// What both ends have counted so far.
@@ -348,9 +348,9 @@ mod tests {
         let json =
             r#"{"name":"alpha","datapath":{"kernel":"on","kernel_reason":null,"xdp":"off","io":"epoll"}}"#;
         let active = parse_active(json).expect("a status");
-        assert_eq!(active.difference(&Datapath::AUTO), None);
-        assert_eq!(active.difference(&Datapath { kernel: "on", xdp: "off", io: "auto" }), None);
-        let native = Datapath { xdp: "native", ..Datapath::AUTO };
+        assert_eq!(active.difference(&Datapath::CLEAR), None);
+        assert_eq!(active.difference(&Datapath { kernel: "on", xdp: "off", ..Datapath::CLEAR }), None);
+        let native = Datapath { xdp: "native", ..Datapath::CLEAR };
         assert_eq!(active.difference(&native).as_deref(), Some("xdp is off, not native"));
     }
 

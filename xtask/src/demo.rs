@@ -84,8 +84,8 @@ fn show(binaries: &Binaries, seconds: u64, story: &Story) -> Result<Vec<Leg>> {
     };
 
     story.step("An ipopd on each host");
-    let mut daemons = Daemons::start(binaries, &pair, "demo", Datapath::AUTO)?;
-    daemons.wait_for_path(KERNEL.peer_path)?;
+    let mut daemons = Daemons::start(binaries, &pair, "demo", Datapath::CLEAR)?;
+    daemons.wait_for_path(KERNEL.peer_path, Datapath::CLEAR.link_security())?;
     story.reached(&daemons.near.control.peer()?, Side::Far);
 
     let kernel = leg(&KERNEL, &daemons, &transfer, story)?;
@@ -145,7 +145,7 @@ fn switch_kernel_path(daemons: &mut Daemons, to: &str, path: &Path, story: &Stor
     story.command(&format!("ipopctl {words}"));
     daemons.near.control.ctl(&words)?;
     daemons.far.control.ctl(&words)?;
-    daemons.wait_for_path(path.peer_path)
+    daemons.wait_for_path(path.peer_path, Datapath::CLEAR.link_security())
 }
 
 fn is_proof(traffic: &Traffic, by_kernel: bool) -> bool {

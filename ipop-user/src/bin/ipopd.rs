@@ -65,9 +65,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// What the loader has to say of each relocation; whoever wants it asks for `aya_obj=debug`.
+const QUIET: &str = "aya=info,aya_obj=info";
+
 fn init_log(filter: Option<&str>) {
     let filter = match filter {
-        Some(filter) => EnvFilter::new(filter),
+        Some(filter) => EnvFilter::new(format!("{QUIET},{filter}")),
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
     // Under systemd the journal stamps each line itself.

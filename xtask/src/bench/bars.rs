@@ -30,6 +30,7 @@ enum Limit {
     AtLeast(f64),
     AtMost(f64),
     MoreThan(f64),
+    LessThan(f64),
 }
 
 impl Limit {
@@ -38,6 +39,7 @@ impl Limit {
             Self::AtLeast(limit) => measured >= limit,
             Self::AtMost(limit) => measured <= limit,
             Self::MoreThan(limit) => measured > limit,
+            Self::LessThan(limit) => measured < limit,
         }
     }
 
@@ -46,6 +48,7 @@ impl Limit {
             Self::AtLeast(limit) => format!(">= {limit}"),
             Self::AtMost(limit) => format!("<= {limit}"),
             Self::MoreThan(limit) => format!("> {limit}"),
+            Self::LessThan(limit) => format!("< {limit}"),
         }
     }
 }
@@ -95,6 +98,7 @@ fn asked(automatic: &[(Wire, System)]) -> Vec<Asked> {
         }
     }
     asked.extend(user_bars());
+    asked.extend(sealed_bars());
     asked
 }
 
@@ -103,7 +107,7 @@ fn kernel_bars(wire: Wire, system: System, tcp_min: f64) -> [Asked; 6] {
     [
         bar("TCP / bare", |row| row.to_bare(Metric::Tcp), Limit::AtLeast(tcp_min)),
         bar("UDP 64 B / bare", |row| row.to_bare(Metric::Udp64), Limit::AtLeast(0.80)),
-        bar("ping flood - bare, us", |row| *row.added_us.get(Metric::Ping.key())?, Limit::AtMost(1.5)),
+        bar("ping flood - bare, us", |row| row.added_us(Metric::Ping), Limit::AtMost(1.5)),
         bar("TCP rr / bare", |row| row.to_bare(Metric::TcpRr), Limit::AtMost(1.15)),
         bar("UDP rr / bare", |row| row.to_bare(Metric::UdpRr), Limit::AtMost(1.15)),
         bar("kernel hit rate", |row| row.kernel_hit_rate, Limit::MoreThan(KERNEL_HIT_RATE_MIN)),
@@ -125,6 +129,20 @@ fn user_bars() -> [Asked; 3] {
         bar("TCP, Gbit/s", |row| row.median(Metric::Tcp), Limit::AtLeast(4.0)),
         bar("TCP segments out of order", |row| Some(row.tcp_out_of_order? as f64), Limit::AtMost(0.0)),
         bar("ipopd idle, MB", |row| Some(row.ipopd_idle_bytes? as f64 / 1e6), Limit::AtMost(30.0)),
+    ]
+}
+
+/// Beside the others' virtual networks, all of which seal in user space.
+fn sealed_bars() -> [Asked; 6] {
+    let bar =
+        |what, figure, limit| Asked { wire: Wire::Offload, system: System::Sealed, what, figure, limit };
+    [
+        bar("ping flood - bare, us", |row| row.added_us(Metric::Ping), Limit::AtMost(6.0)),
+        bar("ping flood / best peer", |row| row.to_best_peer(Metric::Ping), Limit::AtMost(0.2)),
+        bar("TCP rr / best peer", |row| row.to_best_peer(Metric::TcpRr), Limit::LessThan(1.0)),
+        bar("UDP 64 B / best peer", |row| row.to_best_peer(Metric::Udp64), Limit::AtLeast(2.0)),
+        bar("TCP, Gbit/s", |row| row.median(Metric::Tcp), Limit::AtLeast(2.5)),
+        bar("TCP / best peer", |row| row.to_best_peer(Metric::Tcp), Limit::AtLeast(2.0)),
     ]
 }
 
@@ -172,6 +190,24 @@ mod tests {
             .map(|system| Record::with_samples(system, samples));
         let bars = evaluate(&rows(Wire::Nic, &records), &[(Wire::Nic, System::KernelXdp)]);
         assert!(!bars.is_empty() && bars.iter().all(|bar| bar.path == "kernel-xdp"));
+    }
+
+    #[test]
+    fn sealed_links_are_held_against_the_best_of_the_others() {
+        let peer = |system, ping, udp64| {
+            Record::with_samples(system, &[(Metric::Ping, &[ping]), (Metric::Udp64, &[udp64])])
+        };
+        let records = [
+            Record::with_samples(System::Bare, &[(Metric::Ping, &[5.0])]),
+            peer(System::WireguardGo, 80.0, 90.0),
+            peer(System::Nebula, 60.0, 70.0),
+            peer(System::Sealed, 11.5, 170.0),
+        ];
+        let bars = evaluate(&rows(Wire::Offload, &records), &[]);
+        assert_eq!(verdict(&bars, "ping flood / best peer"), Verdict::Ok);
+        assert_eq!(verdict(&bars, "ping flood - bare, us"), Verdict::Missed);
+        assert_eq!(verdict(&bars, "UDP 64 B / best peer"), Verdict::Missed);
+        assert_eq!(verdict(&bars, "TCP / best peer"), Verdict::NotMeasured);
     }
 
     #[test]

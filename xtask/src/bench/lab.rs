@@ -71,7 +71,7 @@ impl Testbed {
                 // A network of its own: the link ids of two systems have nothing in common.
                 let network = format!("bench-{}-{}", wire.name(), system.name());
                 let mut daemons = Daemons::start(binaries, &pair, &network, datapath)?;
-                daemons.wait_for_path(system.peer_path())?;
+                daemons.wait_for_path(system.peer_path(), datapath.link_security())?;
                 if let Some(difference) = daemons.near.control.active()?.difference(&datapath) {
                     bail!("ipopd runs, but {difference}");
                 }
@@ -90,7 +90,7 @@ impl Testbed {
 /// the user path.
 pub(crate) fn automatic(wire: Wire, binaries: &Binaries) -> Result<Option<System>> {
     let pair = wired_pair(wire, "auto")?;
-    let active = Daemons::start(binaries, &pair, "bench-auto", Datapath::AUTO)?.near.wait_until_up()?;
+    let active = Daemons::start(binaries, &pair, "bench-auto", Datapath::SEALED)?.near.wait_until_up()?;
     Ok(match (active.kernel.as_str(), active.xdp.as_str()) {
         ("on", "off") => Some(System::KernelTc),
         ("on", _) => Some(System::KernelXdp),

@@ -56,10 +56,13 @@ pub(crate) enum System {
     UserIoUring,
     KernelTc,
     KernelXdp,
+    SealedUser,
+    /// What ipopd does by itself: single packets in the kernel, super-packets in the daemon.
+    Sealed,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Bare,
         Self::Vxlan,
         Self::WireguardGo,
@@ -69,6 +72,8 @@ impl System {
         Self::UserIoUring,
         Self::KernelTc,
         Self::KernelXdp,
+        Self::SealedUser,
+        Self::Sealed,
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -82,6 +87,8 @@ impl System {
             Self::UserIoUring => "ipop user io_uring",
             Self::KernelTc => "ipop kernel tc",
             Self::KernelXdp => "ipop kernel xdp",
+            Self::SealedUser => "ipop sealed user",
+            Self::Sealed => "ipop sealed",
         }
     }
 
@@ -93,7 +100,12 @@ impl System {
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun",
             Self::Nebula => "nebula",
-            Self::UserEpoll | Self::UserIoUring | Self::KernelTc | Self::KernelXdp => "ipop",
+            Self::UserEpoll
+            | Self::UserIoUring
+            | Self::KernelTc
+            | Self::KernelXdp
+            | Self::SealedUser
+            | Self::Sealed => "ipop",
         }
     }
 
@@ -112,22 +124,32 @@ impl System {
             Self::UserIoUring => "user-io_uring",
             Self::KernelTc => "kernel-tc",
             Self::KernelXdp => "kernel-xdp",
+            Self::SealedUser => "sealed-user",
+            Self::Sealed => "sealed",
         }
     }
 
+    /// All packets are to take the kernel path.
     pub(crate) fn is_kernel_path(self) -> bool {
         matches!(self, Self::KernelTc | Self::KernelXdp)
     }
 
+    /// No packet is to take it.
+    pub(crate) fn is_user_path(self) -> bool {
+        matches!(self, Self::UserEpoll | Self::UserIoUring | Self::SealedUser)
+    }
+
     /// How ipopd is configured for this row; `None` where there is no ipopd.
     pub(crate) fn datapath(self) -> Option<Datapath> {
-        let auto = Datapath::AUTO;
+        let (clear, sealed) = (Datapath::CLEAR, Datapath::SEALED);
         match self {
             Self::Bare | Self::Vxlan | Self::WireguardGo | Self::Boringtun | Self::Nebula => None,
-            Self::UserEpoll => Some(Datapath { kernel: "off", io: "epoll", ..auto }),
-            Self::UserIoUring => Some(Datapath { kernel: "off", io: "io_uring", ..auto }),
-            Self::KernelTc => Some(Datapath { kernel: "on", xdp: "off", ..auto }),
-            Self::KernelXdp => Some(Datapath { kernel: "on", xdp: "native", ..auto }),
+            Self::UserEpoll => Some(Datapath { kernel: "off", io: "epoll", ..clear }),
+            Self::UserIoUring => Some(Datapath { kernel: "off", io: "io_uring", ..clear }),
+            Self::KernelTc => Some(Datapath { kernel: "on", xdp: "off", ..clear }),
+            Self::KernelXdp => Some(Datapath { kernel: "on", xdp: "native", ..clear }),
+            Self::SealedUser => Some(Datapath { kernel: "off", io: "io_uring", ..sealed }),
+            Self::Sealed => Some(Datapath { kernel: "on", ..sealed }),
         }
     }
 
@@ -142,13 +164,15 @@ impl System {
             | Self::UserEpoll
             | Self::UserIoUring
             | Self::KernelTc
-            | Self::KernelXdp => None,
+            | Self::KernelXdp
+            | Self::SealedUser
+            | Self::Sealed => None,
         }
     }
 
     /// What `ipopctl peers` must call the path before anything is measured.
     pub(crate) fn peer_path(self) -> &'static str {
-        if self.is_kernel_path() { "direct-kernel" } else { "direct-user" }
+        if self.is_user_path() { "direct-user" } else { "direct-kernel" }
     }
 
     /// The address of the far host that the load is sent to.
@@ -156,7 +180,12 @@ impl System {
         let text = match self {
             Self::Bare => Pair::FAR_ADDRESS,
             Self::Vxlan | Self::WireguardGo | Self::Boringtun | Self::Nebula => TUNNEL_FAR_ADDRESS,
-            Self::UserEpoll | Self::UserIoUring | Self::KernelTc | Self::KernelXdp => Side::Far.virtual_v4(),
+            Self::UserEpoll
+            | Self::UserIoUring
+            | Self::KernelTc
+            | Self::KernelXdp
+            | Self::SealedUser
+            | Self::Sealed => Side::Far.virtual_v4(),
         };
         text.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)
     }
@@ -249,6 +278,11 @@ impl Metric {
 
     pub(crate) fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether more of it is better: it is a rate and no time.
+    pub(crate) fn is_rate(self) -> bool {
+        matches!(self, Self::Tcp | Self::Udp64)
     }
 }
 

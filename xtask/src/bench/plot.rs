@@ -135,5 +135,7 @@ fn colour(system: System) -> RGBColor {
         System::UserIoUring => RGBColor(0x3b, 0x82, 0xc4),
         System::KernelTc => RGBColor(0x2e, 0x8b, 0x57),
         System::KernelXdp => RGBColor(0x7f, 0xc9, 0x9b),
+        System::SealedUser => RGBColor(0x5f, 0x6c, 0xb8),
+        System::Sealed => RGBColor(0x1f, 0x6f, 0x6b),
     }
 }

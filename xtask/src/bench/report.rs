@@ -73,7 +73,7 @@ fn ratios(rows: &[&Row]) -> Table {
     let others = ["TCP by\nVXLAN", "UDP by\nVXLAN", "ping\nadded us"];
     let mut table = table(&[&["by bare wire"], &bare[..], &others[..]].concat(), 1);
     for row in rows {
-        let added_us = row.added_us.get(Metric::Ping.key()).copied().flatten();
+        let added_us = row.added_us(Metric::Ping);
         let mut cells = vec![row.key.1.label().to_owned()];
         cells.extend(Metric::ALL.iter().map(|metric| shown(row.to_bare(*metric), 2)));
         cells.extend(

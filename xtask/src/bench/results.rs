@@ -29,6 +29,8 @@ pub(crate) struct Row {
     /// Median over the rounds of this row's figure by the bare wire's in the same round.
     pub(crate) ratio_to_bare: BTreeMap<&'static str, Option<f64>>,
     pub(crate) ratio_to_vxlan: BTreeMap<&'static str, Option<f64>>,
+    /// The same by the best of the others' virtual networks, by their medians; another for each figure.
+    pub(crate) ratio_to_best_peer: BTreeMap<&'static str, Option<f64>>,
     /// Median over the rounds of this row's latency less the bare wire's.
     pub(crate) added_us: BTreeMap<&'static str, Option<f64>>,
     /// Windows that were counted, of the metric that has most.
@@ -68,6 +70,14 @@ impl Row {
         self.ratio_to_vxlan.get(metric.key()).copied().flatten()
     }
 
+    pub(crate) fn to_best_peer(&self, metric: Metric) -> Option<f64> {
+        self.ratio_to_best_peer.get(metric.key()).copied().flatten()
+    }
+
+    pub(crate) fn added_us(&self, metric: Metric) -> Option<f64> {
+        self.added_us.get(metric.key()).copied().flatten()
+    }
+
     pub(crate) fn summary(&self, metric: Metric) -> Option<Summary> {
         self.summaries.get(metric.key()).copied().flatten()
     }
@@ -75,14 +85,31 @@ impl Row {
 
 /// The rows of one wire.
 pub(crate) fn rows(wire: Wire, records: &[Record]) -> Vec<Row> {
-    let of = |system| records.iter().find(|record| record.system == system);
-    records.iter().map(|record| row(wire, record, of(System::Bare), of(System::Vxlan))).collect()
+    records.iter().map(|record| row(wire, record, records)).collect()
 }
 
-fn row(wire: Wire, record: &Record, bare: Option<&Record>, vxlan: Option<&Record>) -> Row {
+/// The best of the others' virtual networks in one figure.
+fn best_peer(records: &[Record], metric: Metric) -> Option<&Record> {
+    let median = |record: &Record| Some(Summary::of(record.samples(metric))?.median);
+    let products = records.iter().filter(|record| record.system.product().is_some());
+    let known = products.filter_map(|record| Some((record, median(record)?)));
+    let best = if metric.is_rate() {
+        known.max_by(|a, b| a.1.total_cmp(&b.1))
+    } else {
+        known.min_by(|a, b| a.1.total_cmp(&b.1))
+    };
+    best.map(|(record, _)| record)
+}
+
+fn row(wire: Wire, record: &Record, all: &[Record]) -> Row {
+    let of = |system| all.iter().find(|record| record.system == system);
+    let (bare, vxlan) = (of(System::Bare), of(System::Vxlan));
     let against = |base: Option<&Record>, combine: fn(&[f64], &[f64]) -> Option<Summary>| {
         each(&Metric::ALL, |metric| combine(record.samples(metric), base?.samples(metric)))
     };
+    let to_best_peer = each(&Metric::ALL, |metric| {
+        stats::ratio(record.samples(metric), best_peer(all, metric)?.samples(metric))
+    });
     let summaries = each(&Metric::ALL, |metric| Summary::of(record.samples(metric)));
     let to_bare = against(bare, stats::ratio);
     let mut added = against(bare, stats::difference);
@@ -99,6 +126,7 @@ fn row(wire: Wire, record: &Record, bare: Option<&Record>, vxlan: Option<&Record
         kernel_hit_rate,
         ratio_to_bare: medians(&to_bare),
         ratio_to_vxlan: medians(&against(vxlan, stats::ratio)),
+        ratio_to_best_peer: medians(&to_best_peer),
         added_us: medians(&added),
         runs: Metric::ALL.iter().map(|metric| record.samples(*metric).len()).max().unwrap_or(0),
         spread: quartiles(&summaries),
@@ -128,7 +156,7 @@ fn problems(record: &Record, kernel_hit_rate: Option<f64>) -> Vec<String> {
     {
         problems.push(format!("only {:.2} % of the packets took the kernel path", rate * 100.0));
     }
-    if let Some(rate) = kernel_hit_rate.filter(|_| !record.system.is_kernel_path())
+    if let Some(rate) = kernel_hit_rate.filter(|_| record.system.is_user_path())
         && rate > 0.0
     {
         problems.push(format!("{:.4} % of the packets took the kernel path", rate * 100.0));
@@ -237,7 +265,7 @@ pub(crate) struct PaperRow {
 pub(crate) fn original_paper(rows: &[Row]) -> Vec<PaperRow> {
     let kernel = rows.iter().find(|row| row.key == (Wire::Offload, System::KernelTc));
     let user = rows.iter().find(|row| row.key == (Wire::Offload, System::UserIoUring));
-    let added = |row: Option<&Row>| row?.added_us.get(Metric::Ping.key()).copied().flatten();
+    let added = |row: Option<&Row>| row?.added_us(Metric::Ping);
     let part = |row: Option<&Row>| row?.to_bare(Metric::Tcp);
     let both = |figure: &dyn Fn(Option<&Row>) -> Option<f64>, shown: &dyn Fn(f64) -> String| {
         let told = |row, name| figure(row).map(|value| format!("{} {name}", shown(value)));
@@ -312,9 +340,9 @@ mod tests {
     #[test]
     fn loss_is_that_of_all_rounds_together() {
         let mut record = Record::with_samples(System::Bare, &[]);
-        assert_eq!(row(Wire::Nic, &record, None, None).udp64_loss, None);
+        assert_eq!(row(Wire::Nic, &record, &[]).udp64_loss, None);
         (record.udp_sent, record.udp_received) = (1_000_000, 999_999);
-        let row = row(Wire::Nic, &record, None, None);
+        let row = row(Wire::Nic, &record, &[]);
         assert_eq!((row.udp64_sent, row.udp64_received, row.udp64_loss), (1_000_000, 999_999, Some(1e-6)));
     }
 
@@ -322,10 +350,10 @@ mod tests {
     fn a_kernel_row_on_the_user_path_is_flagged() {
         let mut record = Record::with_samples(System::KernelTc, &[]);
         record.traffic = Some(crate::daemon::Traffic { kernel_tx: 98, user_tx: 2, ..Default::default() });
-        let flagged = row(Wire::Nic, &record, None, None);
+        let flagged = row(Wire::Nic, &record, &[]);
         assert_eq!(flagged.kernel_hit_rate, Some(0.98));
         assert_eq!(flagged.problems.len(), 1);
         record.traffic = Some(crate::daemon::Traffic { kernel_tx: 10_000, user_tx: 2, ..Default::default() });
-        assert!(row(Wire::Nic, &record, None, None).problems.is_empty());
+        assert!(row(Wire::Nic, &record, &[]).problems.is_empty());
     }
 }
