@@ -11,4 +11,5 @@ pub mod mapping;
 pub mod netlink;
 pub mod places;
 pub mod secret_file;
+pub mod token;
 pub mod userpath;

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use ipop_user::config::Config;
 use ipop_user::{api, control, key};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -90,6 +91,17 @@ impl Outcome {
             (self.status, self.stdout.as_str(), self.stderr.as_str()),
             (status, "", format!("{message}\n").as_str())
         );
+    }
+
+    /// The same, with a line that contains this.
+    #[track_caller]
+    fn fails_with(self, status: i32, part: &str) {
+        assert_eq!(
+            (self.status, self.stdout.as_str(), self.stderr.lines().count()),
+            (status, "", 1),
+            "{self:?}"
+        );
+        assert!(self.stderr.contains(part), "{self:?}");
     }
 
     #[track_caller]
@@ -379,52 +391,141 @@ fn check(file: &Path, arguments: &[&str]) -> Outcome {
     run(ipopctl().args(["config", "check"]).arg(file).args(arguments))
 }
 
+/// `ipopctl init` with a token on standard input.
+fn join(directory: &Path, input: &str, arguments: &[&str]) -> Outcome {
+    let mut command = ipopctl();
+    command.arg("init").arg("--dir").arg(directory).args(["--join", "-"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+/// The line of what `ipopctl init` prints that begins like this, to the end of its paragraph.
+fn paragraph<'a>(printed: &'a str, begins: &str) -> &'a str {
+    let found = printed.split("\n\n").find(|paragraph| paragraph.starts_with(begins));
+    found.unwrap_or_else(|| panic!("no {begins} in {printed}"))
+}
+
+fn append(file: &Path, text: &str) {
+    std::fs::write(file, std::fs::read_to_string(file).unwrap() + "\n" + text).unwrap();
+}
+
 #[test]
-fn two_nodes_are_set_up_from_what_init_writes_and_prints() {
+fn two_nodes_are_set_up_from_what_init_prints() {
     let directory = tempfile::tempdir().unwrap();
     let (alpha, beta) = (directory.path().join("etc/alpha"), directory.path().join("etc/beta"));
-    let printed =
-        init(&alpha, &["--name", "alpha", "--address", "10.128.0.1/24", "--endpoint", "192.0.2.1:15000"])
-            .succeeds();
-    let block = &printed[printed.find("[[peer]]").unwrap()..printed.find("\nAll nodes").unwrap()];
-    let json = init(&beta, &["--name", "beta", "--address", "10.128.0.2/24", "--json"]).json();
-    let config = beta.join("ipop.toml");
-    assert_eq!(json["config"], config.display().to_string());
-    let text =
-        std::fs::read_to_string(&config).unwrap().replace("trusted = []", "trusted = [\"192.0.2.0/24\"]");
-    std::fs::write(&config, text + "\n" + block).unwrap();
-    let valid = format!("{}: valid, node beta of network ipop with 1 peer\n", config.display());
-    assert_eq!(check(&config, &[]).succeeds(), valid);
-    for file in ["ipop.toml", "private.key"] {
-        assert_eq!(std::fs::metadata(beta.join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
-    }
+    let alpha_is = ["--name", "alpha", "--network", "lab", "--endpoint", "192.0.2.1:15000"];
+    let addresses = ["--address", "10.128.0.1/24", "--address", "fd00:128::1/64"];
+    let printed = init(&alpha, &[&alpha_is[..], &addresses].concat()).succeeds();
+    let token = paragraph(&printed, "ipop1:");
 
-    // The peer that another node printed for us is no peer of ours.
-    let own_block = format!(
-        "\n{}",
-        json["peer_block"].as_str().unwrap().replace("\"beta\"", "\"me\"").replace(".2\"", ".9\"")
-    );
-    std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + &own_block).unwrap();
-    let refused = check(&config, &[]);
+    let printed = join(&beta, &format!("{token}\n"), &["--name", "beta"]).succeeds();
+    append(&alpha.join("ipop.toml"), paragraph(&printed, "[[peer]]"));
+    for (directory, name) in [(&alpha, "alpha"), (&beta, "beta")] {
+        let config = directory.join("ipop.toml");
+        let valid = format!("{}: valid, node {name} of network lab with 1 peer\n", config.display());
+        assert_eq!(check(&config, &[]).succeeds(), valid);
+        for file in ["ipop.toml", "private.key"] {
+            let mode = std::fs::metadata(directory.join(file)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+    }
+    let [alpha, beta] = [&alpha, &beta].map(|directory| load(&directory.join("ipop.toml")));
+    assert_eq!(alpha.network.secret, beta.network.secret);
+    let own = |config: &Config| config.network.addresses.iter().map(|own| own.addr()).collect::<Vec<_>>();
+    for (config, other) in [(&alpha, &beta), (&beta, &alpha)] {
+        let [peer] = &config.peers[..] else { panic!("{:?}", config.peers) };
+        assert_eq!(peer.name, other.node.name);
+        assert_eq!(peer.addresses.iter().map(|prefix| prefix.addr()).collect::<Vec<_>>(), own(other));
+        let key = key::PrivateKey::read(&other.node.key_file).unwrap().public_key();
+        assert_eq!(peer.public_key, key);
+        // One network, as the inviter has it.
+        let networks =
+            |config: &Config| config.network.addresses.iter().map(|own| own.network()).collect::<Vec<_>>();
+        assert_eq!(networks(config), networks(other));
+    }
+}
+
+#[test]
+fn a_third_node_joins_by_the_same_token_and_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = init(&directory.path().join("alpha"), &["--name", "alpha", "--json"]).json();
+    let token = json["token"].as_str().unwrap();
+    let beta_is = ["--name", "beta", "--endpoint", "192.0.2.2:15000", "--json"];
+    let beta = join(&directory.path().join("beta"), token, &beta_is).json();
+    let gamma = directory.path().join("gamma");
+    let argument = init(&gamma, &["--join", token, "--name", "gamma", "--json"]).json();
+    assert_eq!((&beta["token"], &argument["token"]), (&Value::Null, &Value::Null));
+    append(&gamma.join("ipop.toml"), beta["peer_block"].as_str().unwrap());
+    assert!(check(&gamma.join("ipop.toml"), &[]).succeeds().contains("with 2 peers"));
+
+    // The block that another node printed for us is no peer of ours.
+    let own_block = argument["peer_block"].as_str().unwrap().replace("\"gamma\"", "\"me\"");
+    let own_address = argument["virtual_ips"][0].as_str().unwrap();
+    append(&gamma.join("ipop.toml"), &own_block.replace(own_address, "10.128.200.9"));
+    let refused = check(&gamma.join("ipop.toml"), &[]);
     assert_eq!(refused.status, 1);
     assert!(refused.stderr.contains("peer `me` has this node's own public key"), "{refused:?}");
+}
+
+fn load(config: &Path) -> Config {
+    ipop_user::config::load(config).unwrap().config
+}
+
+#[test]
+fn a_token_that_cannot_be_used_is_refused_and_not_repeated() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = init(&directory.path().join("alpha"), &["--name", "alpha", "--json"]).json();
+    let token = json["token"].as_str().unwrap();
+    let target = directory.path().join("beta");
+    let damaged = "--join: the token is damaged: its checksum is wrong; \
+                   copy it again, from its first character to its last";
+    let not_a_token = "--join: not a token; \
+                       paste the whole line that `ipopctl init` prints on a node of the network, `ipop1:` included";
+    for (input, message) in [
+        (&token[..token.len() - 1], damaged),
+        (&token.replacen("ipop1:", "ipop1:A", 1), damaged),
+        (&token[1..], not_a_token),
+        ("", not_a_token),
+        (
+            &token.replacen('1', "7", 1),
+            "--join: a token of version 7, and this ipopctl reads version 1; use one version of IPOP on both nodes",
+        ),
+    ] {
+        join(&target, input, &[]).fails(2, &format!("ipopctl: {message}"));
+    }
+    init(&target, &[token]).fails(2, "ipopctl: unexpected argument TOKEN found; see `ipopctl --help`");
+    join(&target, token, &["--name", "alpha"])
+        .fails(2, "ipopctl: the node that invites is called `alpha` as well; give this one a --name");
+    join(&target, token, &["--name", "beta", "--address", json["virtual_ips"][0].as_str().unwrap()])
+        .fails_with(2, "overlaps this node's own address");
+    assert!(!target.exists());
 }
 
 #[test]
 fn init_overwrites_nothing_and_leaves_nothing_half_done() {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("ipop");
-    let config = target.join("ipop.toml");
+    let (config, key) = (target.join("ipop.toml"), target.join("private.key"));
     init(&target, &[]).succeeds();
     let before = std::fs::read_to_string(&config).unwrap();
-    init(&target, &[]).fails(
+    let spare = "choose another --dir, or use --force, which replaces the configuration and keeps the key";
+    let exists = |path: &Path| format!("ipopctl: {}: exists already; {spare}", path.display());
+    init(&target, &[]).fails(1, &exists(&config));
+    let alpha =
+        init(&directory.path().join("alpha"), &["--name", "alpha", "--network", "lab", "--json"]).json();
+    join(&target, alpha["token"].as_str().unwrap(), &[]).fails(
         1,
         &format!(
-            "ipopctl: cannot write {}: entity already exists; choose another --dir, or move it away",
+            "ipopctl: {}: exists already, and is of network `ipop`, while the token is of `lab`; {spare}",
             config.display()
         ),
     );
     assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
+    std::fs::remove_file(&config).unwrap();
+    init(&target, &[]).fails(1, &exists(&key));
+    assert!(!config.exists());
 
     let other = directory.path().join("other");
     init(&other, &["--name", "a b"]).fails(
@@ -432,6 +533,31 @@ fn init_overwrites_nothing_and_leaves_nothing_half_done() {
         "ipopctl: `a b` cannot be a `node.name`; use 1 to 63 letters, digits, `.`, `_` and `-`, and not an IP address",
     );
     assert!(!other.exists());
+}
+
+#[test]
+fn force_replaces_the_configuration_and_keeps_the_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("ipop");
+    let alpha = init(&directory.path().join("alpha"), &["--name", "alpha", "--json"]).json();
+    let token = alpha["token"].as_str().unwrap();
+    let before = init(&target, &["--name", "beta", "--json"]).json();
+    set_mode(&target.join("ipop.toml"), 0o644);
+    let after = join(&target, token, &["--name", "beta", "--force", "--json"]).json();
+    assert_eq!(after["public_key"], before["public_key"]);
+    assert!(check(&target.join("ipop.toml"), &[]).succeeds().contains("with 1 peer"));
+    let mut files: Vec<_> =
+        std::fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["ipop.toml", "private.key"]);
+
+    // The token of the node itself.
+    join(&directory.path().join("alpha"), token, &["--name", "other", "--force"])
+        .fails_with(2, "peer `alpha` has this node's own public key");
+    // A key that must not be used is not replaced either.
+    set_mode(&target.join("private.key"), 0o644);
+    init(&target, &["--force"])
+        .fails(1, &format!("ipopctl: {}", open_to_others(&target.join("private.key"), "0644")));
 }
 
 #[test]

@@ -27,6 +27,7 @@ use crate::secret_file;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use name::InterfaceName;
+pub(crate) use name::is_name;
 pub use prefix::{Prefix, PrefixError};
 pub use problem::{ConfigErrors, Problem};
 

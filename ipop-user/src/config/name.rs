@@ -62,7 +62,7 @@ impl AsRef<str> for InterfaceName {
 
 /// Whether a node, peer or network may have this name. A name that reads as an IP address would be
 /// mistaken for one by `ipopctl explain`.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=NAME_LEN_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && text.parse::<IpAddr>().is_err()

@@ -1,10 +1,12 @@
 //! The command line of `ipopctl`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use zeroize::Zeroizing;
 
 use crate::config::{CONFIG_FILE, defaults};
 
@@ -28,7 +30,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Write a configuration, a key and a network secret for this machine
+    /// Write a configuration and a key for this machine, for a new network or to join one
     Init(Init),
     /// Show this node and its datapath
     Status,
@@ -83,15 +85,39 @@ pub(super) struct Init {
     /// This node's name [default: the host's name]
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// The network's name
-    #[arg(long, default_value = "ipop")]
+    /// Join the network of this token, which `ipopctl init` prints on one of its nodes; `-` reads it
+    /// from standard input, and so keeps it, and the secret in it, out of the shell's history and of `ps`
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) join: Option<TokenText>,
+    /// The new network's name
+    #[arg(long, default_value = "ipop", conflicts_with = "join")]
     pub(super) network: String,
-    /// A virtual address of this node, like 10.128.0.1/24 [default: one in 10.128.0.0/16 that follows from the key]
+    /// A virtual address of this node, like 10.128.0.1/24 [default: one that follows from the key, in the
+    /// network that is joined, or in 10.128.0.0/16]
     #[arg(long = "address", value_name = "PREFIX")]
     pub(super) addresses: Vec<String>,
     /// Where other nodes reach this one, like 192.0.2.7:15000 [default: the host's name]
     #[arg(long)]
     pub(super) endpoint: Option<String>,
+    /// Replace the configuration that is there; a key that is there stays this node's
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+/// A token as it was typed, or `-`. It is wiped when dropped, and never printed.
+#[derive(Clone)]
+pub(super) struct TokenText(pub(super) Zeroizing<String>);
+
+impl From<String> for TokenText {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl fmt::Debug for TokenText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenText(secret)")
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -23,6 +23,8 @@ use client::Client;
 use failure::Failure;
 use output::Output;
 
+use crate::token;
+
 /// Runs `ipopctl` with a command line, the program's name included.
 pub fn run(command_line: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match Args::try_parse_from(command_line) {
@@ -97,17 +99,22 @@ fn explain_usage(error: &clap::Error) -> Result<(), Failure> {
     }
 }
 
-/// Clap's message without the usage that it appends, its lines joined.
+/// Clap's message without the usage that it appends, its lines joined, and without a token that was put in
+/// the wrong place.
 fn one_line(text: &str) -> String {
     let message = text.split("\nUsage:").next().unwrap_or(text);
     let message = message.split("\nFor more information").next().unwrap_or(message);
     let paragraphs = message.trim_start_matches("error: ").split("\n\n");
     let mut lines: Vec<String> = paragraphs
-        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+        .map(|paragraph| paragraph.split_whitespace().map(without_token).collect::<Vec<_>>().join(" "))
         .filter(|line| !line.is_empty())
         .collect();
     lines.push("see `ipopctl --help`".to_owned());
     lines.join("; ")
+}
+
+fn without_token(word: &str) -> &str {
+    if word.contains(token::PREFIX) { "TOKEN" } else { word }
 }
 
 #[cfg(test)]
@@ -139,6 +146,14 @@ mod tests {
         usage(
             &["ipopctl", "datapath", "kernel", "maybe"],
             "invalid value 'maybe' for '<STATE>' [possible values: on, off]; see `ipopctl --help`",
+        );
+        usage(
+            &["ipopctl", "init", "ipop1:c2VjcmV0"],
+            "unexpected argument TOKEN found; see `ipopctl --help`",
+        );
+        usage(
+            &["ipopctl", "init", "--join", "ipop1:c2VjcmV0", "--network", "lab"],
+            "the argument '--join <TOKEN>' cannot be used with '--network <NETWORK>'; see `ipopctl --help`",
         );
     }
 }

@@ -1,22 +1,25 @@
-//! `ipopctl init`: a commented configuration, a key and a network secret for this machine.
+//! `ipopctl init`: a commented configuration and a key for this machine, as the first node of a new
+//! network or as one more of a network whose token it is given.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+mod address;
+mod files;
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::key::refused;
-use crate::config::{self, Endpoint, defaults};
+use crate::config::{self, Config, Endpoint, defaults};
 use crate::ctl::args;
 use crate::ctl::failure::Failure;
 use crate::ctl::output::Output;
-use crate::key::{NodeAddress, PrivateKey, generate_secret};
+use crate::key::{PrivateKey, generate_secret};
+use crate::token::{Member, TOKEN_LEN_MAX, Token};
+use files::{Files, KEY_NAME};
 
-const CONFIG_NAME: &str = "ipop.toml";
-const KEY_NAME: &str = "private.key";
 const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 
 /// What goes into the files.
@@ -24,59 +27,139 @@ struct Plan {
     name: String,
     network: String,
     addresses: Vec<String>,
-    endpoint: String,
+    endpoint: Endpoint,
     key: PrivateKey,
     secret: Zeroizing<String>,
+    inviter: Option<Member>,
 }
 
 /// Writes both files or, where one of them exists already or a value is wrong, neither.
 pub(in crate::ctl) fn run(init: &args::Init, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = Plan::new(init)?;
-    let (config_path, key_path) = (init.dir.join(CONFIG_NAME), init.dir.join(KEY_NAME));
+    let files = Files::in_dir(&init.dir);
+    let token = init.join.as_ref().map(read_token).transpose()?;
+    if !init.force {
+        files.must_not_exist(token.as_ref())?;
+    }
+    let key_exists = files.key.symlink_metadata().is_ok();
+    let key = if key_exists { PrivateKey::read(&files.key) } else { PrivateKey::generate() };
+    let plan = Plan::new(init, token, key.map_err(refused)?)?;
     let text = plan.config_text();
-    let parsed = config::parse(&text, &config_path).map_err(|errors| usage(&errors))?;
-    let own_addresses = parsed.config.network.addresses.iter().map(|prefix| prefix.addr().to_string());
-    let peer_block = plan.peer_block(&own_addresses.collect::<Vec<_>>());
-    write(&plan, &text, &init.dir, &config_path, &key_path)?;
+    let config = config::parse(&text, &files.config).map_err(|errors| usage(&errors))?.config;
+    config.check_own_key(&files.config, &plan.key.public_key()).map_err(|errors| usage(&errors))?;
+    let new_key = (!key_exists).then_some(&plan.key);
+    files.write(&text, new_key, init.force)?;
+    report(&plan, &config, &files, output)
+}
+
+/// Says what was written, and what another node needs to know.
+fn report(plan: &Plan, config: &Config, files: &Files, output: &mut Output<'_>) -> Result<(), Failure> {
+    let own = plan.member(config);
+    let peer_block = peer_block(&own);
     let public_key = plan.key.public_key();
+    let (config_path, key_path) = (files.config.display().to_string(), files.key.display().to_string());
+    let (name, network, endpoint) = (&plan.name, &plan.network, &plan.endpoint);
+    let token = || {
+        let secret = plan.secret.clone();
+        Token { network: network.clone(), secret, inviter: own.clone() }.encode()
+    };
     if output.json {
+        let token = plan.inviter.is_none().then(token);
         return Ok(output.json(&json!({
-            "config": config_path.display().to_string(),
-            "key_file": key_path.display().to_string(),
+            "config": config_path,
+            "key_file": key_path,
+            "name": name,
+            "network": network,
             "public_key": public_key.to_string(),
             "address": public_key.node_address(),
+            "virtual_ips": own.addresses.iter().map(|address| address.addr()).collect::<Vec<_>>(),
             "peer_block": peer_block,
+            "token": token.as_ref().map(|token| token.as_str()),
         }))?);
     }
-    Ok(output.text(&format!(
-        "wrote {} and {}\n\n\
-         Add this to the configuration of every other node, and theirs to this one:\n\n\
-         {peer_block}\n\
-         All nodes need the same `network.secret`: copy it from one of them. Then start ipopd.\n",
-        config_path.display(),
-        key_path.display()
-    ))?)
+    let text = match &plan.inviter {
+        None => format!(
+            "wrote {config_path} and {key_path}\n\n\
+             Another node joins network {network} with `ipopctl init --join -` and this line:\n\n\
+             {}\n\n\
+             It holds the network's secret, and says that this node is at {endpoint} (--endpoint).\n\
+             What is printed there goes into {config_path} here. Then start ipopd, or run `ipopctl reload`.\n",
+            *token()
+        ),
+        Some(inviter) => format!(
+            "wrote {config_path} and {key_path}\n\n\
+             Add this to the configuration of {}, and run `ipopctl reload` there:\n\n\
+             {peer_block}\n\
+             Other nodes of network {network} need it as well, and this one theirs. Then start ipopd.\n",
+            inviter.name
+        ),
+    };
+    Ok(output.text(&Zeroizing::new(text))?)
+}
+
+fn read_token(text: &args::TokenText) -> Result<Token, Failure> {
+    let of_input;
+    let text = if text.0.as_str() == "-" {
+        of_input = line_of_input().map_err(|error| {
+            Failure::Refused(format!("cannot read the token: {error}; check what is piped in"))
+        })?;
+        &of_input
+    } else {
+        &text.0
+    };
+    Token::decode(text).map_err(|error| Failure::Usage(format!("--join: {error}")))
+}
+
+/// The first line of standard input, which stays in no buffer.
+fn line_of_input() -> io::Result<Zeroizing<String>> {
+    if io::stdin().is_terminal() {
+        write!(io::stderr(), "token: ")?;
+    }
+    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut bytes = Zeroizing::new([0; TOKEN_LEN_MAX]);
+    let mut len = 0;
+    while len < bytes.len() && !bytes[..len].contains(&b'\n') {
+        match input.read(&mut bytes[len..])? {
+            0 => break,
+            more => len += more,
+        }
+    }
+    let line = bytes[..len].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(Zeroizing::new(String::from_utf8_lossy(line).into_owned()))
 }
 
 impl Plan {
-    fn new(init: &args::Init) -> Result<Self, Failure> {
+    fn new(init: &args::Init, token: Option<Token>, key: PrivateKey) -> Result<Self, Failure> {
         let host = host_name();
-        let key = PrivateKey::generate().map_err(refused)?;
-        let address = || vec![address_of(&key.public_key().node_address())];
         let endpoint = init.endpoint.clone().unwrap_or_else(|| format!("{host}:{}", defaults::PORT));
-        let endpoint: Endpoint = endpoint.parse().map_err(|error| Failure::Usage(format!("{error}")))?;
-        Ok(Self {
-            name: init.name.clone().unwrap_or_else(|| node_name(&host)),
-            network: init.network.clone(),
-            addresses: if init.addresses.is_empty() { address() } else { init.addresses.clone() },
-            endpoint: format!("udp://{endpoint}"),
-            key,
-            secret: generate_secret().map_err(refused)?,
-        })
+        let endpoint = endpoint.parse().map_err(|error| Failure::Usage(format!("{error}")))?;
+        let name = init.name.clone().unwrap_or_else(|| node_name(&host));
+        let (network, secret, inviter) = match token {
+            Some(Token { network, secret, inviter }) => (network, secret, Some(inviter)),
+            None => (init.network.clone(), generate_secret().map_err(refused)?, None),
+        };
+        if inviter.as_ref().is_some_and(|inviter| inviter.name == name) {
+            return Err(Failure::Usage(format!(
+                "the node that invites is called `{name}` as well; give this one a --name"
+            )));
+        }
+        let addresses = match &init.addresses[..] {
+            [] => address::derive(inviter.as_ref(), &key.public_key().node_address())?,
+            given => given.to_vec(),
+        };
+        Ok(Self { name, network, addresses, endpoint, key, secret, inviter })
+    }
+
+    /// This node, as others have to know it.
+    fn member(&self, config: &Config) -> Member {
+        Member {
+            name: self.name.clone(),
+            public_key: self.key.public_key(),
+            addresses: config.network.addresses.clone(),
+            endpoint: Some(self.endpoint.clone()),
+        }
     }
 
     fn config_text(&self) -> Zeroizing<String> {
-        let quoted = |text: &str| toml::Value::from(text).to_string();
         Zeroizing::new(format!(
             r#"# IPOP node. `ipopctl config check` says what is wrong with this file, by line and reason.
 # A key with a # before it has its default value.
@@ -108,13 +191,13 @@ addresses = {addresses}
 #security = "sealed"                # or "clear-if-trusted": clear between networks that both ends trust
 #seal = "auto"                      # auto, kernel, user: where packets are sealed
 
-# One for each other node; `ipopctl init` there prints it.
+# One for each other node; `ipopctl init --join` there prints it.
 #[[peer]]
 #name = "beta"
 #public_key = "its public key"
 #addresses = ["10.128.0.2"]
 #endpoint = "udp://192.0.2.7:{port}"
-"#,
+{inviter}"#,
             name = quoted(&self.name),
             network = quoted(&self.network),
             secret = quoted(&self.secret),
@@ -123,23 +206,33 @@ addresses = {addresses}
             control_socket = defaults::CONTROL_SOCKET,
             device = defaults::DEVICE,
             port = defaults::PORT,
+            inviter =
+                self.inviter.as_ref().map(|inviter| format!("\n{}", peer_block(inviter))).unwrap_or_default(),
         ))
-    }
-
-    /// What another node's configuration needs to know of this one.
-    fn peer_block(&self, addresses: &[String]) -> String {
-        format!(
-            "[[peer]]\nname = \"{}\"\npublic_key = \"{}\"\naddresses = {}\nendpoint = \"{}\"\n",
-            self.name,
-            self.key.public_key(),
-            quoted_list(addresses),
-            self.endpoint
-        )
     }
 }
 
+/// A member of the network in the configuration of another.
+fn peer_block(member: &Member) -> String {
+    let addresses: Vec<String> = member.addresses.iter().map(|address| address.addr().to_string()).collect();
+    let mut block = format!(
+        "[[peer]]\nname = {}\npublic_key = \"{}\"\naddresses = {}\n",
+        quoted(&member.name),
+        member.public_key,
+        quoted_list(&addresses)
+    );
+    if let Some(endpoint) = &member.endpoint {
+        block += &format!("endpoint = \"udp://{endpoint}\"\n");
+    }
+    block
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
 fn quoted_list(texts: &[String]) -> String {
-    let quoted: Vec<String> = texts.iter().map(|text| toml::Value::from(text.as_str()).to_string()).collect();
+    let quoted: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
     format!("[{}]", quoted.join(", "))
 }
 
@@ -148,36 +241,6 @@ fn quoted_list(texts: &[String]) -> String {
 fn usage(errors: &config::ConfigErrors) -> Failure {
     let lines = errors.problems().iter().map(|problem| format!("{}; {}", problem.reason, problem.advice));
     Failure::Usage(lines.collect::<Vec<_>>().join("; "))
-}
-
-fn write(plan: &Plan, text: &str, dir: &Path, config_path: &Path, key_path: &Path) -> Result<(), Failure> {
-    let failed = |what: &str, path: &Path, error: &io::Error| {
-        let advice = match error.kind() {
-            io::ErrorKind::AlreadyExists => "choose another --dir, or move it away",
-            io::ErrorKind::PermissionDenied => "run as root, or choose another --dir",
-            _ => "choose another --dir",
-        };
-        Failure::Refused(format!("cannot {what} {}: {error}; {advice}", path.display()))
-    };
-    if config_path.symlink_metadata().is_ok() {
-        return Err(failed("write", config_path, &io::ErrorKind::AlreadyExists.into()));
-    }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)
-        .map_err(|error| failed("make the directory", dir, &error))?;
-    plan.key.write_new(key_path).map_err(refused)?;
-    let written =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(config_path).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-    written.map_err(|error| {
-        // A key without its configuration would be in the way of the next try.
-        let _ = std::fs::remove_file(key_path);
-        failed("write", config_path, &error)
-    })
 }
 
 fn host_name() -> String {
@@ -193,14 +256,10 @@ fn node_name(host: &str) -> String {
     label.chars().map(plain).take(63).collect()
 }
 
-/// An address that two nodes seldom share, so that nobody has to hand them out.
-fn address_of(node: &NodeAddress) -> String {
-    let [high, low, ..] = *node.as_bytes();
-    format!("10.128.{high}.{}/16", 1 + low % 254)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn plan(name: &str) -> Plan {
@@ -208,17 +267,23 @@ mod tests {
             name: name.to_owned(),
             network: "demo".to_owned(),
             addresses: vec!["10.128.0.1/24".to_owned(), "fd00::1/64".to_owned()],
-            endpoint: "udp://192.0.2.7:15000".to_owned(),
+            endpoint: "192.0.2.7:15000".parse().unwrap(),
             key: PrivateKey::from_bytes([9; 32]),
             secret: generate_secret().unwrap(),
+            inviter: None,
         }
+    }
+
+    fn parsed(text: &str) -> config::Loaded {
+        let loaded = config::parse(text, Path::new("/etc/ipop/ipop.toml")).unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        loaded
     }
 
     #[test]
     fn what_is_written_is_valid_and_says_what_the_defaults_are() {
         let text = plan("alpha").config_text();
-        let written = config::parse(&text, Path::new("/etc/ipop/ipop.toml")).unwrap();
-        assert!(written.warnings.is_empty(), "{:?}", written.warnings);
+        let written = parsed(&text);
         // With every comment sign taken out, the values are still those of the defaults.
         let uncommented: String = text
             .lines()
@@ -229,22 +294,23 @@ mod tests {
             .map(|line| format!("{}\n", line.trim_start_matches('#')))
             .collect();
         assert!(uncommented.lines().count() > 15);
-        assert_eq!(
-            config::parse(&uncommented, Path::new("/etc/ipop/ipop.toml")).unwrap().config,
-            written.config
-        );
+        assert_eq!(parsed(&uncommented).config, written.config);
     }
 
     #[test]
-    fn the_printed_block_makes_a_peer_of_another_node() {
-        let block = plan("alpha").peer_block(&["10.128.0.1".to_owned()]);
-        let mut other = plan("beta");
-        other.addresses = vec!["10.128.0.2/24".to_owned()];
-        let text = other.config_text().to_string() + &block;
-        let loaded = config::parse(&text, Path::new("t.toml")).unwrap();
-        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
-        let peer = &loaded.config.peers[0];
-        assert_eq!((peer.name.as_str(), peer.public_key), ("alpha", plan("x").key.public_key()));
+    fn the_inviter_is_a_peer_of_the_one_who_joins() {
+        let alpha = plan("alpha");
+        let inviter = alpha.member(&parsed(&alpha.config_text()).config);
+        let addresses = vec!["10.128.0.2/24".to_owned(), "fd00::2/64".to_owned()];
+        for endpoint in [Some("alpha.example.org:15000".parse().unwrap()), None] {
+            let inviter = Some(Member { endpoint: endpoint.clone(), ..inviter.clone() });
+            let beta = Plan { addresses: addresses.clone(), inviter, ..plan("beta") };
+            let config = parsed(&beta.config_text()).config;
+            let [peer] = &config.peers[..] else { panic!("{:?}", config.peers) };
+            assert_eq!((peer.name.as_str(), peer.public_key), ("alpha", alpha.key.public_key()));
+            assert_eq!(format!("{:?}", peer.addresses), "[10.128.0.1/32, fd00::1/128]");
+            assert_eq!(peer.endpoint, endpoint);
+        }
     }
 
     #[test]
@@ -253,15 +319,5 @@ mod tests {
             assert_eq!(node_name(host), name);
         }
         assert_eq!(node_name(&"x".repeat(200)).len(), 63);
-    }
-
-    #[test]
-    fn derived_addresses_are_those_of_hosts() {
-        for byte in 0..=255 {
-            let node = crate::key::PublicKey::from_bytes([byte; 32]).node_address();
-            let mut plan = plan("alpha");
-            plan.addresses = vec![address_of(&node)];
-            config::parse(&plan.config_text(), Path::new("t.toml")).unwrap();
-        }
     }
 }
