@@ -160,3 +160,32 @@ pub(super) fn names() -> Inputs {
     .map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()))
     .collect()
 }
+
+/// The fields of a token, each with what is wrong with it.
+pub(super) fn tokens() -> Inputs {
+    let text = |text: &str| [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat();
+    let token = |network: &str, secret: &str, name: &str, endpoint: &str, addresses: &[&str]| {
+        let addresses = addresses.iter().flat_map(|address| text(address)).collect();
+        [text(network), text(secret), text(name), vec![7; 32], text(endpoint), addresses].concat()
+    };
+    let secret = "sixteen letters or more";
+    let own = ["10.1.0.1/24", "fd01::1/64"];
+    let good = token("lab", secret, "alpha", "10.2.0.2:15000", &own);
+    [
+        ("whole", good.clone()),
+        ("without-endpoint", token("lab", secret, "alpha", "", &own[..1])),
+        ("endpoint-is-a-name", token("lab", secret, "alpha", "alpha.example.org:15000", &own)),
+        ("with-a-byte-more", [&good[..], &[0]].concat()),
+        ("without-addresses", token("lab", secret, "alpha", "", &[])),
+        ("secret-short", token("lab", "secret", "alpha", "", &own)),
+        ("secret-no-ascii", token("lab", "\u{e4}\u{1f980}\"\n0123456789ab", "alpha", "", &own)),
+        ("network-with-space", token("l b", secret, "alpha", "", &own)),
+        ("name-for-a-terminal", token("lab", secret, "\u{1b}[2J", "", &own)),
+        ("endpoint-port-0", token("lab", secret, "alpha", "10.2.0.2:0", &own)),
+        ("address-too-long", token("lab", secret, "alpha", "", &["10.1.0.1/33"])),
+        ("length-beyond-the-end", [&[0xff, 0xff][..], &good].concat()),
+    ]
+    .into_iter()
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .collect()
+}

@@ -18,7 +18,7 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 10] = [
+    let targets: [(&'static str, Inputs); 11] = [
         ("clear", packets::clear()),
         ("config", config::texts()),
         ("cut", userpath::cut()),
@@ -29,6 +29,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("merge", userpath::merge()),
         ("names", config::names()),
         ("node", control::node()),
+        ("token", config::tokens()),
     ];
     let seeds = targets.into_iter().flat_map(|(target, inputs)| {
         inputs.into_iter().map(move |(name, bytes)| Seed { target, name, bytes })

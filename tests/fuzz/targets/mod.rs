@@ -16,6 +16,7 @@ mod names;
 pub(crate) mod node;
 pub(crate) mod tables;
 mod tape;
+mod token;
 
 /// A parser and what is demanded of it.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "merge", run: merge::run },
     Target { name: "names", run: names::run },
     Target { name: "node", run: node::run },
+    Target { name: "token", run: token::run },
 ];
 
 /// The target of that name.
