@@ -16,6 +16,8 @@ use ipop_common::maps::Link;
 use ipop_common::wireguard::{self, CookieReply, Initiation, Response, TransportHeader};
 use ipop_common::{Address, Family};
 use ipop_overlay::NetworkKey;
+use ipop_user::key::PublicKey;
+use ipop_user::token::{Member, Token};
 
 const DOCUMENT: &str = include_str!("../../docs/wire-format.md");
 
@@ -342,4 +344,24 @@ fn link_ids_follow_the_documented_formulas() {
         digest.chunks_exact(3).map(|three| u32::from_be_bytes([0, three[0], three[1], three[2]]));
     let link_id = candidates.find(|id| *id != 0).expect("a link id");
     assert_eq!(NetworkKey::derive(name, secret).link_id(&receiver, &sender).value(), link_id);
+}
+
+#[test]
+fn tokens_are_the_documented_line() {
+    let text = section("## Token");
+    let line = between(text, "```\n", "\n```");
+    let token = Token {
+        network: "lab".to_owned(),
+        secret: "correct horse battery staple".to_owned().into(),
+        inviter: Member {
+            name: "alpha".to_owned(),
+            public_key: PublicKey::from_bytes([7; 32]),
+            addresses: ["10.128.0.1/24", "fd00:128::1/64"].map(|text| text.parse().expect("a prefix")).into(),
+            endpoint: Some("192.0.2.7:15000".parse().expect("an endpoint")),
+        },
+    };
+    assert_eq!(*token.encode(), line);
+    assert_eq!(Token::decode(line), Ok(token));
+    let sizes: Vec<&str> = rows(text).iter().map(|row| row[0]).collect();
+    assert_eq!(sizes, ["text", "text", "text", "32", "text", "texts", "8"]);
 }
