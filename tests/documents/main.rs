@@ -1,8 +1,12 @@
 //! `docs/wire-format.md` and the code say the same. The vectors, tables and numbers are read out of
 //! the document, byte by byte, and held against what the code writes; one that is no longer there is
 //! a failure. What the formats mean is tested elsewhere.
+//!
+//! What the other documents name is there: counters, source files, tests, and the times of sessions.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput, Update};
@@ -14,18 +18,31 @@ use ipop_common::gpe::{self, LinkId, NextProtocol};
 use ipop_common::hello::{self, Hello};
 use ipop_common::maps::Link;
 use ipop_common::wireguard::{self, CookieReply, Initiation, Response, TransportHeader};
-use ipop_common::{Address, Family};
+use ipop_common::{Address, Counter, Family};
 use ipop_overlay::NetworkKey;
+use ipop_overlay::session::Timers;
 use ipop_user::key::PublicKey;
 use ipop_user::token::{Member, Token};
 
 const DOCUMENT: &str = include_str!("../../docs/wire-format.md");
+const SECURITY: &str = include_str!("../../docs/security.md");
+const OTHERS: [&str; 4] = [
+    SECURITY,
+    include_str!("../../docs/operations.md"),
+    include_str!("../../README.md"),
+    include_str!("../../ARCHITECTURE.md"),
+];
+
+/// What stands under a heading of `docs/wire-format.md`.
+fn section(heading: &str) -> &'static str {
+    section_of(DOCUMENT, heading)
+}
 
 /// What stands under a heading, up to the next one of its level or above.
-fn section(heading: &str) -> &'static str {
+fn section_of(document: &'static str, heading: &str) -> &'static str {
     let level = heading.split(' ').next().expect("a heading begins with #");
-    let start = DOCUMENT.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
-    let body = &DOCUMENT[start + 1 + heading.len()..];
+    let start = document.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    let body = &document[start + 1 + heading.len()..];
     let ends = (1..=level.len()).filter_map(|level| body.find(&format!("\n{} ", "#".repeat(level))));
     &body[..ends.min().unwrap_or(body.len())]
 }
@@ -364,4 +381,54 @@ fn tokens_are_the_documented_line() {
     assert_eq!(Token::decode(line), Ok(token));
     let sizes: Vec<&str> = rows(text).iter().map(|row| row[0]).collect();
     assert_eq!(sizes, ["text", "text", "text", "32", "text", "texts", "8"]);
+}
+
+/// What stands in backticks, outside of blocks of code.
+fn names(document: &'static str) -> impl Iterator<Item = &'static str> {
+    let prose = document.split("```").step_by(2);
+    prose.flat_map(|text| text.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn counters_that_documents_name_exist() {
+    let known: Vec<&str> = Counter::ALL.iter().map(|counter| counter.name()).collect();
+    let named = OTHERS.into_iter().chain([DOCUMENT]).flat_map(names);
+    let named: Vec<&str> = named.filter(|name| name.starts_with("rx_") || name.starts_with("tx_")).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let wrong: Vec<_> = named.into_iter().filter(|name| !known.contains(name)).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn source_files_and_tests_that_the_security_page_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let is_file = |name: &&str| name.contains('/') && name.ends_with(".rs");
+    let files: Vec<&str> = names(SECURITY).filter(is_file).collect();
+    assert!(files.len() > 10, "{files:?}");
+    let wrong: Vec<_> = files.into_iter().filter(|name| !root.join(name).is_file()).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    let of_tests = ["ipop-common/src/session/tests.rs", "tests/netns/sealed.rs"];
+    let of_tests = of_tests.map(|file| fs::read_to_string(root.join(file)).expect("a file of tests"));
+    let is_sentence = |name: &&str| name.matches('_').count() > 4 && !name.contains(['.', '/', ':']);
+    let tests: Vec<&str> = names(SECURITY).filter(is_sentence).collect();
+    assert!(tests.len() > 2, "{tests:?}");
+    for test in tests {
+        assert!(of_tests.iter().any(|text| text.contains(&format!("fn {test}("))), "no test {test}");
+    }
+}
+
+#[test]
+fn sessions_last_as_long_as_the_security_page_says() {
+    let timers = Timers::WIREGUARD;
+    let lines: Vec<&str> = rows(section_of(SECURITY, "## Keys")).iter().map(|row| row[0]).collect();
+    assert_eq!(timers.rekey_after_messages, 1 << 60);
+    assert_eq!(timers.reject_after_messages, u64::MAX - (1 << 13));
+    for line in [
+        format!("{} s", timers.rekey_after.as_secs()),
+        "2^60 packets".to_owned(),
+        format!("{} s", timers.reject_after.as_secs()),
+        "2^64 - 2^13 packets".to_owned(),
+    ] {
+        assert!(lines.contains(&line.as_str()), "no line {line} in {lines:?}");
+    }
 }
