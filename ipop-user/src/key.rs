@@ -39,8 +39,8 @@ pub enum KeyError {
     Exists { path: PathBuf },
     #[error("{path}: there is no such directory; create it first, or choose another place", path = path.display())]
     NoDirectory { path: PathBuf },
-    #[error("{path}: cannot {what} the key file: {source}", path = path.display())]
-    Io { path: PathBuf, what: &'static str, source: io::Error },
+    #[error("{path}: cannot {what} the key file: {error}", path = path.display())]
+    Io { path: PathBuf, what: &'static str, error: io::Error },
     #[error("the kernel gave no random bytes ({0}); try again")]
     NoRandomness(getrandom::Error),
     #[error("not a node address: want `ipop:` and 32 characters of a-z and 2-7")]
@@ -77,7 +77,7 @@ impl PrivateKey {
     /// Reads a key file: one line of base64, as [`PrivateKey::write_new`] and `wg genkey` write it.
     /// A file that others can open, or that is another user's, is refused.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let failed = |what, source| KeyError::Io { path: path.to_owned(), what, source };
+        let failed = |what, error| KeyError::Io { path: path.to_owned(), what, error };
         // A FIFO is to be refused, and not to be waited for.
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = opened.map_err(|error| match error.kind() {
@@ -101,14 +101,14 @@ impl PrivateKey {
                 match error.kind() {
                     io::ErrorKind::AlreadyExists => KeyError::Exists { path: path.to_owned() },
                     io::ErrorKind::NotFound => KeyError::NoDirectory { path: path.to_owned() },
-                    _ => KeyError::Io { path: path.to_owned(), what: "create", source: error },
+                    _ => KeyError::Io { path: path.to_owned(), what: "create", error },
                 }
             })?;
         let line = Zeroizing::new(STANDARD.encode(self.0) + "\n");
-        file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(|source| {
+        file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {
             // Half a key is worse than none, and the file is ours since a moment ago.
             let _ = std::fs::remove_file(path);
-            KeyError::Io { path: path.to_owned(), what: "write", source }
+            KeyError::Io { path: path.to_owned(), what: "write", error }
         })
     }
 }
@@ -376,6 +376,16 @@ mod tests {
             let error = PrivateKey::read(path).unwrap_err().to_string();
             assert!(error.ends_with(": not a regular file; name the file that holds the key"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_kernels_reason_is_said_once() {
+        let directory = directory();
+        let path = directory.path().join("loop");
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let line = format!("{:#}", anyhow::Error::from(PrivateKey::read(&path).unwrap_err()));
+        let expected = "cannot open the key file: Too many levels of symbolic links (os error 40)";
+        assert_eq!(line, format!("{}: {expected}", path.display()));
     }
 
     #[test]
