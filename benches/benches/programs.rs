@@ -10,19 +10,20 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use ipop_benches::node::{self, LENGTHS, Outer};
+use ipop_benches::node::{self, LENGTHS, Outer, Packets};
 use ipop_benches::programs::{Action, Input, Program, Programs};
 use ipop_benches::stopwatch::{Kind, Stopwatch};
+use ipop_benches::world::World;
 
 /// Set where root is expected: the bench then fails without.
 const REQUIRE_VARIABLE: &str = "IPOP_REQUIRE_ROOT";
 
-/// A program, one packet, and what it must do with it: a bench of something else is worse than none.
+/// A program, its packets, and what it must do with them: a bench of something else is worse than none.
 struct Case {
     program: Program,
     name: String,
     len: usize,
-    packet: Vec<u8>,
+    packets: Packets,
     action: Action,
 }
 
@@ -31,7 +32,7 @@ fn cases() -> Vec<Case> {
     for (outer, len) in Outer::BOTH.into_iter().flat_map(|outer| LENGTHS.map(|len| (outer, len))) {
         let mut add = |program, what: &str, packet, action| {
             let name = format!("{} {what}", outer.name());
-            cases.push(Case { program, name, len, packet, action });
+            cases.push(Case { program, name, len, packets: Packets::Same(packet), action });
         };
         let (sent, missed) = (node::outgoing(outer, len, true), node::outgoing(outer, len, false));
         add(Program::Egress, "hit", sent, Action::Redirect);
@@ -44,6 +45,22 @@ fn cases() -> Vec<Case> {
         // On the virtual device: of what a test run can be, a packet that no tunnel has delivered.
         add(Program::Guard, "no tunnel", node::written(outer, len), Action::Pass);
         add(Program::Deliver, "hit", node::written(outer, len), Action::Redirect);
+    }
+    cases.sort_by_key(|case| case.program.name());
+    cases
+}
+
+/// Where links are sealed: what one packet costs that is sealed or opened.
+fn sealed_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (outer, len) in Outer::BOTH.into_iter().flat_map(|outer| LENGTHS.map(|len| (outer, len))) {
+        let mut add = |program, what: &str, packets| {
+            let name = format!("{} {what}", outer.name());
+            cases.push(Case { program, name, len, packets, action: Action::Redirect });
+        };
+        add(Program::Egress, "sealed", Packets::Same(node::outgoing(outer, len, true)));
+        // The two lengths share a session, and so may not share counters.
+        add(Program::Ingress, "opened", Packets::Sealed { outer, len, counter: (len as u64) << 24 });
     }
     cases.sort_by_key(|case| case.program.name());
     cases
@@ -62,17 +79,23 @@ fn programs(criterion: &mut Criterion) {
         skip();
         return;
     }
+    measure(criterion, &node::world(), cases());
+    measure(criterion, &node::sealed_world(), sealed_cases());
+}
+
+fn measure(criterion: &mut Criterion, world: &World, cases: Vec<Case>) {
     let mut programs = Programs::load();
-    programs.install(&node::world());
+    programs.install(world);
     let stopwatch = Stopwatch::new().expect("the kernel's statistics");
-    for case in cases() {
-        let output = programs.run(case.program, Input::frame(&case.packet));
-        assert_eq!(output.action, case.action, "{} {} of {} bytes", case.program.name(), case.name, case.len);
-        let (program, kind) = descriptor(&mut programs, case.program);
-        let mut group = criterion.benchmark_group(case.program.name());
-        group.bench_function(BenchmarkId::new(&case.name, case.len), |bencher| {
+    for Case { program, name, len, mut packets, action } in cases {
+        let output = programs.run(program, Input::frame(&packets.next()));
+        assert_eq!(output.action, action, "{} {name} of {len} bytes", program.name());
+        let (descriptor, kind) = descriptor(&mut programs, program);
+        let mut group = criterion.benchmark_group(program.name());
+        group.bench_function(BenchmarkId::new(&name, len), |bencher| {
             bencher.iter_custom(|runs| {
-                stopwatch.measure(program, kind, &case.packet, runs).expect("a program that was loaded runs")
+                let measured = stopwatch.measure(descriptor, kind, runs, &mut packets);
+                measured.expect("a program that was loaded runs")
             });
         });
         group.finish();

@@ -1,9 +1,11 @@
 //! The node that is measured: one peer over IPv4 and one over IPv6, and a packet for every way that
 //! the programs can take.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::packet;
+use crate::sealed::{Session, padded};
 use crate::world::{Peer, World};
 
 /// Lengths of inner IP packets: the smallest that a bench of packet rates uses, and a full one.
@@ -78,6 +80,49 @@ pub fn world() -> World {
         world.add_local(outer.own());
     }
     world
+}
+
+/// The session with the peer of a family, where links are sealed.
+pub fn session(outer: Outer) -> Session {
+    Session::new(if outer == Outer::V4 { 1 } else { 2 }, &outer.peer())
+}
+
+/// The node's tables, where links are sealed.
+pub fn sealed_world() -> World {
+    let mut world = world();
+    for outer in Outer::BOTH {
+        world.add_sealed(&outer.peer(), &session(outer));
+    }
+    world
+}
+
+/// What a program is run on.
+#[derive(Debug)]
+pub enum Packets {
+    /// The same packet again and again.
+    Same(Vec<u8>),
+    /// Sealed frames from a peer, with inner packets of `len` bytes, each with a counter of its own:
+    /// one that comes again is refused before it is opened.
+    Sealed { outer: Outer, len: usize, counter: u64 },
+}
+
+impl Packets {
+    pub fn next(&mut self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Same(packet) => Cow::Borrowed(packet),
+            Self::Sealed { outer, len, counter } => {
+                *counter += 1;
+                Cow::Owned(incoming_sealed(*outer, *len, *counter))
+            }
+        }
+    }
+}
+
+/// A sealed frame from the peer, its `counter`th, with an inner packet of `len` bytes.
+fn incoming_sealed(outer: Outer, len: usize, counter: u64) -> Vec<u8> {
+    let peer = outer.peer();
+    let inner = udp(peer.inner(outer.own()), outer.own(), len);
+    session(outer).frame(&peer, counter, &padded(&inner)).to_bytes()
 }
 
 /// A UDP packet of `len` bytes with its headers.

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use libbpf_rs::libbpf_sys as sys;
 
+use crate::node::Packets;
+
 /// Kinds of program that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -53,7 +55,7 @@ impl Stopwatch {
         Ok(Self { _statistics: owned(statistics)?, empty_tc: empty(Kind::Tc)?, empty_xdp: empty(Kind::Xdp)? })
     }
 
-    /// Runs a program `runs` times, each time on the same packet; the time of all runs together.
+    /// Runs a program `runs` times, each time on the next packet; the time of all runs together.
     ///
     /// # Errors
     /// The kernel's refusal to run the program on such a packet.
@@ -61,8 +63,8 @@ impl Stopwatch {
         &self,
         program: BorrowedFd<'_>,
         kind: Kind,
-        packet: &[u8],
         runs: u64,
+        packets: &mut Packets,
     ) -> io::Result<Duration> {
         let empty = match kind {
             Kind::Tc => &self.empty_tc,
@@ -70,8 +72,9 @@ impl Stopwatch {
         };
         let before = (statistics(&program)?, statistics(empty)?);
         for _ in 0..runs {
-            run(&program, packet)?;
-            run(empty, packet)?;
+            let packet = packets.next();
+            run(&program, &packet)?;
+            run(empty, &packet)?;
         }
         let after = (statistics(&program)?, statistics(empty)?);
         if after.0.runs - before.0.runs != runs {
