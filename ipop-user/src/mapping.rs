@@ -1,14 +1,14 @@
 //! Kernel maps as memory: what is written here is seen by the programs at once, and the other way
-//! round.
+//! round. And memory of the same shape where there are no programs.
 
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// The values of an array map with BPF_F_MMAPABLE.
+/// The values of an array map with BPF_F_MMAPABLE, or as many without a map.
 #[derive(Debug)]
 pub struct Mapping<T> {
     base: NonNull<T>,
@@ -37,6 +37,21 @@ impl<T> Mapping<T> {
         Ok(Self { base: base.cast(), entries })
     }
 
+    /// Memory for `entries` values of this process alone, all zeroes, which it takes up as it is written.
+    ///
+    /// # Errors
+    /// The kernel's refusal: no memory.
+    ///
+    /// # Safety
+    /// All zeroes is a valid `T`.
+    pub unsafe fn anonymous(entries: u32) -> Result<Self, Errno> {
+        let len = NonZeroUsize::new(Self::len(entries)).ok_or(Errno::EINVAL)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh private mapping.
+        let base = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self { base: base.cast(), entries })
+    }
+
     /// Bytes of so many values, each at a multiple of 8 as in the kernel.
     fn len(entries: u32) -> usize {
         const { assert!(size_of::<T>().is_multiple_of(8), "the kernel's values would lie further apart") };
@@ -56,7 +71,7 @@ impl<T> Mapping<T> {
 
 impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, not used after this.
+        // SAFETY: the mapping made by a constructor, not used after this.
         let _ = unsafe { munmap(self.base.cast(), Self::len(self.entries)) };
     }
 }

@@ -10,13 +10,7 @@ use crate::mapping::Mapping;
 
 /// All places for sessions of one node.
 #[derive(Debug)]
-pub struct Places(Memory);
-
-#[derive(Debug)]
-enum Memory {
-    Shared(Mapping<Session>),
-    Own(Box<[Session]>),
-}
+pub struct Places(Mapping<Session>);
 
 impl Places {
     /// The places in the sessions map behind `fd`.
@@ -25,25 +19,23 @@ impl Places {
     /// The kernel's refusal: not the sessions map.
     pub fn shared(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         // SAFETY: a session is nothing but words that may hold anything.
-        Ok(Self(Memory::Shared(unsafe { Mapping::new(fd, PLACES) }?)))
+        Ok(Self(unsafe { Mapping::new(fd, PLACES) }?))
     }
 
-    /// Places that no program sees.
-    pub fn own() -> Self {
-        // Fresh from the kernel, so that a place costs memory when a session lies there.
-        let memory = Box::<[Session]>::new_zeroed_slice(PLACES as usize);
-        // SAFETY: a session is nothing but words that may hold anything, and all zeroes is a vacant one.
-        Self(Memory::Own(unsafe { memory.assume_init() }))
+    /// Places that no program sees. One costs memory when a session lies there.
+    ///
+    /// # Errors
+    /// The kernel has no memory.
+    pub fn own() -> Result<Self, Errno> {
+        // SAFETY: a session is nothing but words that may hold anything; all zeroes is a vacant one.
+        Ok(Self(unsafe { Mapping::anonymous(PLACES) }?))
     }
 
     /// The place of the session that this node knows by `local`, whatever session is there now.
     pub fn of(&self, local: u32) -> &Session {
-        match &self.0 {
-            // SAFETY: a value of the mapping, which lives as long as `self`; programs change it only
-            // as a session may be changed by others.
-            Memory::Shared(mapping) => unsafe { mapping.at(place(local)).as_ref() },
-            Memory::Own(places) => &places[place(local) as usize],
-        }
+        // SAFETY: a value of the mapping, which lives as long as `self`; programs change it only as a
+        // session may be changed by others.
+        unsafe { self.0.at(place(local)).as_ref() }
     }
 
     /// The sessions that are there now, by their local indices.

@@ -66,7 +66,10 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let table = Arc::new(ArcSwap::from_pointee(Table::new()));
     let counters = Arc::new(Counters::new());
     let started = async {
-        let places = kernel.path.as_ref().map_or_else(|| Arc::new(Places::own()), KernelPath::places);
+        let places = match &kernel.path {
+            Some(path) => path.places(),
+            None => Arc::new(Places::own().context("no memory for sessions")?),
+        };
         let sealing = build_sealing(&config, &private_key, &node, options, &places)?;
         let cut = config.datapath.seal == cfg::Seal::Kernel;
         device.configure(&netlink, &config.network.addresses, cut).await?;

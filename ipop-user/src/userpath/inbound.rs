@@ -336,7 +336,7 @@ mod tests {
                 pool: Pool::new(8, 65_536).unwrap(),
                 frames: Coalescer::new(frames_max, true, true),
                 table,
-                places: Places::own(),
+                places: Places::own().expect("memory"),
                 counters: Counters::new(),
                 ears: Ears::new(2),
             }

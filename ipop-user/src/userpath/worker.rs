@@ -296,7 +296,7 @@ mod tests {
             offloads: Offloads { checksum: true, tcp_segmentation: true, udp_segmentation: true },
             families: Families { v4: Some(0), v6: None },
             table: Arc::new(ArcSwap::from_pointee(table)),
-            places: Arc::new(Places::own()),
+            places: Arc::new(Places::own().expect("memory")),
             counters: Arc::default(),
             listeners: Ears::new(1).listeners,
         };

@@ -275,7 +275,7 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
     run(&format!("ip -n {netns} addr add {v6}/64 dev ipop0 nodad"));
     run(&format!("ip -n {netns} link set ipop0 mtu {mtu} up"));
     let counters = Arc::new(Counters::new());
-    let places = Arc::new(Places::own());
+    let places = Arc::new(Places::own().expect("memory"));
     let sessions: Vec<_> = options.sealed.then(|| make_session(side, 0, &places)).into_iter().collect();
     let mut link = link(side, options);
     if let Some(session) = sessions.last() {

@@ -44,7 +44,7 @@ impl Node {
             batch: Batch::new(),
             answers: Coalescer::new(8, true, true),
             table,
-            places: Places::own(),
+            places: Places::own().expect("memory"),
             counters: Counters::new(),
             ears: Ears::new(4),
         }

@@ -496,7 +496,7 @@ mod tests {
             tun: Arc::new(tun),
             sockets: vec![Arc::new(bind("127.0.0.1:0".parse().unwrap()).unwrap())],
             table: Arc::new(arc_swap::ArcSwap::from_pointee(Table::new())),
-            places: Arc::new(Places::own()),
+            places: Arc::new(Places::own().expect("memory")),
             counters: Arc::new(Counters::new()),
             listeners: Ears::new(1).listeners,
             wake: Arc::new(Wake::new().unwrap()),
