@@ -224,6 +224,8 @@ pub struct Datapath {
     pub io: IoBackend,
     /// Why it is not what was asked for.
     pub io_reason: Option<String>,
+    /// Threads that carry the daemon's packets.
+    pub queues: usize,
     pub device_kind: DeviceKind,
 }
 

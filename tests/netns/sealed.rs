@@ -103,6 +103,15 @@ fn sealed_links_carry_everything_beside_xdp() {
 }
 
 #[test]
+fn sealed_links_carry_everything_by_several_queues() {
+    run(|| {
+        let lab = Lab::plain().sealed().datapath("queues", "3").up("direct-kernel");
+        assert_eq!(lab.near.ask("/v1/status")["datapath"]["queues"], 3);
+        both_carry(&lab);
+    });
+}
+
+#[test]
 fn sealed_in_the_daemon_alone_where_that_is_wanted() {
     run(|| {
         let lab = Lab::plain().sealed().datapath("seal", "user").up("direct-user");

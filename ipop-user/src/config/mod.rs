@@ -17,6 +17,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -39,7 +40,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 /// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
 /// `underlay.bootstrap`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
-    use super::{Io, Kernel, Mtu, Seal, Security, Xdp};
+    use super::{Io, Kernel, Mtu, Queues, Seal, Security, Xdp};
 
     pub const STATE_DIR: &str = "/var/lib/ipop";
     pub const CONTROL_SOCKET: &str = "/run/ipop/ipopd.sock";
@@ -54,7 +55,11 @@ pub mod defaults {
     pub const IO: Io = Io::Auto;
     pub const SECURITY: Security = Security::Sealed;
     pub const SEAL: Seal = Seal::Auto;
+    pub const QUEUES: Queues = Queues::Auto;
 }
+
+/// `datapath.queues`.
+pub const QUEUES_MAX: u8 = 16;
 
 /// A node shares one secret with its whole network, so it must not be guessable.
 pub const SECRET_LEN_MIN: usize = 16;
@@ -123,6 +128,7 @@ pub struct Datapath {
     pub io: Io,
     pub security: Security,
     pub seal: Seal,
+    pub queues: Queues,
 }
 
 /// `[[peer]]`.
@@ -193,6 +199,14 @@ pub enum Seal {
     Kernel,
     /// All in the daemon.
     User,
+}
+
+/// `datapath.queues`: how many threads carry the daemon's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queues {
+    /// One for two CPUs: the stack and the applications need the others.
+    Auto,
+    Number(NonZeroU8),
 }
 
 /// `network.mtu`: the largest inner packet in bytes.

@@ -40,7 +40,7 @@ pub(super) struct RawNetwork {
     pub(super) mode: Option<Spanned<RawMode>>,
     pub(super) device: Option<Text>,
     pub(super) addresses: Spanned<RawAddresses>,
-    pub(super) mtu: Option<Spanned<RawMtu>>,
+    pub(super) mtu: Option<Spanned<RawAutoOr>>,
 }
 
 impl fmt::Debug for RawNetwork {
@@ -72,6 +72,7 @@ pub(super) struct RawDatapath {
     pub(super) security: super::Security,
     #[serde(default)]
     pub(super) seal: super::Seal,
+    pub(super) queues: Option<Spanned<RawAutoOr>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,34 +130,34 @@ impl<'de> Deserialize<'de> for RawAddresses {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum RawMtu {
+pub(super) enum RawAutoOr {
     Auto,
-    Bytes(i64),
+    Number(i64),
 }
 
-impl<'de> Deserialize<'de> for RawMtu {
+impl<'de> Deserialize<'de> for RawAutoOr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MtuVisitor;
+        struct AutoOrVisitor;
 
-        impl Visitor<'_> for MtuVisitor {
-            type Value = RawMtu;
+        impl Visitor<'_> for AutoOrVisitor {
+            type Value = RawAutoOr;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"auto\" or a number of bytes")
+                f.write_str("\"auto\" or a number")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<RawMtu, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawAutoOr, E> {
                 match text {
-                    "auto" => Ok(RawMtu::Auto),
+                    "auto" => Ok(RawAutoOr::Auto),
                     _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
                 }
             }
 
-            fn visit_i64<E: Error>(self, bytes: i64) -> Result<RawMtu, E> {
-                Ok(RawMtu::Bytes(bytes))
+            fn visit_i64<E: Error>(self, number: i64) -> Result<RawAutoOr, E> {
+                Ok(RawAutoOr::Number(number))
             }
         }
 
-        deserializer.deserialize_any(MtuVisitor)
+        deserializer.deserialize_any(AutoOrVisitor)
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn status() -> Status {
             xdp_reason: Some("veth copies packets for native XDP".to_owned()),
             io: IoBackend::IoUring,
             io_reason: None,
+            queues: 2,
             device_kind: DeviceKind::Vxlan,
         },
         interfaces: vec![Interface { name: "p1".to_owned(), attached: vec!["tcx ingress".to_owned()] }],

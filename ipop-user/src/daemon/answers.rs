@@ -175,6 +175,7 @@ impl Daemon {
                 Io::IoUring | Io::Auto => api::IoBackend::IoUring,
             },
             io_reason: self.user.io_reason().map(ToOwned::to_owned),
+            queues: self.user.queues(),
             device_kind: self.device.kind,
         }
     }

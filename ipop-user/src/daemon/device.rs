@@ -29,8 +29,8 @@ pub(super) struct VirtualDevice {
     pub(super) name: String,
     pub(super) ifindex: u32,
     pub(super) kind: DeviceKind,
-    /// The helper of a VXLAN device, or the device itself.
-    pub(super) tun: Arc<Tun>,
+    /// The queues of a VXLAN device's helper, or of the device itself.
+    pub(super) tuns: Vec<Arc<Tun>>,
     /// 0 where the device is the TUN itself.
     pub(super) helper_ifindex: u32,
     pub(super) mtu: u32,
@@ -39,24 +39,30 @@ pub(super) struct VirtualDevice {
 
 impl VirtualDevice {
     /// Takes over or makes the VXLAN device and makes its helper.
-    pub(super) async fn vxlan(netlink: &Netlink, name: &str, mtu: u32) -> Result<Self> {
+    pub(super) async fn vxlan(netlink: &Netlink, name: &str, mtu: u32, queues: usize) -> Result<Self> {
         let (ifindex, made) = match netlink.vxlan_matches(name, KERNEL_PORT).await? {
             Some(ifindex) => (ifindex, false),
             None => (netlink.create_vxlan(name, KERNEL_PORT, mtu).await?, true),
         };
-        let result = Self::with_helper(netlink, name, ifindex, mtu).await;
+        let result = Self::with_helper(netlink, name, ifindex, mtu, queues).await;
         if result.is_err() && made {
             remove(netlink, ifindex).await;
         }
         result
     }
 
-    async fn with_helper(netlink: &Netlink, name: &str, ifindex: u32, mtu: u32) -> Result<Self> {
+    async fn with_helper(
+        netlink: &Netlink,
+        name: &str,
+        ifindex: u32,
+        mtu: u32,
+        queues: usize,
+    ) -> Result<Self> {
         // Opens the UDP port: an error here names its owner.
         netlink.set_addrgenmode_none(ifindex).await?;
         netlink.set_up(ifindex).await?;
         let helper = format!("{name}{HELPER_SUFFIX}");
-        let tun = open_tun(&helper).await?;
+        let tuns = open_tun(&helper, queues).await?;
         let helper_ifindex = netlink.link(helper.as_str()).await?.ifindex;
         netlink.set_addrgenmode_none(helper_ifindex).await?;
         quiet(netlink, helper_ifindex).await;
@@ -66,7 +72,7 @@ impl VirtualDevice {
             name: name.to_owned(),
             ifindex,
             kind: DeviceKind::Vxlan,
-            tun: Arc::new(tun),
+            tuns,
             helper_ifindex,
             mtu,
             routes: Vec::new(),
@@ -74,19 +80,19 @@ impl VirtualDevice {
     }
 
     /// Makes a TUN, removing the VXLAN device that an earlier run may have left under that name.
-    pub(super) async fn tun(netlink: &Netlink, name: &str, mtu: u32) -> Result<Self> {
+    pub(super) async fn tun(netlink: &Netlink, name: &str, mtu: u32, queues: usize) -> Result<Self> {
         if let Some(ifindex) = netlink.vxlan_matches(name, KERNEL_PORT).await? {
             info!(device = name, "removing the device of an earlier run with a kernel path");
             netlink.delete(ifindex).await?;
         }
-        let tun = open_tun(name).await?;
+        let tuns = open_tun(name, queues).await?;
         let ifindex = netlink.link(name).await?.ifindex;
         netlink.set_addrgenmode_none(ifindex).await?;
         Ok(Self {
             name: name.to_owned(),
             ifindex,
             kind: DeviceKind::Tun,
-            tun: Arc::new(tun),
+            tuns,
             helper_ifindex: 0,
             mtu,
             routes: Vec::new(),
@@ -148,8 +154,11 @@ impl VirtualDevice {
     }
 }
 
-async fn open_tun(name: &str) -> Result<Tun, TunError> {
-    outlive(|| Tun::open(name), |error| matches!(error, TunError::Busy { .. })).await
+async fn open_tun(name: &str, queues: usize) -> Result<Vec<Arc<Tun>>, TunError> {
+    // The device of another kind that an earlier daemon is about to close looks like somebody else's.
+    let in_use = |error: &TunError| matches!(error, TunError::Busy { .. } | TunError::NotTun { .. });
+    let tuns = outlive(|| Tun::open_queues(name, queues), in_use).await?;
+    Ok(tuns.into_iter().map(Arc::new).collect())
 }
 
 async fn remove(netlink: &Netlink, ifindex: u32) {

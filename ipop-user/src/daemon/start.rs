@@ -4,6 +4,7 @@
 //! that a daemon that cannot start leaves nothing behind and does not disturb one that runs.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -29,7 +30,9 @@ use crate::kernel::{KernelPath, Settings, owner};
 use crate::key::PrivateKey;
 use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
 use crate::places::Places;
-use crate::userpath::{Counters, Io, Listeners, Settings as UserSettings, Table, UdpError, UserPath, bind};
+use crate::userpath::{
+    Counters, Io, Listeners, QueueFiles, Settings as UserSettings, Table, UdpError, UserPath, bind_queues,
+};
 use crate::{config as cfg, control};
 
 /// Events between the user path's threads and the cores; more at a time is a flood.
@@ -38,6 +41,8 @@ const EVENT_QUEUE: usize = 256;
 const HANDSHAKE_QUEUE: usize = 128;
 /// Requests of operators under way.
 const REQUEST_QUEUE: usize = 16;
+/// Of a large host's CPUs no more than this carry the daemon's packets unless it is told to.
+const QUEUES_AUTO_MAX: usize = 8;
 /// The MTU of the device until a link says otherwise: Ethernet under IPv4.
 const DEFAULT_MTU: u32 = 1500 - sealed::overhead(ipop_common::Family::V4) as u32;
 
@@ -49,7 +54,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let control = control::serve(&config.node.control_socket, config.node.metrics, request_tx)
         .await
         .with_context(|| format!("cannot open the control socket {}", shown(&config.node.control_socket)))?;
-    let sockets = bind_all(&config.underlay.listen).await?;
+    let sockets = bind_all(&config.underlay.listen, queues(&config)).await?;
     let monitor = Monitor::open()?;
     let netlink = Netlink::connect()?;
     check_interfaces(&netlink, &config).await?;
@@ -74,9 +79,9 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         let cut = config.datapath.seal == cfg::Seal::Kernel;
         device.configure(&netlink, &config.network.addresses, cut).await?;
         let sockets = with_kernel_port(sockets, &config, &device, &kernel).await?;
+        let files = device.tuns.iter().cloned().zip(&sockets);
         let user = UserPath::start(UserSettings {
-            tun: Arc::clone(&device.tun),
-            sockets: sockets.clone(),
+            queues: files.map(|(tun, sockets)| QueueFiles { tun, sockets: sockets.clone() }).collect(),
             io: io(&config),
             table: Arc::clone(&table),
             places,
@@ -112,7 +117,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         user,
         table,
         counters,
-        sockets,
+        sockets: sockets.into_iter().next().unwrap_or_default(),
         pings: Pings::default(),
         warnings,
         started: now,
@@ -214,20 +219,22 @@ pub(super) fn read(options: &Options) -> Result<(Config, PrivateKey, Vec<String>
     Ok((loaded.config, key, warnings))
 }
 
-/// A host without IPv6 listens on what it has.
-async fn bind_all(listen: &[SocketAddr]) -> Result<Vec<Arc<UdpSocket>>> {
-    let mut sockets = Vec::with_capacity(listen.len());
+/// Sockets for each queue. A host without IPv6 listens on what it has.
+async fn bind_all(listen: &[SocketAddr], queues: usize) -> Result<Vec<Vec<Arc<UdpSocket>>>> {
+    let mut sockets = vec![Vec::with_capacity(listen.len()); queues];
     for address in listen {
         let in_use = |error: &UdpError| matches!(error, UdpError::PortInUse { .. });
-        match outlive(|| bind(*address), in_use).await {
-            Ok(socket) => sockets.push(Arc::new(socket)),
+        match outlive(|| bind_queues(*address, queues), in_use).await {
+            Ok(bound) => {
+                sockets.iter_mut().zip(bound).for_each(|(queue, socket)| queue.push(Arc::new(socket)));
+            }
             Err(UdpError::Os { source, .. }) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                 warn!(%address, "this host has no such address family: not listening there");
             }
             Err(error) => return Err(error.into()),
         }
     }
-    if sockets.is_empty() && !listen.is_empty() {
+    if sockets.iter().all(Vec::is_empty) && !listen.is_empty() {
         bail!("none of the addresses in underlay.listen can be used on this host: name one that it has");
     }
     Ok(sockets)
@@ -334,10 +341,10 @@ async fn make_device(
     options: &Options,
 ) -> Result<(VirtualDevice, KernelSlot)> {
     let name = config.network.device.as_str();
-    let mtu = first_mtu(config);
+    let (mtu, queues) = (first_mtu(config), queues(config));
     let off = |reason: String| KernelSlot { path: None, reason: Some(reason) };
     if config.datapath.kernel == Kernel::Off {
-        let device = VirtualDevice::tun(netlink, name, mtu).await?;
+        let device = VirtualDevice::tun(netlink, name, mtu, queues).await?;
         return Ok((device, off("datapath.kernel = \"off\" in the configuration".to_owned())));
     }
     match kernel_device(netlink, config, mtu, options).await {
@@ -348,7 +355,7 @@ async fn make_device(
         Err(error) => {
             let reason = format!("{error:#}");
             warn!(reason, "no kernel path, the user path carries everything");
-            let device = VirtualDevice::tun(netlink, name, mtu).await?;
+            let device = VirtualDevice::tun(netlink, name, mtu, queues).await?;
             Ok((device, off(reason)))
         }
     }
@@ -361,12 +368,12 @@ async fn kernel_device(
     mtu: u32,
     options: &Options,
 ) -> Result<(VirtualDevice, KernelPath)> {
-    let name = config.network.device.as_str();
-    let device = match VirtualDevice::vxlan(netlink, name, mtu).await {
+    let (name, queues) = (config.network.device.as_str(), queues(config));
+    let device = match VirtualDevice::vxlan(netlink, name, mtu, queues).await {
         Ok(device) => device,
         Err(error) if matches!(error.downcast_ref(), Some(NetlinkError::NoVxlan)) => {
             info!("this kernel has no VXLAN: the virtual device is a TUN");
-            VirtualDevice::tun(netlink, name, mtu).await?
+            VirtualDevice::tun(netlink, name, mtu, queues).await?
         }
         Err(error) => return Err(error),
     };
@@ -389,19 +396,31 @@ async fn kernel_device(
 /// Where no VXLAN device owns the kernel path's port, the daemon does: what the programs leave to
 /// the stack then comes to the user path, and nobody else can take the port.
 async fn with_kernel_port(
-    mut sockets: Vec<Arc<UdpSocket>>,
+    mut sockets: Vec<Vec<Arc<UdpSocket>>>,
     config: &Config,
     device: &VirtualDevice,
     kernel: &KernelSlot,
-) -> Result<Vec<Arc<UdpSocket>>> {
+) -> Result<Vec<Vec<Arc<UdpSocket>>>> {
     if kernel.path.is_some() && device.kind == DeviceKind::Tun {
         let addresses = config.underlay.listen.iter().map(|a| SocketAddr::new(a.ip(), KERNEL_PORT));
         let mut addresses: Vec<SocketAddr> = addresses.collect();
         addresses.sort_unstable();
         addresses.dedup();
-        sockets.extend(bind_all(&addresses).await?);
+        let more = bind_all(&addresses, sockets.len()).await?;
+        sockets.iter_mut().zip(more).for_each(|(queue, more)| queue.extend(more));
     }
     Ok(sockets)
+}
+
+/// How many threads carry the daemon's packets.
+fn queues(config: &Config) -> usize {
+    match config.datapath.queues {
+        config::Queues::Number(number) => number.get().into(),
+        config::Queues::Auto => {
+            let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            (cpus / 2).clamp(1, QUEUES_AUTO_MAX)
+        }
+    }
 }
 
 fn io(config: &Config) -> Io {

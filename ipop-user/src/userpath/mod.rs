@@ -34,19 +34,20 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
 use ipop_overlay::session::Mac1Key;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 pub use counters::{Counters, LinkTraffic};
 pub use session::UserSession;
 pub use table::{Carriage, Table, UserLink};
 pub use tun::{Offloads, Tun, TunError};
-pub use udp::{UdpError, bind};
+pub use udp::{UdpError, bind, bind_queues};
 
 use crate::places::Places;
 use engine::{Engine, Opened, Queue, SOCKETS_MAX, Wake};
@@ -76,7 +77,7 @@ impl fmt::Display for Io {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeDatagram {
     pub from: SocketAddr,
-    /// Index into [`Settings::sockets`] of the socket that it came in on.
+    /// Index into [`QueueFiles::sockets`] of the socket that it came in on.
     pub socket: usize,
     pub bytes: Box<[u8]>,
 }
@@ -103,12 +104,21 @@ pub struct Listeners {
     pub mac1: Mac1Key,
 }
 
+/// What one data thread reads from and writes to.
+#[derive(Clone, Debug)]
+pub struct QueueFiles {
+    /// A queue of the device.
+    pub tun: Arc<Tun>,
+    /// From [`bind_queues`], at most 16. A peer is reached through the first socket of its endpoint's
+    /// family.
+    pub sockets: Vec<Arc<UdpSocket>>,
+}
+
 /// What a user path works with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub tun: Arc<Tun>,
-    /// From [`bind`], at most 16. A peer is reached through the first socket of its endpoint's family.
-    pub sockets: Vec<Arc<UdpSocket>>,
+    /// One for each thread, with the same addresses in the same order.
+    pub queues: Vec<QueueFiles>,
     pub io: Io,
     /// Looked at anew for each batch of packets.
     pub table: Arc<ArcSwap<Table>>,
@@ -127,6 +137,12 @@ pub enum StartError {
     Thread { reason: String },
 }
 
+impl StartError {
+    fn thread(error: &dyn fmt::Display) -> Self {
+        Self::Thread { reason: error.to_string() }
+    }
+}
+
 /// What ended a data thread that nobody stopped.
 #[derive(Debug, thiserror::Error)]
 #[error("the data thread ended: {step}: {source}")]
@@ -140,10 +156,15 @@ pub struct RunError {
 pub struct UserPath {
     io: Io,
     reason: Option<String>,
-    wake: Arc<Wake>,
     syscalls: Arc<AtomicU64>,
-    failure: Option<oneshot::Receiver<RunError>>,
-    thread: Option<JoinHandle<()>>,
+    failures: mpsc::UnboundedReceiver<RunError>,
+    threads: Vec<DataThread>,
+}
+
+#[derive(Debug)]
+struct DataThread {
+    wake: Arc<Wake>,
+    handle: JoinHandle<()>,
 }
 
 /// What a data thread says once its engine is set up.
@@ -158,32 +179,54 @@ impl UserPath {
     /// # Errors
     /// [`StartError::IoUring`] where io_uring is demanded and refused; nothing is left running.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let thread_error = |error: &dyn fmt::Display| StartError::Thread { reason: error.to_string() };
-        if settings.sockets.is_empty() || settings.sockets.len() > SOCKETS_MAX {
-            let reason = format!("{} sockets; it takes 1 to {SOCKETS_MAX}", settings.sockets.len());
-            return Err(StartError::Thread { reason });
+        let Settings { queues, io, table, places, counters, listeners } = settings;
+        let (failed, failures) = mpsc::unbounded_channel();
+        let mut path = Self {
+            io: if io == Io::Epoll { Io::Epoll } else { Io::IoUring },
+            reason: None,
+            syscalls: Arc::new(AtomicU64::new(0)),
+            failures,
+            threads: Vec::new(),
+        };
+        for QueueFiles { tun, sockets } in queues {
+            if sockets.is_empty() || sockets.len() > SOCKETS_MAX {
+                let reason = format!("{} sockets; it takes 1 to {SOCKETS_MAX}", sockets.len());
+                return Err(StartError::Thread { reason });
+            }
+            let queue = Queue {
+                tun,
+                sockets,
+                table: table.clone(),
+                places: places.clone(),
+                counters: counters.clone(),
+                listeners: listeners.clone(),
+                wake: Arc::new(Wake::new().map_err(|error| StartError::thread(&error))?),
+                syscalls: path.syscalls.clone(),
+            };
+            // Dropping `path` ends those that have been started.
+            path.start_thread(io, queue, failed.clone())?;
         }
-        let wake = Arc::new(Wake::new().map_err(|error| thread_error(&error))?);
-        let syscalls = Arc::new(AtomicU64::new(0));
-        let Settings { tun, sockets, io, table, places, counters, listeners } = settings;
-        let queue = Arc::new(Queue {
-            tun,
-            sockets,
-            table,
-            places,
-            counters,
-            listeners,
-            wake: wake.clone(),
-            syscalls: syscalls.clone(),
-        });
+        Ok(path)
+    }
+
+    fn start_thread(
+        &mut self,
+        io: Io,
+        queue: Queue,
+        failed: mpsc::UnboundedSender<RunError>,
+    ) -> Result<(), StartError> {
+        let (wake, queue) = (queue.wake.clone(), Arc::new(queue));
         let (ready, is_ready) = sync_mpsc::sync_channel(1);
-        let (failed, failure) = oneshot::channel();
-        let thread = thread::Builder::new()
-            .name("ipop-queue-0".to_owned())
-            .spawn(move || run(io, &queue, &ready, failed))
-            .map_err(|error| thread_error(&error))?;
-        let (io, reason) = is_ready.recv().map_err(|error| thread_error(&error))??;
-        Ok(Self { io, reason, wake, syscalls, failure: Some(failure), thread: Some(thread) })
+        let handle = thread::Builder::new()
+            .name(format!("ipop-queue-{}", self.threads.len()))
+            .spawn(move || run(io, &queue, &ready, &failed))
+            .map_err(|error| StartError::thread(&error))?;
+        self.threads.push(DataThread { wake, handle });
+        let (io, reason) = is_ready.recv().map_err(|error| StartError::thread(&error))??;
+        if io == Io::Epoll {
+            (self.io, self.reason) = (io, reason);
+        }
+        Ok(())
     }
 
     /// What moves the packets: [`Io::IoUring`] or [`Io::Epoll`].
@@ -198,7 +241,12 @@ impl UserPath {
 
     /// Has the data threads look at a table just published: packets may wait for what is in it.
     pub fn table_changed(&self) {
-        self.wake.ring();
+        self.threads.iter().for_each(|thread| thread.wake.ring());
+    }
+
+    /// How many threads carry packets.
+    pub fn queues(&self) -> usize {
+        self.threads.len()
     }
 
     /// System calls that the data threads have made.
@@ -208,11 +256,11 @@ impl UserPath {
 
     /// Resolves, once, when a data thread has ended by itself: its device is gone, for one.
     pub async fn failed(&mut self) -> RunError {
-        let Some(failure) = &mut self.failure else { return std::future::pending().await };
-        let error = failure.await;
-        self.failure = None;
-        // Nobody has stopped it, so a thread that says nothing has panicked.
-        error.unwrap_or_else(|_| RunError { step: "packet handling", source: io::Error::other("panic") })
+        match self.failures.recv().await {
+            Some(error) => error,
+            // Told already, or all have been stopped.
+            None => std::future::pending().await,
+        }
     }
 
     /// Stops the threads and waits for them.
@@ -221,17 +269,14 @@ impl UserPath {
     /// What a thread had already ended with, if [`UserPath::failed`] has not said so.
     pub fn stop(mut self) -> Result<(), RunError> {
         self.join();
-        match self.failure.take().map(|mut failure| failure.try_recv()) {
-            Some(Ok(error)) => Err(error),
-            _ => Ok(()),
-        }
+        self.failures.try_recv().map_or(Ok(()), Err)
     }
 
     fn join(&mut self) {
-        self.wake.stop();
-        if let Some(thread) = self.thread.take() {
+        self.threads.iter().for_each(|thread| thread.wake.stop());
+        for thread in self.threads.drain(..) {
             // A panic has been reported where it happened.
-            let _ = thread.join();
+            let _ = thread.handle.join();
         }
     }
 }
@@ -243,7 +288,12 @@ impl Drop for UserPath {
 }
 
 /// The life of a data thread.
-fn run(io: Io, queue: &Arc<Queue>, ready: &sync_mpsc::SyncSender<Ready>, failed: oneshot::Sender<RunError>) {
+fn run(
+    io: Io,
+    queue: &Arc<Queue>,
+    ready: &sync_mpsc::SyncSender<Ready>,
+    failed: &mpsc::UnboundedSender<RunError>,
+) {
     let mut engine: Box<dyn Engine> = match engine::open(io, queue) {
         Ok(Opened { engine, io, reason }) => {
             if ready.send(Ok((io, reason))).is_err() {
@@ -256,7 +306,9 @@ fn run(io: Io, queue: &Arc<Queue>, ready: &sync_mpsc::SyncSender<Ready>, failed:
             return;
         }
     };
-    if let Err(error) = engine.run() {
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| engine.run()));
+    let panicked = |_| Err(RunError { step: "packet handling", source: io::Error::other("panic") });
+    if let Err(error) = ended.unwrap_or_else(panicked) {
         let _ = failed.send(error);
     }
 }

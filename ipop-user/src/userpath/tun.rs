@@ -79,9 +79,31 @@ impl Tun {
     /// # Errors
     /// See [`TunError`]; nothing is left behind.
     pub fn open(name: &str) -> Result<Self, TunError> {
+        Self::attach(name, 0)
+    }
+
+    /// As [`Tun::open`], with so many queues: the kernel gives the packets of one flow to one of them.
+    ///
+    /// # Errors
+    /// See [`TunError`]; nothing is left behind.
+    pub fn open_queues(name: &str, queues: usize) -> Result<Vec<Self>, TunError> {
+        if queues == 1 {
+            return Ok(vec![Self::open(name)?]);
+        }
+        // Not the queues of a device that another process has.
+        let mut all = vec![Self::attach(name, libc::IFF_MULTI_QUEUE | libc::IFF_TUN_EXCL)?];
+        // The kernel may have chosen the name.
+        let name = all[0].name.clone();
+        for _ in 1..queues {
+            all.push(Self::attach(&name, libc::IFF_MULTI_QUEUE)?);
+        }
+        Ok(all)
+    }
+
+    fn attach(name: &str, flags: c_int) -> Result<Self, TunError> {
         check_name(name)?;
         let file = open_driver(name)?;
-        let name = attach(&file, name)?;
+        let name = attach(&file, name, flags)?;
         let os = |step| {
             let name = name.clone();
             move |source| TunError::Os { name, step, source }
@@ -144,13 +166,14 @@ fn open_driver(name: &str) -> Result<File, TunError> {
 }
 
 /// Binds the file to the device and returns the name that the kernel chose.
-fn attach(file: &File, name: &str) -> Result<String, TunError> {
+fn attach(file: &File, name: &str, flags: c_int) -> Result<String, TunError> {
     // SAFETY: ifreq is plain data, for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the kernel reads and writes one ifreq through the pointer.
     unsafe { ioctl(file, libc::TUNSETIFF, (&raw mut request).expose_provenance() as c_ulong) }.map_err(
         |source| {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
 use libc::c_int;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Kernel buffer in each direction, bytes: at 10 Gbit/s some 3 ms of traffic.
 const BUFFER_BYTES: c_int = 4 << 20;
@@ -34,6 +34,29 @@ pub enum UdpError {
 /// # Errors
 /// See [`UdpError`].
 pub fn bind(address: SocketAddr) -> Result<UdpSocket, UdpError> {
+    bind_as(address, false)
+}
+
+/// As [`bind`], one socket for each of so many queues: the kernel gives what comes from one peer to one
+/// of them. They share the port among themselves; the first finds out whether another program has it.
+///
+/// # Errors
+/// See [`UdpError`].
+pub fn bind_queues(address: SocketAddr, queues: usize) -> Result<Vec<UdpSocket>, UdpError> {
+    let os = |step| move |source| UdpError::Os { address, step, source };
+    let first = bind(address)?;
+    let address = first.local_addr().map_err(os("its address"))?;
+    let mut all = vec![first];
+    if queues > 1 {
+        SockRef::from(&all[0]).set_reuse_port(true).map_err(os("SO_REUSEPORT"))?;
+    }
+    for _ in 1..queues {
+        all.push(bind_as(address, true)?);
+    }
+    Ok(all)
+}
+
+fn bind_as(address: SocketAddr, share: bool) -> Result<UdpSocket, UdpError> {
     let os = |step| move |source| UdpError::Os { address, step, source };
     let socket =
         Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
@@ -42,6 +65,9 @@ pub fn bind(address: SocketAddr) -> Result<UdpSocket, UdpError> {
         socket.set_only_v6(true).map_err(os("IPV6_V6ONLY"))?;
         // Sealed packets of a peer's kernel path have no checksum (RFC 6935): their tag says more.
         set_option(socket.as_raw_fd(), libc::SOL_UDP, UDP_NO_CHECK6_RX, 1).map_err(os("UDP_NO_CHECK6_RX"))?;
+    }
+    if share {
+        socket.set_reuse_port(true).map_err(os("SO_REUSEPORT"))?;
     }
     let fd = socket.as_raw_fd();
     enlarge(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF).map_err(os("receive buffer"))?;
@@ -94,6 +120,28 @@ mod tests {
         let error = bind(taken).unwrap_err();
         assert!(matches!(error, UdpError::PortInUse { .. }));
         assert!(error.to_string().contains(&taken.port().to_string()), "{error}");
+    }
+
+    #[test]
+    fn queues_share_a_port_that_nobody_else_gets() {
+        let sockets = bind_queues("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == address));
+        assert!(matches!(bind_queues(address, 3).unwrap_err(), UdpError::PortInUse { .. }));
+        // What comes from one place goes to one of them; from many, to all.
+        let mut heard = [0; 3];
+        for _ in 0..200 {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            for _ in 0..2 {
+                sender.send_to(b"a packet", address).unwrap();
+            }
+            let received =
+                sockets.iter().map(|s| (0..3).take_while(|_| s.recv(&mut [0; 16]).is_ok()).count());
+            let received: Vec<usize> = received.collect();
+            let at = received.iter().position(|count| *count == 2).expect("both to one queue");
+            heard[at] += 1;
+        }
+        assert!(heard.iter().all(|count| *count > 0), "{heard:?}");
     }
 
     #[test]

@@ -178,7 +178,7 @@ with_both_engines! {
 
     fn a_full_socket_delays_and_does_not_reorder(io) {
         let wire = Wire::new(Options::new(io));
-        for socket in &wire.a.settings.sockets {
+        for socket in &wire.a.settings.queues[0].sockets {
             setsockopt(socket, sockopt::SndBuf, &(32 << 10)).unwrap();
         }
         // What is queued in the shaper counts against the socket: four of its buffers in flight.

@@ -171,6 +171,24 @@ with_both_engines! {
         assert!(used < 4 << 20, "{} KiB each", used >> 10);
     }
 
+    fn several_queues_carry_many_flows(io) {
+        let mut wire = Wire::new(Options { queues: 3, ..Options::new(io) });
+        let names = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = names.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        assert_eq!(names.filter(|name| name.starts_with("ipop-queue-")).count(), 6);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| transfer(&wire.a, &wire.b, INNER[1][0], 8 * MIB));
+            }
+        });
+        // One that ends ends all, and says so.
+        run_in(&wire.b.netns, "ip link del ipop0");
+        let mut path = wire.b.path.take().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let failed = async { tokio::time::timeout(DEADLINE, path.failed()).await };
+        runtime.block_on(failed).expect("a thread says that it has ended");
+    }
+
     fn the_data_thread_has_a_name_and_counts_its_system_calls(io) {
         let wire = Wire::new(Options::new(io));
         let names = fs::read_dir("/proc/self/task").unwrap().flatten();

@@ -31,6 +31,10 @@ with_both_engines! {
         transfer_over(Options { sealed: true, wire_mtu: 9000, ..Options::new(io) }, V4, 64 * MIB);
     }
 
+    fn several_queues_keep_the_order(io) {
+        transfer_over(Options { sealed: true, queues: 3, ..Options::new(io) }, V4, 128 * MIB);
+    }
+
     fn no_text_is_on_the_wire(io) {
         let wire = Wire::new(Options { sealed: true, ..Options::new(io) });
         let listener = inside(&wire.b.netns, || {

@@ -18,8 +18,8 @@ use ipop_common::{Address, Counter, Family};
 use ipop_overlay::session::Mac1Key;
 use ipop_user::places::Places;
 use ipop_user::userpath::{
-    Carriage, Counters, HandshakeDatagram, Io, Listeners, Settings, StartError, Table, Tun, UserEvent,
-    UserLink, UserPath, UserSession, bind,
+    Carriage, Counters, HandshakeDatagram, Io, Listeners, QueueFiles, Settings, StartError, Table, Tun,
+    UserEvent, UserLink, UserPath, UserSession, bind_queues,
 };
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::mpsc;
@@ -111,11 +111,22 @@ pub(crate) struct Options {
     pub(crate) sealed: bool,
     /// As a network card: segmentation offload off, receive merging on.
     pub(crate) nic: bool,
+    /// Threads, each with a queue of the TUN device.
+    pub(crate) queues: usize,
 }
 
 impl Options {
     pub(crate) fn new(io: Io) -> Self {
-        Self { io, outer_v6: false, wire_mtu: 1500, link_mtu: 0, tun_mtu: 0, sealed: false, nic: false }
+        Self {
+            io,
+            outer_v6: false,
+            wire_mtu: 1500,
+            link_mtu: 0,
+            tun_mtu: 0,
+            sealed: false,
+            nic: false,
+            queues: 1,
+        }
     }
 
     pub(crate) fn link_mtu(&self) -> u16 {
@@ -264,11 +275,17 @@ fn lay(options: Options) -> Namespaces {
 
 /// Starts a user path in a namespace; the device has its addresses and is up.
 pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<Node, StartError> {
-    let (tun, sockets) = inside(netns, || {
-        let tun = Tun::open("ipop0").expect("a TUN device");
-        let listen = ["0.0.0.0", "::"].map(|ip| SocketAddr::new(ip.parse().expect("an address"), PORT));
-        (Arc::new(tun), listen.map(|address| Arc::new(bind(address).expect("a free port"))).to_vec())
+    let queues: Vec<QueueFiles> = inside(netns, || {
+        let tuns = Tun::open_queues("ipop0", options.queues).expect("a TUN device");
+        let [v4, v6] = ["0.0.0.0", "::"].map(|ip| {
+            let address = SocketAddr::new(ip.parse().expect("an address"), PORT);
+            bind_queues(address, options.queues).expect("a free port")
+        });
+        let files =
+            |((tun, v4), v6)| QueueFiles { tun: Arc::new(tun), sockets: vec![Arc::new(v4), Arc::new(v6)] };
+        tuns.into_iter().zip(v4).zip(v6).map(files).collect()
     });
+    let tun = queues[0].tun.clone();
     let mtu = if options.tun_mtu == 0 { options.link_mtu() } else { options.tun_mtu };
     let [v4, v6] = INNER[side];
     run(&format!("ip -n {netns} addr add {v4}/24 dev ipop0"));
@@ -287,8 +304,7 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
     let (handshakes_tx, handshakes) = mpsc::channel(16);
     let mac1 = Mac1Key::new(&PUBLIC_KEY);
     let settings = Settings {
-        tun: tun.clone(),
-        sockets,
+        queues,
         io: options.io,
         table: table.clone(),
         places,

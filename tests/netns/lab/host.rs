@@ -304,7 +304,10 @@ impl Config {
         }
         text.push_str("[datapath]\n");
         for (key, value) in &self.datapath {
-            let _ = writeln!(text, "{key} = {value:?}");
+            let _ = match value.parse::<u8>() {
+                Ok(number) => writeln!(text, "{key} = {number}"),
+                Err(_) => writeln!(text, "{key} = {value:?}"),
+            };
         }
         for peer in &self.peers {
             let _ = write!(

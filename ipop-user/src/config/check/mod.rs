@@ -6,14 +6,17 @@ mod peers;
 mod underlay;
 
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use toml::Spanned;
 
 use super::name::is_name;
 use super::prefix::{Prefix, PrefixError};
 use super::problem::{ConfigErrors, Problem, Source};
-use super::raw::{RawConfig, RawDatapath, RawNode, Text};
-use super::{Config, Datapath, Loaded, Node, defaults};
+use super::raw::{RawAutoOr, RawConfig, RawDatapath, RawNode, Text};
+use super::{Config, Datapath, Loaded, Node, QUEUES_MAX, Queues, defaults};
 
 /// Longest path of a Unix socket: sun_path less its zero byte.
 const SOCKET_PATH_LEN_MAX: usize = 107;
@@ -60,8 +63,14 @@ impl Checker<'_> {
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
         let network = network::check(self, raw.network, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);
-        let datapath = Self::datapath(&raw.datapath);
-        let config = Config { node: node?, network: network?, underlay: underlay?, datapath, peers: peers? };
+        let datapath = self.datapath(&raw.datapath);
+        let config = Config {
+            node: node?,
+            network: network?,
+            underlay: underlay?,
+            datapath: datapath?,
+            peers: peers?,
+        };
         peers::warn(self, &raw.peers, &config);
         underlay::warn(self, &raw.underlay, &config);
         Some(config)
@@ -102,8 +111,23 @@ impl Checker<'_> {
         }
     }
 
-    fn datapath(raw: &RawDatapath) -> Datapath {
-        Datapath { kernel: raw.kernel, xdp: raw.xdp, io: raw.io, security: raw.security, seal: raw.seal }
+    fn datapath(&mut self, raw: &RawDatapath) -> Option<Datapath> {
+        let RawDatapath { kernel, xdp, io, security, seal, ref queues } = *raw;
+        Some(Datapath { kernel, xdp, io, security, seal, queues: self.queues(queues.as_ref())? })
+    }
+
+    fn queues(&mut self, raw: Option<&Spanned<RawAutoOr>>) -> Option<Queues> {
+        let Some(raw) = raw else { return Some(defaults::QUEUES) };
+        let RawAutoOr::Number(number) = *raw.get_ref() else { return Some(Queues::Auto) };
+        let valid = u8::try_from(number).ok().filter(|number| *number <= QUEUES_MAX).and_then(NonZeroU8::new);
+        match valid {
+            Some(number) => Some(Queues::Number(number)),
+            None => self.error(
+                raw.span(),
+                format!("{number} queues are not between 1 and {QUEUES_MAX}"),
+                "use \"auto\", or at most one for each CPU",
+            ),
+        }
     }
 
     fn name(&mut self, key: &str, text: &Text) -> Option<String> {

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{Checker, unfit_for_a_host};
 use crate::config::name::{DEVICE_LEN_MAX, InterfaceName};
-use crate::config::raw::{RawAddresses, RawMode, RawMtu, RawNetwork, RawPeer, Text};
+use crate::config::raw::{RawAddresses, RawAutoOr, RawMode, RawNetwork, RawPeer, Text};
 use crate::config::{Mtu, Network, Prefix, SECRET_LEN_MIN, Secret, defaults};
 
 /// The addresses of this node, host bits kept.
@@ -121,9 +121,9 @@ fn device(checker: &mut Checker<'_>, raw: Option<&Text>) -> Option<InterfaceName
     )
 }
 
-fn mtu(checker: &mut Checker<'_>, raw: Option<Spanned<RawMtu>>, own: &[Prefix]) -> Option<Mtu> {
+fn mtu(checker: &mut Checker<'_>, raw: Option<Spanned<RawAutoOr>>, own: &[Prefix]) -> Option<Mtu> {
     let Some(raw) = raw else { return Some(defaults::MTU) };
-    let RawMtu::Bytes(number) = *raw.get_ref() else { return Some(Mtu::Auto) };
+    let RawAutoOr::Number(number) = *raw.get_ref() else { return Some(Mtu::Auto) };
     let Some(bytes) = u16::try_from(number).ok().filter(|bytes| *bytes >= MTU_MIN) else {
         return checker.error(
             raw.span(),

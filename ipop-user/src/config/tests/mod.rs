@@ -111,7 +111,8 @@ fn the_example_means_what_it_says() {
             xdp: Xdp::Native,
             io: Io::IoUring,
             security: Security::ClearIfTrusted,
-            seal: Seal::Auto
+            seal: Seal::Auto,
+            queues: Queues::Auto
         }
     );
     let [beta, gamma] = &config.peers[..] else { panic!("{:?}", config.peers) };
@@ -142,13 +143,17 @@ fn what_the_file_leaves_out_has_the_documented_defaults() {
             xdp: defaults::XDP,
             io: defaults::IO,
             security: defaults::SECURITY,
-            seal: defaults::SEAL
+            seal: defaults::SEAL,
+            queues: defaults::QUEUES
         }
     );
     assert!(config.peers.is_empty());
     // The defaults that are texts are values of the language.
     let spelled_out = MINIMAL.to_owned()
-        + &format!("mode = \"{}\"\n[datapath]\nsecurity = \"sealed\"\nseal = \"auto\"\n", defaults::MODE);
+        + &format!(
+            "mode = \"{}\"\n[datapath]\nsecurity = \"sealed\"\nseal = \"auto\"\nqueues = \"auto\"\n",
+            defaults::MODE
+        );
     assert_eq!(parsed(&spelled_out).config, config);
 }
 

@@ -18,7 +18,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     refuses(
         "io =",
         "colour =",
-        "t.toml:24:1: unknown key `colour` in [datapath]; known here: `kernel`, `xdp`, `io`, `security`, `seal`",
+        "t.toml:24:1: unknown key `colour` in [datapath]; known here: `kernel`, `xdp`, `io`, `security`, `seal`, `queues`",
     );
     refuses(
         "[underlay]",
@@ -82,12 +82,12 @@ fn wrong_types_are_named() {
     refuses(
         "mtu = 1400",
         "mtu = \"big\"",
-        "t.toml:14:7: `network.mtu` must be \"auto\" or a number of bytes; mend the value",
+        "t.toml:14:7: `network.mtu` must be \"auto\" or a number; mend the value",
     );
     refuses(
         "mtu = 1400",
         "mtu = 99999999999999999999",
-        "t.toml:14:7: `network.mtu` must be \"auto\" or a number of bytes; mend the value",
+        "t.toml:14:7: `network.mtu` must be \"auto\" or a number; mend the value",
     );
     refuses(
         "addresses = [\"10.128.0.1/24\", \"fd00:128::1/64\"]",

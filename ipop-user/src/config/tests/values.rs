@@ -149,6 +149,19 @@ fn the_mtu_is_within_bounds() {
 }
 
 #[test]
+fn queues_are_few() {
+    let with = |queues: &str| format!("{MINIMAL}[datapath]\nqueues = {queues}\n");
+    let two = Queues::Number(std::num::NonZeroU8::new(2).unwrap());
+    assert_eq!(parsed(&with("2")).config.datapath.queues, two);
+    for queues in ["0", "17", "-1"] {
+        let message = errors(&with(queues));
+        let wanted =
+            format!("{queues} queues are not between 1 and 16; use \"auto\", or at most one for each CPU");
+        assert!(message.contains(&wanted), "{message}");
+    }
+}
+
+#[test]
 fn listening_addresses_can_be_bound_together() {
     let listen = |text: &str, message: &str| {
         refuses("[\"udp://0.0.0.0:15000\", \"udp://[::]:15000\"]", text, message);

@@ -189,6 +189,7 @@ addresses = {addresses}
 #xdp = "auto"                       # auto, native, generic, off
 #io = "auto"                        # auto, io_uring, epoll
 #security = "sealed"                # or "clear-if-trusted": clear between networks that both ends trust
+#queues = "auto"                    # or a number of threads for the daemon's packets
 #seal = "auto"                      # auto, kernel, user: where packets are sealed
 
 # One for each other node; `ipopctl init --join` there prints it.

@@ -18,7 +18,7 @@ pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
     row("listens on", status.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     row("kernel path", with_reason(&kernel(&status.datapath), status.datapath.kernel_reason.as_deref()));
     row("xdp", with_reason(xdp(&status.datapath), status.datapath.xdp_reason.as_deref()));
-    row("user path", with_reason(io(&status.datapath), status.datapath.io_reason.as_deref()));
+    row("user path", with_reason(&io(&status.datapath), status.datapath.io_reason.as_deref()));
     for interface in &status.interfaces {
         row("interface", format!("{}: {}", interface.name, interface.attached.join(", ")));
     }
@@ -55,10 +55,14 @@ fn xdp(datapath: &Datapath) -> &'static str {
     }
 }
 
-fn io(datapath: &Datapath) -> &'static str {
-    match datapath.io {
+fn io(datapath: &Datapath) -> String {
+    let io = match datapath.io {
         IoBackend::IoUring => "io_uring",
         IoBackend::Epoll => "epoll",
+    };
+    match datapath.queues {
+        1 => io.to_owned(),
+        queues => format!("{io}, {queues} queues"),
     }
 }
 
@@ -85,7 +89,7 @@ device       ipop0 (vxlan), mtu 1464, 10.128.0.1/24, fd00:128::1/64
 listens on   0.0.0.0:15000, [::]:15000
 kernel path  on, by tcx
 xdp          off: veth copies packets for native XDP
-user path    io_uring
+user path    io_uring, 2 queues
 interface    p1: tcx ingress
 peers        1 of 2 direct
 warning      the clock went backwards
