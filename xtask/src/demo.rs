@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: two hosts on one wire, in namespaces, that talk over IPOP by the kernel
-//! path and by the user path, with ipopd's own counters as proof of which carried what.
+//! `cargo xtask demo`: two hosts on one wire, in namespaces, that talk over IPOP: sealed, clear by the
+//! kernel path and clear by the user path, with ipopd's own counters as proof of which carried what.
 
 mod story;
 mod transfer;
@@ -22,6 +22,8 @@ const PREFIX: &str = "ipop-demo";
 /// The share of a leg's packets that must have taken the path that is being shown. Not all: a
 /// daemon's own probes go by the user path.
 const PROOF_SHARE_MIN: f64 = 0.99;
+/// Of a leg on both paths, so many packets at least have taken each.
+const SHARED_MIN: u64 = 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -84,47 +86,67 @@ fn show(binaries: &Binaries, seconds: u64, story: &Story) -> Result<Vec<Leg>> {
     };
 
     story.step("An ipopd on each host");
-    let mut daemons = Daemons::start(binaries, &pair, "demo", Datapath::CLEAR)?;
-    daemons.wait_for_path(KERNEL.peer_path, Datapath::CLEAR.link_security())?;
-    story.reached(&daemons.near.control.peer()?, Side::Far);
+    let mut daemons = start(binaries, &pair, &SEALED, story)?;
+    let sealed = leg(&SEALED, &daemons, &transfer, story)?;
+    drop(daemons);
 
-    let kernel = leg(&KERNEL, &daemons, &transfer, story)?;
+    story.step("The same where both hosts trust the wire");
+    daemons = start(binaries, &pair, &CLEAR, story)?;
+    let clear = leg(&CLEAR, &daemons, &transfer, story)?;
     switch_kernel_path(&mut daemons, "off", &USER, story)?;
     let user = leg(&USER, &daemons, &transfer, story)?;
-    switch_kernel_path(&mut daemons, "on", &KERNEL, story)?;
-    let again = leg(&KERNEL, &daemons, &transfer, story)?;
 
     story.step("Tear-down");
-    Ok(vec![bare, kernel, user, Leg { path: "kernel path again", ..again }])
+    Ok(vec![bare, sealed, clear, user])
 }
 
-/// One of the two paths, in our words and in ipopd's.
-struct Path {
+/// One way through IPOP, in our words and in ipopd's.
+struct Way {
     name: &'static str,
     title: &'static str,
+    datapath: Datapath,
     peer_path: &'static str,
+    proof: fn(&Traffic) -> bool,
 }
 
-const KERNEL: Path = Path {
-    name: "kernel path",
-    title: "The kernel path: no packet needs the daemon",
+const SEALED: Way = Way {
+    name: "sealed",
+    title: "Sealed: single packets in the kernel, super-packets of TCP in the daemon",
+    datapath: Datapath::SEALED,
     peer_path: "direct-kernel",
+    proof: by_both,
 };
-const USER: Path = Path {
-    name: "user path",
+const CLEAR: Way = Way {
+    name: "clear, kernel path",
+    title: "The kernel path: no packet needs the daemon",
+    datapath: Datapath::CLEAR,
+    peer_path: "direct-kernel",
+    proof: by_kernel,
+};
+const USER: Way = Way {
+    name: "clear, user path",
     title: "The user path: every packet goes through the daemon",
+    datapath: Datapath::CLEAR,
     peer_path: "direct-user",
+    proof: by_user,
 };
 
-fn leg(path: &Path, daemons: &Daemons, transfer: &Transfer<'_>, story: &Story) -> Result<Leg> {
-    story.step(path.title);
+fn start(binaries: &Binaries, pair: &Pair, way: &Way, story: &Story) -> Result<Daemons> {
+    let mut daemons = Daemons::start(binaries, pair, "demo", way.datapath)?;
+    daemons.wait_for_path(way.peer_path, way.datapath.link_security())?;
+    story.reached(&daemons.near.control.peer()?, Side::Far);
+    Ok(daemons)
+}
+
+fn leg(way: &Way, daemons: &Daemons, transfer: &Transfer<'_>, story: &Story) -> Result<Leg> {
+    story.step(way.title);
     let before = daemons.counters()?;
     let measured = measure(transfer, Side::Far.virtual_v4(), story)?;
     let traffic = daemons.traffic_since(&before)?;
-    let proved = is_proof(&traffic, path.peer_path == KERNEL.peer_path);
-    story.counters(&traffic, path.name, proved);
+    let proved = (way.proof)(&traffic);
+    story.counters(&traffic, proved);
     Ok(Leg {
-        path: path.name,
+        path: way.name,
         measured,
         kernel_packets: Some(traffic.kernel_tx + traffic.kernel_rx),
         user_packets: Some(traffic.user_tx + traffic.user_rx),
@@ -140,17 +162,26 @@ fn measure(transfer: &Transfer<'_>, target: &str, story: &Story) -> Result<Measu
     Ok(Measured { ping_us, tcp_gbps })
 }
 
-fn switch_kernel_path(daemons: &mut Daemons, to: &str, path: &Path, story: &Story) -> Result<()> {
+fn switch_kernel_path(daemons: &mut Daemons, to: &str, way: &Way, story: &Story) -> Result<()> {
     let words = format!("datapath kernel {to}");
     story.command(&format!("ipopctl {words}"));
     daemons.near.control.ctl(&words)?;
     daemons.far.control.ctl(&words)?;
-    daemons.wait_for_path(path.peer_path, Datapath::CLEAR.link_security())
+    daemons.wait_for_path(way.peer_path, way.datapath.link_security())
 }
 
-fn is_proof(traffic: &Traffic, by_kernel: bool) -> bool {
-    let share = traffic.kernel_share().map(|share| if by_kernel { share } else { 1.0 - share });
-    share.is_some_and(|share| share >= PROOF_SHARE_MIN)
+fn by_kernel(traffic: &Traffic) -> bool {
+    traffic.kernel_share().is_some_and(|share| share >= PROOF_SHARE_MIN)
+}
+
+fn by_user(traffic: &Traffic) -> bool {
+    traffic.kernel_share().is_some_and(|share| 1.0 - share >= PROOF_SHARE_MIN)
+}
+
+/// The pings and the acknowledgements, and the stream.
+fn by_both(traffic: &Traffic) -> bool {
+    let Traffic { kernel_tx, kernel_rx, user_tx, user_rx } = *traffic;
+    [kernel_tx, kernel_rx, user_tx, user_rx].iter().all(|packets| *packets >= SHARED_MIN)
 }
 
 #[cfg(test)]
@@ -159,11 +190,13 @@ mod tests {
 
     #[test]
     fn the_counters_prove_a_path_or_do_not() {
-        let by_kernel = Traffic { kernel_tx: 1000, kernel_rx: 500, user_tx: 3, user_rx: 2 };
-        assert!(is_proof(&by_kernel, true) && !is_proof(&by_kernel, false));
-        let by_user = Traffic { user_tx: 1000, user_rx: 500, ..Traffic::default() };
-        assert!(is_proof(&by_user, false) && !is_proof(&by_user, true));
-        let nothing = Traffic::default();
-        assert!(!is_proof(&nothing, true) && !is_proof(&nothing, false));
+        let kernel = Traffic { kernel_tx: 1000, kernel_rx: 500, user_tx: 3, user_rx: 2 };
+        let user = Traffic { user_tx: 1000, user_rx: 500, ..Traffic::default() };
+        let both = kernel + user;
+        let proofs = |traffic| [by_kernel(&traffic), by_user(&traffic), by_both(&traffic)];
+        assert_eq!(proofs(kernel), [true, false, false]);
+        assert_eq!(proofs(user), [false, true, false]);
+        assert_eq!(proofs(both), [false, false, true]);
+        assert_eq!(proofs(Traffic::default()), [false; 3]);
     }
 }
