@@ -175,8 +175,9 @@ impl<const SIZE: usize> Memory<SIZE> {
         let first = self.buffer.as_mut_ptr().cast::<u64>();
         let mut word = 0;
         while word < BLOCK_LEN / 8 {
-            // SAFETY: inside the first block; the structure aligns the buffer to 8 bytes.
-            unsafe { *first.add(word) = 0 };
+            // SAFETY: inside the first block; the structure aligns the buffer to 8 bytes. Volatile, or the
+            // compiler makes a call to `memset` of it, which in a program goes byte by byte.
+            unsafe { first.add(word).write_volatile(0) };
             word += 1;
         }
     }
