@@ -3,7 +3,10 @@
 //! "hit" is a packet that a program carries (encapsulated, decapsulated, delivered), "miss" one that
 //! it leaves to others: for egress a destination without a link, which goes to the user path; for
 //! ingress and XDP a datagram to another port, which is what all other traffic of the host pays.
-//! Lengths are those of inner packets. Inner packets are of the family of the outer headers.
+//! "sealed" and "opened" are packets of a sealed link. Lengths are those of inner packets, which are of
+//! the family of the outer headers.
+//!
+//! "load" is what `ipopd` waits for at start: reading the object, creating the maps, and the verifier.
 //!
 //! Needs root; without, it says so and measures nothing.
 
@@ -79,6 +82,10 @@ fn programs(criterion: &mut Criterion) {
         skip();
         return;
     }
+    let mut group = criterion.benchmark_group("load");
+    group.sample_size(10);
+    group.bench_function("all programs", |bencher| bencher.iter_with_large_drop(Programs::load));
+    group.finish();
     measure(criterion, &node::world(), cases());
     measure(criterion, &node::sealed_world(), sealed_cases());
 }

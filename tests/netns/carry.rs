@@ -10,7 +10,7 @@ use crate::lab::{Lab, Outer, Packets, SOON, Wire, run};
 
 /// Ping, TCP and UDP, IPv4 and IPv6; what the two hosts have counted of it.
 #[track_caller]
-fn traffic(lab: &Lab) -> Packets {
+pub(crate) fn traffic(lab: &Lab) -> Packets {
     // The first packets to a peer may find no neighbour entry yet, and go by the daemon.
     lab.near.ping(lab.far.inner(false), &[]);
     lab.near.ping(lab.far.inner(true), &[]);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::carry::traffic;
 use crate::lab::beat::Beat;
 use crate::lab::packet::Tap;
 use crate::lab::tcp::{GIB, MIB, Tcp, kernel_counter};
@@ -48,29 +49,9 @@ fn lost(lab: &Lab) -> Vec<(String, u64)> {
     lost
 }
 
-/// Ping, TCP in bulk and in small pieces, UDP; of both families.
-#[track_caller]
-fn traffic(lab: &Lab) {
-    for v6 in [false, true] {
-        let target = lab.far.inner(v6);
-        lab.near.ping(target, &[]);
-        lab.near.ping(target, &["-s", "1200"]);
-        Tcp::transfer(&lab.near, &lab.far, target, 32 * MIB);
-        Tcp::transfer(&lab.far, &lab.near, lab.near.inner(v6), 4 * MIB);
-        let beat = Beat::start(&lab.near, &lab.far, target);
-        for _ in 0..20 {
-            beat.wait_for_next(SOON);
-        }
-        let heard = beat.finish();
-        assert!(heard.overtaken == 0 && heard.arrived == heard.sent, "{heard:?}");
-    }
-}
-
 #[track_caller]
 fn both_carry(lab: &Lab) {
-    let before = lab.packets();
-    traffic(lab);
-    let packets = lab.packets() - before;
+    let packets = traffic(lab);
     assert!(packets.kernel > 100 && packets.user > 1000, "{packets:?}");
     let (sealed, opened) = (lab.near.counter("tx_sealed"), lab.far.counter("rx_opened"));
     assert!(sealed > 50 && opened > 50, "the kernel has sealed {sealed} and opened {opened}");
@@ -116,9 +97,7 @@ fn sealed_in_the_daemon_alone_where_that_is_wanted() {
     run(|| {
         let lab = Lab::plain().sealed().datapath("seal", "user").up("direct-user");
         assert!(lab.near.peer()["path_reason"].as_str().is_some_and(|reason| reason.contains("seal")));
-        let before = lab.packets();
-        traffic(&lab);
-        let packets = lab.packets() - before;
+        let packets = traffic(&lab);
         assert!(packets.kernel == 0 && packets.user > 1000, "{packets:?}");
         assert_eq!(lost(&lab), []);
     });
