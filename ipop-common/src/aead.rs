@@ -123,6 +123,12 @@ impl<const SIZE: usize> Memory<SIZE> {
         unsafe { self.buffer.as_mut_ptr().add(TEXT) }
     }
 
+    /// The room for the text and what follows it, for the host, which has slices.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.buffer[TEXT..]
+    }
+
     /// Turns the text into ciphertext and puts the tag behind it; false where it is too long.
     #[inline(always)]
     pub fn seal(&mut self, key: &Key, counter: u64) -> bool {

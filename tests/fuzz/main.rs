@@ -76,7 +76,7 @@ mod fuzz {
         };
     }
 
-    replays! { clear config cut egress frame hello inner merge names node token }
+    replays! { aead clear config cut egress frame hello inner merge names node token wireguard }
 }
 
 #[test]

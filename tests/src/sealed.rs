@@ -73,10 +73,7 @@ impl Session {
         assert_eq!(message[..4], [4, 0, 0, 0], "the type of a transport message");
         assert_eq!(message[4..8], self.remote.to_le_bytes(), "the receiver's index");
         let counter = u64::from_le_bytes(*message[8..].first_chunk().expect("a counter"));
-        let mut text = message[16..].to_vec();
-        let key = key(&self.send_key);
-        let text = key.open_in_place(nonce(counter), Aad::empty(), &mut text).expect("an authentic message");
-        (counter, text.to_vec())
+        (counter, open(&self.send_key, counter, &message[16..]).expect("an authentic message"))
     }
 }
 
@@ -90,10 +87,22 @@ fn nonce(counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
-/// A transport message.
-pub fn transport(receiver: u32, counter: u64, with: &[u8; 32], text: &[u8]) -> Vec<u8> {
+/// A text sealed as the packet `counter`: ciphertext and tag.
+pub fn seal(with: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
     let mut sealed = text.to_vec();
     key(with).seal_in_place_append_tag(nonce(counter), Aad::empty(), &mut sealed).expect("sealed");
+    sealed
+}
+
+/// The text of what [`seal`] has made; `None` for everything else.
+pub fn open(with: &[u8; 32], counter: u64, sealed: &[u8]) -> Option<Vec<u8>> {
+    let mut text = sealed.to_vec();
+    Some(key(with).open_in_place(nonce(counter), Aad::empty(), &mut text).ok()?.to_vec())
+}
+
+/// A transport message.
+pub fn transport(receiver: u32, counter: u64, with: &[u8; 32], text: &[u8]) -> Vec<u8> {
+    let sealed = seal(with, counter, text);
     [&[4, 0, 0, 0][..], &receiver.to_le_bytes(), &counter.to_le_bytes(), &sealed].concat()
 }
 

@@ -15,13 +15,11 @@ fn memory() -> Box<Memory<SIZE>> {
 
 fn put(memory: &mut Memory<SIZE>, text: &[u8], len: usize) {
     assert!(memory.set_text_len(len as u64) && text.len() <= len + TAG_LEN);
-    // SAFETY: `text()` is valid for TEXT_MAX + 64 bytes.
-    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), memory.text(), text.len()) };
+    memory.room()[..text.len()].copy_from_slice(text);
 }
 
 fn get(memory: &mut Memory<SIZE>, len: usize) -> Vec<u8> {
-    // SAFETY: as above.
-    unsafe { std::slice::from_raw_parts(memory.text(), len) }.to_vec()
+    memory.room()[..len].to_vec()
 }
 
 fn seal(memory: &mut Memory<SIZE>, key: &[u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {

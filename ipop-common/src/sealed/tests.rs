@@ -9,15 +9,13 @@ use crate::checksum;
 fn memory(text: &[u8]) -> std::boxed::Box<Memory> {
     let mut memory = std::boxed::Box::new(Memory::EMPTY);
     assert!(memory.set_text_len(text.len() as u64));
-    // SAFETY: not longer than TEXT_MAX, as just asserted.
-    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), memory.text(), text.len()) };
+    memory.room()[..text.len()].copy_from_slice(text);
     memory
 }
 
 fn text(memory: &mut Memory) -> Vec<u8> {
     let len = memory.text_len().unwrap() as usize;
-    // SAFETY: inside the text.
-    unsafe { std::slice::from_raw_parts(memory.text(), len) }.to_vec()
+    memory.room()[..len].to_vec()
 }
 
 /// A packet with its transport checksum as the stack leaves it to a device, and with it complete.
@@ -72,8 +70,7 @@ fn a_checksum_is_completed_at_every_length_and_the_padding_is_zero() {
             // What an earlier packet left behind must not be summed up or sent.
             let mut memory = memory(&[0xee; TEXT_MAX]);
             assert!(memory.set_text_len(partial.len() as u64));
-            // SAFETY: inside the text.
-            unsafe { std::ptr::copy_nonoverlapping(partial.as_ptr(), memory.text(), partial.len()) };
+            memory.room()[..partial.len()].copy_from_slice(&partial);
             let prepared = prepare(&mut memory, shape, 1440).expect("it fits");
             assert!(prepared.completed, "{shape:?} {len}");
             let padded = text(&mut memory);

@@ -4,6 +4,7 @@
 mod config;
 mod control;
 mod packets;
+mod sealed;
 mod userpath;
 
 /// A file of the corpus.
@@ -18,7 +19,8 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 11] = [
+    let targets: [(&'static str, Inputs); 13] = [
+        ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
         ("cut", userpath::cut()),
@@ -30,6 +32,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("names", config::names()),
         ("node", control::node()),
         ("token", config::tokens()),
+        ("wireguard", sealed::wireguard()),
     ];
     let seeds = targets.into_iter().flat_map(|(target, inputs)| {
         inputs.into_iter().map(move |(name, bytes)| Seed { target, name, bytes })

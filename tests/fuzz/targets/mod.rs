@@ -4,6 +4,7 @@
 //! A target knows nothing of who calls it: `main.rs` replays the corpus, `driver.rs` looks for new
 //! input. How an input is read is said at each target; what is missing at its end reads as zero.
 
+mod aead;
 mod clear;
 mod config;
 mod cut;
@@ -17,6 +18,7 @@ pub(crate) mod node;
 pub(crate) mod tables;
 mod tape;
 mod token;
+pub(crate) mod wireguard;
 
 /// A parser and what is demanded of it.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,7 @@ pub(crate) struct Target {
 }
 
 pub(crate) const ALL: &[Target] = &[
+    Target { name: "aead", run: aead::run },
     Target { name: "clear", run: clear::run },
     Target { name: "config", run: config::run },
     Target { name: "cut", run: cut::run },
@@ -39,6 +42,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "names", run: names::run },
     Target { name: "node", run: node::run },
     Target { name: "token", run: token::run },
+    Target { name: "wireguard", run: wireguard::run },
 ];
 
 /// The target of that name.

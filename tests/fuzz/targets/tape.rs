@@ -22,7 +22,7 @@ impl<'a> Tape<'a> {
         taken
     }
 
-    fn array<const N: usize>(&mut self) -> [u8; N] {
+    pub(super) fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut array = [0; N];
         let bytes = self.bytes(N);
         array[..bytes.len()].copy_from_slice(bytes);
