@@ -271,22 +271,32 @@ pub struct Opened {
     pub len: u16,
 }
 
-/// Checks the text of an authentic packet: an IP packet whose source may be used by the link's peer.
+/// Checks the text in the memory of a packet that has been opened; see [`admit`].
 ///
 /// # Errors
 /// The counter of the reason.
 #[inline(always)]
 pub fn opened<T: Tables>(tables: &T, memory: &mut Memory, opening: &Opening) -> Result<Opened, Counter> {
-    let Ok(inner) = Inner::parse_any(Head::of(memory, opening.text_len), 0) else {
-        return Err(Counter::RxBadInner);
-    };
-    if inner.total_len > opening.text_len {
+    let text = Head::of(memory, opening.text_len);
+    match admit(tables, text, u32::from(opening.text_len), opening.slot) {
+        Ok(inner) => Ok(Opened { family: inner.family, len: inner.total_len }),
+        Err(counter) => Err(counter),
+    }
+}
+
+/// Checks the text of an authentic packet, `text_len` bytes: an IP packet whose source may be used by
+/// the peer in `slot`.
+///
+/// # Errors
+/// The counter of the reason.
+#[inline(always)]
+pub fn admit<C: Cursor, T: Tables>(tables: &T, text: C, text_len: u32, slot: u32) -> Result<Inner, Counter> {
+    let Ok(inner) = Inner::parse_any(text, 0) else { return Err(Counter::RxBadInner) };
+    if u32::from(inner.total_len) > text_len {
         return Err(Counter::RxBadLength);
     }
     match tables.by_address(&inner.source) {
-        Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(opening.slot) => {
-            Ok(Opened { family: inner.family, len: inner.total_len })
-        }
+        Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(slot) => Ok(inner),
         _ => Err(Counter::RxWrongInnerSource),
     }
 }

@@ -6,11 +6,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use ipop_common::ingress::{self, Clear};
-use ipop_common::inner::Inner;
-use ipop_common::maps::LinkStats;
-use ipop_common::tables::Tables;
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
-use ipop_common::{Address, Counter, Cursor, gpe};
+use ipop_common::{Address, Counter, Cursor, gpe, sealed};
 
 use super::coalesce::Coalescer;
 use super::outbound::Context;
@@ -207,14 +204,7 @@ impl Inbound {
             return message(header.receiver, bytes, context);
         }
         place.note_received(context.now_ns);
-        let inner = Inner::parse_any(bytes, 0).map_err(|_| Counter::RxBadInner)?;
-        if u32::from(inner.total_len) > text.len {
-            return Err(Counter::RxBadLength);
-        }
-        match context.table.by_address(&inner.source) {
-            Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(slot) => {}
-            _ => return Err(Counter::RxWrongInnerSource),
-        }
+        let inner = sealed::admit(context.table, bytes, text.len, slot)?;
         self.count(slot, u64::from(inner.total_len), context);
         let packet = Piece { len: u32::from(inner.total_len), ..text };
         // Room has been checked.
