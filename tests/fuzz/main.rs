@@ -76,7 +76,7 @@ mod fuzz {
         };
     }
 
-    replays! { aead clear config cut egress frame hello inner merge names node token wireguard }
+    replays! { aead clear config cut egress frame hello inner merge names node sealed token wireguard }
 }
 
 #[test]
@@ -192,6 +192,28 @@ fn the_corpus_reaches_every_kind_of_path() {
         "user, clear, off there",
         "user, sealed, off here",
         "user, sealed, off there",
+    ];
+    assert_eq!(reached, wanted.into_iter().collect());
+}
+
+#[test]
+fn the_corpus_reaches_every_outcome_of_a_sealed_frame() {
+    let inputs = files(&corpus().join("sealed")).into_iter().map(|file| read(&file));
+    let reached: BTreeSet<&str> = inputs.flat_map(|input| targets::sealed::reached(&input)).collect();
+    let wanted = [
+        "delivered by the kernel path",
+        "delivered by the user path",
+        "keepalive",
+        "message",
+        "rx_bad_inner",
+        "rx_bad_length",
+        "rx_bad_tag",
+        "rx_key_expired",
+        "rx_replay",
+        "rx_too_old",
+        "rx_truncated",
+        "rx_unknown_index",
+        "rx_wrong_inner_source",
     ];
     assert_eq!(reached, wanted.into_iter().collect());
 }

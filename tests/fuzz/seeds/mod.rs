@@ -19,7 +19,7 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 13] = [
+    let targets: [(&'static str, Inputs); 14] = [
         ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
@@ -31,6 +31,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("merge", userpath::merge()),
         ("names", config::names()),
         ("node", control::node()),
+        ("sealed", sealed::frames()),
         ("token", config::tokens()),
         ("wireguard", sealed::wireguard()),
     ];

@@ -1,4 +1,4 @@
-//! WireGuard messages, texts to be sealed.
+//! WireGuard messages, texts to be sealed, sealed frames on their way in.
 
 use ipop_common::wireguard::{CookieReply, Initiation, Response, TransportHeader};
 use ipop_overlay::session::Mac1Key;
@@ -71,6 +71,114 @@ pub(super) fn aead() -> Inputs {
         ("the-longest", input(u64::MAX, 1536, &[0xff])),
         ("too-long", input(4, 1537, b"text")),
         ("zeroes", input(1 << 63, 300, &[0])),
+    ]
+    .into_iter()
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .collect()
+}
+
+// Sessions of the target `sealed`, as an event names them.
+const FIRST: u8 = 0;
+const SECOND_WITH_THE_SAME_PEER: u8 = 1;
+const OVER_V6: u8 = 2;
+const LEASE_OVER: u8 = 3;
+
+// Choices of a packet.
+const JUMPS_BY_A_WINDOW: u8 = 2;
+const JUMPS_TO_THE_LIMIT: u8 = 3;
+const CHECKSUM: u8 = 4;
+const FROM_ELSEWHERE: u8 = 8;
+const CHANGED: u8 = 16;
+const SAME_COUNTER: u8 = 32;
+
+// What a text is; the others of its bits say how long.
+const V4: u8 = 8;
+const V6: u8 = 8 | 1;
+const OF_ANOTHER: u8 = 8 | 2;
+const NOTHING: u8 = 3;
+const MESSAGE: u8 = 4;
+const NOISE: u8 = 4 << 3 | 5;
+const TOO_LONG: u8 = 6;
+const DAMAGED: u8 = 7;
+
+/// Frame 0 again, changed by: 1, the other path; 2, see [`flip`]; 4, for the next session.
+const fn again(choices: u8) -> [u8; 3] {
+    [1, 0, choices]
+}
+
+/// The next packet of a session.
+const fn packet(session: u8, choices: u8, text: u8) -> [u8; 3] {
+    [session << 2, choices, text]
+}
+
+const fn ends(session: u8) -> [u8; 1] {
+    [3 | 16 | session << 2]
+}
+
+/// Which bit a change flips.
+const fn flip(bit: u16) -> [u8; 2] {
+    bit.to_be_bytes()
+}
+
+/// To what a change cuts off.
+const fn cut(len: u16) -> [u8; 2] {
+    (0x8000 | len).to_be_bytes()
+}
+
+/// After this nothing may be sealed or opened.
+const TIME_IS_OVER: [u8; 3] = [3, 0xff, 0xff];
+
+/// Runs of the target `sealed`.
+pub(super) fn frames() -> Inputs {
+    let first = packet(FIRST, 0, V4);
+    let by_user = packet(FIRST, CHECKSUM, V4);
+    let each_text = |choices: u8| {
+        let texts = [V4, V6, OF_ANOTHER, NOTHING, TOO_LONG].map(|text| packet(FIRST, choices, text)).concat();
+        let message = [&packet(FIRST, choices, MESSAGE)[..], &[0x5a; 60]].concat();
+        // The length and the version of an IPv4 packet, and noise.
+        let damaged = [&packet(FIRST, choices, DAMAGED)[..], &flip(16)].concat();
+        let other = [&packet(FIRST, choices, DAMAGED)[..], &flip(4)].concat();
+        let noise = [&packet(FIRST, choices, NOISE)[..], &[0x45; 16]].concat();
+        [texts, message, damaged, other, noise].concat()
+    };
+    let at_the_window = [
+        &packet(FIRST, 0, V4)[..],
+        &packet(FIRST, JUMPS_BY_A_WINDOW, V4),
+        &again(0),
+        &packet(FIRST, JUMPS_BY_A_WINDOW, V4),
+        &again(0),
+        &again(1),
+    ];
+    let header = TransportHeader { receiver: 0x1234_0001, counter: 3 }.to_bytes();
+    let forged = [&[2, 48][..], &header, &[0x77; 32]].concat();
+    [
+        ("by-the-kernel-path", first.to_vec()),
+        ("by-the-user-path", by_user.to_vec()),
+        ("over-ipv6", [packet(OVER_V6, 0, V4), packet(OVER_V6, CHECKSUM, V6)].concat()),
+        ("two-sessions", [first, packet(SECOND_WITH_THE_SAME_PEER, 0, V4), first, by_user].concat()),
+        ("lease-over", packet(LEASE_OVER, 0, V4).to_vec()),
+        ("from-elsewhere", packet(FIRST, FROM_ELSEWHERE, V4).to_vec()),
+        ("each-text", each_text(0)),
+        ("each-text-by-the-user-path", each_text(CHECKSUM)),
+        ("replayed", [&first[..], &again(0), &again(1), &again(0)].concat()),
+        ("replayed-by-the-kernel-path", [&by_user[..], &again(1), &again(0)].concat()),
+        ("replayed-refused", [&packet(FIRST, 0, OF_ANOTHER)[..], &again(0), &again(1), &again(0)].concat()),
+        ("swapped-sessions", [&first[..], &again(4), &again(5)].concat()),
+        ("counter-used-twice", [first, packet(FIRST, SAME_COUNTER, V6), first].concat()),
+        ("at-the-window", at_the_window.concat()),
+        ("at-the-limit", [packet(FIRST, JUMPS_TO_THE_LIMIT, V4), first, first, by_user].concat()),
+        ("jumped", [first, packet(FIRST, JUMPS_TO_THE_LIMIT, V4)].concat()),
+        ("flipped-type", [&packet(FIRST, CHANGED, V4)[..], &flip(9)].concat()),
+        ("flipped-index", [&packet(FIRST, CHANGED, V4)[..], &flip(60)].concat()),
+        ("flipped-counter", [&packet(FIRST, CHANGED, V4)[..], &flip(64)].concat()),
+        ("flipped-text", [&packet(FIRST, CHANGED, V4)[..], &flip(200), &again(0)].concat()),
+        ("flipped-tag", [&packet(FIRST, CHANGED | CHECKSUM, V4)[..], &flip(600), &again(1)].concat()),
+        ("flipped-then-whole", [&first[..], &again(2), &flip(300), &first].concat()),
+        ("cut-in-the-tag", [&packet(FIRST, CHANGED, V4)[..], &cut(60)].concat()),
+        ("cut-in-the-header", [&packet(FIRST, CHANGED, V4)[..], &cut(20)].concat()),
+        ("ended", [&first[..], &ends(FIRST), &first, &by_user].concat()),
+        ("too-late", [&first[..], &TIME_IS_OVER.repeat(2), &first, &by_user].concat()),
+        ("forged", forged),
     ]
     .into_iter()
     .map(|(name, bytes)| (name.to_owned(), bytes))

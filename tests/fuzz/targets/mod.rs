@@ -15,6 +15,7 @@ mod inner;
 pub(crate) mod merge;
 mod names;
 pub(crate) mod node;
+pub(crate) mod sealed;
 pub(crate) mod tables;
 mod tape;
 mod token;
@@ -41,6 +42,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "merge", run: merge::run },
     Target { name: "names", run: names::run },
     Target { name: "node", run: node::run },
+    Target { name: "sealed", run: sealed::run },
     Target { name: "token", run: token::run },
     Target { name: "wireguard", run: wireguard::run },
 ];
