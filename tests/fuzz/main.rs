@@ -76,7 +76,7 @@ mod fuzz {
         };
     }
 
-    replays! { aead clear config cut egress frame hello inner merge names node sealed token wireguard }
+    replays! { aead clear config cut egress frame hello inner merge names node sealed sessions token wireguard }
 }
 
 #[test]

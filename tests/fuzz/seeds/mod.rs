@@ -5,6 +5,7 @@ mod config;
 mod control;
 mod packets;
 mod sealed;
+mod sessions;
 mod userpath;
 
 /// A file of the corpus.
@@ -19,7 +20,7 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 14] = [
+    let targets: [(&'static str, Inputs); 15] = [
         ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("names", config::names()),
         ("node", control::node()),
         ("sealed", sealed::frames()),
+        ("sessions", sessions::runs()),
         ("token", config::tokens()),
         ("wireguard", sealed::wireguard()),
     ];

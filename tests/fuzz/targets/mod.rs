@@ -16,6 +16,7 @@ pub(crate) mod merge;
 mod names;
 pub(crate) mod node;
 pub(crate) mod sealed;
+mod sessions;
 pub(crate) mod tables;
 mod tape;
 mod token;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "names", run: names::run },
     Target { name: "node", run: node::run },
     Target { name: "sealed", run: sealed::run },
+    Target { name: "sessions", run: sessions::run },
     Target { name: "token", run: token::run },
     Target { name: "wireguard", run: wireguard::run },
 ];
