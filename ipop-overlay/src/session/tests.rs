@@ -85,12 +85,14 @@ struct Host {
     clock_ahead: Duration,
 }
 
+/// Where from, where to, what.
+type Sent = (SocketAddr, SocketAddr, Vec<u8>);
+
 struct World {
     now: Instant,
     unix: Duration,
     hosts: [Host; 2],
-    /// Where from, where to, what.
-    wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+    wire: VecDeque<Sent>,
     cut: bool,
 }
 
@@ -263,14 +265,22 @@ impl World {
 
     /// Delivers everything on the wire, answers included.
     fn deliver(&mut self) {
-        for _ in 0..1000 {
-            let Some((from, to, datagram)) = self.wire.pop_front() else { return };
+        self.deliver_captured();
+    }
+
+    /// As [`World::deliver`]; returns what went over the wire.
+    fn deliver_captured(&mut self) -> Vec<Sent> {
+        let mut captured = Vec::new();
+        while let Some(sent) = self.wire.pop_front() {
+            assert!(captured.len() < 1000, "the nodes answer each other for ever");
             self.advance(Duration::from_millis(1));
             if !self.cut {
-                self.arrive(from, to, &datagram);
+                let (from, to, datagram) = &sent;
+                self.arrive(*from, *to, datagram);
             }
+            captured.push(sent);
         }
-        panic!("the nodes answer each other for ever");
+        captured
     }
 
     /// The next datagram on the wire.

@@ -144,6 +144,87 @@ fn an_initiation_is_taken_once() {
 }
 
 #[test]
+fn no_captured_message_means_anything_when_it_comes_again() {
+    let mut world = World::new();
+    world.hosts[1].sessions.set_under_load(true);
+    let mut captured = Vec::new();
+    // A cookie, a session by it, and one that replaces it.
+    for time in [Duration::ZERO, 6 * SECOND, 121 * SECOND] {
+        world.advance(time);
+        let now = world.time(0);
+        world.hosts[0].sessions.handle_timeout(now);
+        world.send(0, b"a packet");
+        captured.extend(world.deliver_captured());
+        world.hosts[1].sessions.set_under_load(false);
+    }
+    world.assert_works();
+    captured.retain(|(.., datagram)| datagram[0] != wireguard::TYPE_TRANSPORT);
+    let kinds: Vec<u8> = captured.iter().map(|(.., datagram)| datagram[0]).collect();
+    assert_eq!(kinds, [1, 3, 1, 2, 1, 2]);
+    let before = world.used();
+    for (from, to, datagram) in captured.iter().chain(captured.iter().rev()) {
+        for (from, to) in [(*from, *to), (*to, *from)] {
+            world.hosts.iter_mut().for_each(|host| host.refused.clear());
+            world.arrive(from, to, datagram);
+            assert_eq!(world.hosts.iter().map(|host| host.refused.len()).sum::<usize>(), 1, "refused");
+            assert!(world.wire.is_empty(), "and not answered");
+            assert_eq!(world.used(), before);
+        }
+    }
+    world.assert_works();
+}
+
+#[test]
+fn an_answer_to_one_initiation_is_none_to_another() {
+    let (mut world, first) = answered();
+    world.advance(6 * SECOND);
+    let now = world.time(0);
+    world.hosts[0].sessions.handle_timeout(now);
+    world.drain();
+    let initiation = world.intercept();
+    world.arrive(address(0), address(1), &initiation);
+    let second = world.intercept();
+    assert_eq!(handle(&mut world, 0, &first), Err(Counter::RxReplayedHandshake));
+    let receiver = 8..12;
+    let mut swapped = first;
+    swapped[receiver.clone()].copy_from_slice(&second[receiver]);
+    let swapped = with_mac1(0, swapped);
+    assert_eq!(handle(&mut world, 0, &swapped), Err(Counter::RxBadHandshake));
+    assert_eq!(handle(&mut world, 0, &second), Ok(()), "the true one still counts");
+    world.drain();
+    world.deliver();
+    world.assert_works();
+}
+
+#[test]
+fn a_packet_of_one_session_is_opened_by_no_other() {
+    let mut world = World::connected();
+    let packet_of = |world: &mut World, host: usize| {
+        world.send(host, b"a packet");
+        world.intercept()
+    };
+    let mut packets = vec![packet_of(&mut world, 0), packet_of(&mut world, 1)];
+    world.pass(121 * SECOND);
+    world.send(0, b"replaces the session");
+    world.deliver();
+    world.assert_works();
+    packets.extend([packet_of(&mut world, 0), packet_of(&mut world, 1)]);
+    for (host, own) in [(1, [0, 2]), (0, [1, 3])] {
+        let indices: Vec<u32> = world.hosts[host].installed.keys().copied().collect();
+        assert_eq!(indices.len(), 2);
+        for (at, packet) in packets.iter().enumerate() {
+            let opened = indices.iter().filter(|index| {
+                let mut named = packet.clone();
+                named[4..8].copy_from_slice(&index.to_le_bytes());
+                let now = world.time(host);
+                world.hosts[host].open(now, address(1 - host), &named)
+            });
+            assert_eq!(opened.count(), usize::from(own.contains(&at)), "packet {at} at host {host}");
+        }
+    }
+}
+
+#[test]
 fn an_older_initiation_that_comes_late_is_refused() {
     let (mut world, first) = initiated();
     world.advance(6 * SECOND);

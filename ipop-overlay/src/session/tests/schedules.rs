@@ -1,5 +1,5 @@
-//! Any schedule of losses, duplicates, delays and restarts ends in a session that carries packets both
-//! ways, or in a clean new attempt.
+//! Any schedule of losses, duplicates, changes, delays and restarts ends in a session that carries
+//! packets both ways, or in a clean new attempt.
 
 use super::*;
 use proptest::prelude::*;
@@ -14,6 +14,8 @@ enum Event {
     /// One arrives and stays under way.
     Duplicate(usize),
     Lose(usize),
+    /// One arrives with a bit changed, and stays under way as it was.
+    Change(usize, usize),
     Pass(Duration),
     /// The clock of host 0 goes back. Were both set back over a restart, what was said before would be
     /// in the future of both, and neither would hear the other until then.
@@ -31,6 +33,7 @@ fn event() -> impl Strategy<Value = Event> {
         12 => any::<usize>().prop_map(Event::Arrive),
         2 => any::<usize>().prop_map(Event::Duplicate),
         3 => any::<usize>().prop_map(Event::Lose),
+        2 => any::<(usize, usize)>().prop_map(|(at, bit)| Event::Change(at, bit)),
         4 => (0..2000u64).prop_map(|ms| Event::Pass(Duration::from_millis(ms))),
         4 => (0..60u64).prop_map(|s| Event::Pass(Duration::from_secs(s))),
         1 => Just(Event::ClockBack),
@@ -72,6 +75,14 @@ fn happen(world: &mut World, event: &Event, restarts: &mut u64) {
         }
         Event::Lose(at) => {
             pick(world, at).and_then(|at| world.wire.remove(at));
+        }
+        Event::Change(at, bit) => {
+            if let Some(at) = pick(world, at) {
+                let (from, to, mut datagram) = world.wire[at].clone();
+                let bit = bit % (8 * datagram.len());
+                datagram[bit / 8] ^= 1 << (bit % 8);
+                world.arrive(from, to, &datagram);
+            }
         }
         Event::Pass(time) => pass(world, time),
         Event::ClockBack => {
