@@ -55,11 +55,8 @@ pub fn udp(source: IpAddr, destination: IpAddr, ports: (u16, u16), payload: &[u8
     let len = u16::try_from(8 + payload.len()).expect("at most 64 KiB");
     let mut datagram =
         [&ports.0.to_be_bytes()[..], &ports.1.to_be_bytes(), &len.to_be_bytes(), &[0, 0], payload].concat();
-    let check = match transport_checksum(source, destination, UDP, &datagram) {
-        0 => 0xffff,
-        check => check,
-    };
-    datagram[6..8].copy_from_slice(&check.to_be_bytes());
+    let check = udp_checksum(source, destination, &datagram).to_be_bytes();
+    datagram[6..8].copy_from_slice(&check);
     ip(source, destination, UDP, &datagram)
 }
 
@@ -151,6 +148,14 @@ pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, byt
     all.extend([0, 0, 0, protocol]);
     all.extend(bytes);
     checksum(&all)
+}
+
+/// As [`transport_checksum`], of a UDP datagram: 0 would say that there is none (RFC 768).
+pub fn udp_checksum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
+    match transport_checksum(source, destination, UDP, datagram) {
+        0 => 0xffff,
+        check => check,
+    }
 }
 
 /// `bytes` as rows of offset, hexadecimal and text.

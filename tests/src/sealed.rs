@@ -8,7 +8,7 @@ use ipop_common::aead::Key;
 use ipop_common::maps::LinkRef;
 use ipop_common::session::Agreed;
 
-use crate::packet::{Mac, UDP, ethernet, ethertype, ip, transport_checksum};
+use crate::packet::{Mac, UDP, ethernet, ethertype, ip, udp_checksum};
 use crate::world::Peer;
 
 /// Where the daemon of every node listens.
@@ -138,7 +138,7 @@ impl SealedFrame {
         ]
         .concat();
         if self.has_checksum {
-            let check = transport_checksum(self.source, self.destination, UDP, &udp).to_be_bytes();
+            let check = udp_checksum(self.source, self.destination, &udp).to_be_bytes();
             udp[6..8].copy_from_slice(&check);
         }
         let packet = ip(self.source, self.destination, UDP, &udp);
