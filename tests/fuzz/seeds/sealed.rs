@@ -149,6 +149,8 @@ pub(super) fn frames() -> Inputs {
         &again(0),
         &again(1),
     ];
+    // An IPv4 header of 10.64.1.1 that says that there is a byte behind it.
+    let header_alone = [0x45, 0, 0, 21, 0, 0, 0, 0, 64, 17, 0, 0, 10, 64, 1, 1, 10, 64, 0, 1];
     let header = TransportHeader { receiver: 0x1234_0001, counter: 3 }.to_bytes();
     let forged = [&[2, 48][..], &header, &[0x77; 32]].concat();
     [
@@ -160,6 +162,7 @@ pub(super) fn frames() -> Inputs {
         ("from-elsewhere", packet(FIRST, FROM_ELSEWHERE, V4).to_vec()),
         ("each-text", each_text(0)),
         ("each-text-by-the-user-path", each_text(CHECKSUM)),
+        ("shorter-by-a-byte", [&packet(FIRST, 0, 5 << 3 | 5)[..], &header_alone].concat()),
         ("replayed", [&first[..], &again(0), &again(1), &again(0)].concat()),
         ("replayed-by-the-kernel-path", [&by_user[..], &again(1), &again(0)].concat()),
         ("replayed-refused", [&packet(FIRST, 0, OF_ANOTHER)[..], &again(0), &again(1), &again(0)].concat()),

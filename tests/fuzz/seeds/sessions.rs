@@ -72,6 +72,10 @@ pub(super) fn runs() -> Inputs {
         ("response-lost", [&[SEND][..], &ARRIVE, &LOSE, &pass_s(6), &ARRIVE.repeat(3)].concat()),
         ("confirmation-lost", [&[SEND][..], &ARRIVE, &ARRIVE, &LOSE, &[SEND | SECOND], &ARRIVE].concat()),
         ("each-repeated", [&[SEND][..], &[REPEAT, ARRIVE].concat().repeat(4)].concat()),
+        (
+            "each-repeated-later",
+            [&[SEND][..], &[&REPEAT[..], &[PASS_50_MS], &ARRIVE].concat().repeat(4)].concat(),
+        ),
         ("late-initiation", [&[SEND][..], &pass_s(6), &ARRIVE_LAST, &ARRIVE, &ARRIVE.repeat(3)].concat()),
         ("never-answered", [&[SEND][..], &pass_s(100), &[SEND], &pass_s(100)].concat()),
         ("initiation-changed", [&[SEND][..], &each_bit_of_a_byte(0, 30).collect::<Vec<_>>()].concat()),

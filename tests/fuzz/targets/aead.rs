@@ -11,7 +11,7 @@ use super::tape::Tape;
 
 /// Lengths that are tried: up to some that no program takes.
 const LENGTHS: usize = sealed::TEXT_MAX + 100;
-/// Of texts up to this length, a bit of each byte is flipped in turn.
+/// Of texts up to this length, a bit of each byte is flipped in turn; of tags, each bit.
 const SHORT: usize = BLOCK_LEN;
 /// The smallest memory that there can be, for one block of text.
 const SMALLEST: usize = 3 * BLOCK_LEN;
@@ -64,8 +64,10 @@ impl Case {
 
     /// Neither with a bit flipped, nor with another key or counter, nor shortened.
     fn nothing_else_is_opened<const SIZE: usize>(&self, memory: &mut Memory<SIZE>, key: &Key, sealed: &[u8]) {
-        let every_byte = if self.len <= SHORT { 0..sealed.len() } else { 0..0 };
-        let bits = every_byte.map(|byte| byte * 8 + self.bit % 8).chain([self.bit % (sealed.len() * 8)]);
+        let every_byte = if self.len <= SHORT { 0..self.len } else { 0..0 };
+        let bits = every_byte.map(|byte| byte * 8 + (self.bit + byte) % 8);
+        let of_the_tag = self.len * 8..sealed.len() * 8;
+        let bits = bits.chain(of_the_tag).chain([self.bit % (sealed.len() * 8)]);
         for bit in bits {
             let mut changed = sealed.to_vec();
             changed[bit / 8] ^= 1 << (bit % 8);

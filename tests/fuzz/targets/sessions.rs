@@ -9,10 +9,12 @@ mod host;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use ipop_common::Counter;
+use ipop_common::wireguard::TYPE_INITIATION;
 use ipop_overlay::Instant;
 
 use super::tape::Tape;
-use host::{Datagram, Host, Nonce};
+use host::{Arrived, Datagram, Host, Nonce};
 
 /// Events per input, so that one takes milliseconds at most.
 const EVENTS_MAX: usize = 150;
@@ -53,6 +55,11 @@ struct Run {
     opened: BTreeMap<Nonce, Vec<u8>>,
     /// The number of the last packet that each has received.
     received: [Option<u64>; 2],
+    /// Datagrams sent so far: each has its number.
+    datagrams: u64,
+    /// The number of the last initiation that each has taken.
+    taken: [Option<u64>; 2],
+    refused: [Vec<Counter>; 2],
 }
 
 impl Run {
@@ -67,6 +74,9 @@ impl Run {
             sealed: BTreeSet::new(),
             opened: BTreeMap::new(),
             received: [None; 2],
+            datagrams: 0,
+            taken: [None; 2],
+            refused: [Vec::new(), Vec::new()],
         }
     }
 
@@ -137,6 +147,7 @@ impl Run {
             1 | 2 => {
                 self.restarts += 1;
                 self.hosts[0].restart(1000 + self.restarts, self.now, choice & 1 == 0);
+                self.taken[0] = None;
             }
             3 => self.hosts[host].address.set_port(15_000 + u16::from(much)),
             4 => self.hosts[host].set_under_load(much & 1 != 0),
@@ -175,15 +186,22 @@ impl Run {
         for nonce in self.hosts[host].nonces.drain(..) {
             assert!(self.sealed.insert(nonce), "a nonce is used twice");
         }
-        self.wire.extend(sent);
+        for datagram in sent {
+            self.datagrams += 1;
+            self.wire.push_back(Datagram { number: self.datagrams, ..datagram });
+        }
         self.wire.truncate(WIRE_MAX);
     }
 
     /// What comes out was put in by the other, and comes out once.
     fn arrive(&mut self, datagram: &Datagram) {
         let Some(host) = self.hosts.iter().position(|host| host.address == datagram.to) else { return };
-        let (opened, sent) = self.hosts[host].arrive(datagram, self.now);
-        if let Some((nonce, text)) = opened {
+        let (result, sent) = self.hosts[host].arrive(datagram, self.now);
+        self.is_in_order(host, datagram, &result);
+        if let Err(counter) = result {
+            self.refused[host].push(counter);
+        }
+        if let Ok(Some((nonce, text))) = result {
             assert!(self.sealed.contains(&nonce), "sealed by nobody");
             if !text.is_empty() {
                 let number = u64::from_be_bytes(*text[8..].first_chunk().expect("a number"));
@@ -193,6 +211,24 @@ impl Run {
             assert_eq!(self.opened.insert(nonce, text), None, "two packets with one counter");
         }
         self.take(host, sent);
+    }
+
+    /// Of the initiations of one run of a node, only those are taken that were sent after all that were
+    /// taken before; and no such one is a replay, wherever the clock was set meanwhile.
+    fn is_in_order(&mut self, host: usize, datagram: &Datagram, result: &Arrived) {
+        let is_of_one_run = host == 0 || self.restarts == 0;
+        if !is_of_one_run || datagram.bytes.first() != Some(&TYPE_INITIATION) {
+            return;
+        }
+        let is_newer = self.taken[host] < Some(datagram.number);
+        match result {
+            Ok(_) => {
+                assert!(is_newer, "an initiation is taken again");
+                self.taken[host] = Some(datagram.number);
+            }
+            Err(Counter::RxReplayedHandshake) => assert!(!is_newer, "a new initiation is an old one"),
+            Err(_) => {}
+        }
     }
 
     /// All that is under way arrives, with the answers to it.
@@ -222,8 +258,7 @@ impl Run {
             }
             works
         });
-        let refused = self.hosts.each_ref().map(|host| &host.refused);
-        assert!(is_over, "no session in time; refused: {refused:?}");
+        assert!(is_over, "no session in time; refused: {:?}", self.refused);
     }
 
     /// A packet of each arrives at the other.

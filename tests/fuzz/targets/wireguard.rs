@@ -97,14 +97,15 @@ fn transport(input: &[u8]) {
     }
 }
 
-/// The first two bytes as an MTU, the next two as the length of a packet.
+/// How a packet as long as the input is padded, under each MTU up to one that allows for more.
 fn padding(input: &[u8]) {
-    let Some((&[a, b, c, d], _)) = input.split_first_chunk() else { return };
-    let (mtu, len) = (usize::from(u16::from_be_bytes([a, b])), usize::from(u16::from_be_bytes([c, d])));
-    let padded = padded_len(len, mtu);
-    assert!((len..len + PADDING).contains(&padded));
-    assert!(padded <= len.max(mtu), "{len} becomes {padded}, beyond {mtu}");
-    assert!(padded.is_multiple_of(PADDING) || padded == len.max(mtu), "{len} becomes {padded} of {mtu}");
+    let len = input.len();
+    for mtu in 0..=len + 2 * PADDING {
+        let padded = padded_len(len, mtu);
+        assert!((len..len + PADDING).contains(&padded));
+        assert!(padded <= len.max(mtu), "{len} becomes {padded}, beyond {mtu}");
+        assert!(padded.is_multiple_of(PADDING) || padded == len.max(mtu), "{len} becomes {padded} of {mtu}");
+    }
 }
 
 /// mac1 covers all before it, and nothing else has any part in it. `end`: where mac1 ends, 0 where

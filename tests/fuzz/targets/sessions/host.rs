@@ -41,6 +41,8 @@ struct Installed {
 /// A datagram under way.
 #[derive(Clone, Debug)]
 pub(super) struct Datagram {
+    /// Later ones have greater numbers.
+    pub(super) number: u64,
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) bytes: Vec<u8>,
@@ -48,6 +50,8 @@ pub(super) struct Datagram {
 
 /// Where in a session a packet was: its key, and its counter.
 pub(super) type Nonce = ([u8; 32], u64);
+/// The packet that was in a datagram, if any; or why it was refused.
+pub(super) type Arrived = Result<Option<(Nonce, Vec<u8>)>, Counter>;
 
 pub(super) struct Host {
     own: usize,
@@ -59,7 +63,6 @@ pub(super) struct Host {
     used: Option<u32>,
     /// What it has sealed with, in order.
     pub(super) nonces: Vec<Nonce>,
-    pub(super) refused: Vec<Counter>,
 }
 
 fn private(host: usize) -> StaticSecret {
@@ -94,7 +97,6 @@ impl Host {
             installed: BTreeMap::new(),
             used: None,
             nonces: Vec::new(),
-            refused: Vec::new(),
         }
     }
 
@@ -163,13 +165,9 @@ impl Host {
         self.drain(now)
     }
 
-    /// Takes in a datagram: the packet that was in it, and by which key and counter; what is answered.
-    pub(super) fn arrive(
-        &mut self,
-        datagram: &Datagram,
-        now: Instant,
-    ) -> (Option<(Nonce, Vec<u8>)>, Vec<Datagram>) {
-        let opened = if datagram.bytes.first() == Some(&TYPE_TRANSPORT) {
+    /// Takes in a datagram; says what is answered.
+    pub(super) fn arrive(&mut self, datagram: &Datagram, now: Instant) -> (Arrived, Vec<Datagram>) {
+        let arrived = if datagram.bytes.first() == Some(&TYPE_TRANSPORT) {
             self.open(datagram, now)
         } else {
             self.sessions
@@ -177,11 +175,7 @@ impl Host {
                 .map_err(|Refusal(counter)| counter)
                 .map(|()| None)
         };
-        let opened = opened.unwrap_or_else(|counter| {
-            self.refused.push(counter);
-            None
-        });
-        (opened, self.drain(now))
+        (arrived, self.drain(now))
     }
 
     fn seal(&mut self, packet: &[u8], now: Instant) -> Option<Datagram> {
@@ -200,10 +194,10 @@ impl Host {
         };
         self.sessions.traffic(self.time(now), index, &seen);
         let to = self.sessions.peer(PEER)?.endpoint.expect("a peer that was reached");
-        Some(Datagram { from: self.address, to, bytes })
+        Some(self.datagram(to, bytes))
     }
 
-    fn open(&mut self, datagram: &Datagram, now: Instant) -> Result<Option<(Nonce, Vec<u8>)>, Counter> {
+    fn open(&mut self, datagram: &Datagram, now: Instant) -> Arrived {
         let header = TransportHeader::parse(&datagram.bytes[..]).ok_or(Counter::RxTruncated)?;
         let session = self.installed.get(&header.receiver).ok_or(Counter::RxUnknownIndex)?;
         let mut text = datagram.bytes[TRANSPORT_HEADER_LEN..].to_vec();
@@ -222,6 +216,11 @@ impl Host {
         Ok(Some(((key, header.counter), text)))
     }
 
+    /// What goes to the network, which numbers it.
+    fn datagram(&self, to: SocketAddr, bytes: Vec<u8>) -> Datagram {
+        Datagram { number: 0, from: self.address, to, bytes }
+    }
+
     /// Does what the core says, and checks each word of it.
     fn drain(&mut self, now: Instant) -> Vec<Datagram> {
         let (mut sent, mut outputs) = (Vec::new(), 0);
@@ -230,7 +229,7 @@ impl Host {
             assert!(outputs <= OUTPUTS_MAX, "one event, {outputs} outputs");
             match output {
                 Output::Transmit { to, datagram } => {
-                    sent.push(Datagram { from: self.address, to, bytes: datagram });
+                    sent.push(self.datagram(to, datagram));
                 }
                 Output::Install(install) => self.install(&install),
                 Output::Use { local_index, .. } => {
