@@ -382,6 +382,28 @@ fn keys_are_made_once_and_read_again() {
         .fails(1, &format!("ipopctl: {}", open_to_others(&file, "0604")));
 }
 
+/// The golden vector of docs/wire-format.md.
+#[test]
+fn the_pre_shared_key_of_a_network_is_printed_when_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("ipop");
+    init(&target, &["--name", "alpha"]).succeeds();
+    let config = target.join("ipop.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let psk = |text: &str| {
+        std::fs::write(&config, text).unwrap();
+        run(ipopctl().args(["key", "psk"]).arg(&config))
+    };
+    let secret = text.lines().find(|line| line.starts_with("secret = ")).unwrap();
+    let known = text.replace(secret, "secret = \"correct horse battery staple\"");
+    assert_eq!(psk(&known).succeeds(), "YhDYh00qf6u55vIgVHK6FL8q6DIOkbcmLfskjgerVXc=\n");
+    let json = run(ipopctl().args(["--json", "key", "psk"]).arg(&config)).json();
+    assert_eq!(json["preshared_key"], "YhDYh00qf6u55vIgVHK6FL8q6DIOkbcmLfskjgerVXc=");
+    psk(&text.replace(secret, "")).fails_with(1, "it has no `network.secret`");
+    let line = 1 + text.lines().position(|line| line == secret).unwrap();
+    psk(&text.replace(secret, "secret = \"short\"")).fails_with(1, &format!("{}:{line}:", config.display()));
+}
+
 /// `ipopctl init` into a directory that is not there yet.
 fn init(directory: &Path, arguments: &[&str]) -> Outcome {
     run(ipopctl().arg("init").arg("--dir").arg(directory).args(arguments))

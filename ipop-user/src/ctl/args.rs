@@ -162,6 +162,13 @@ pub(super) enum Key {
     Gen { file: PathBuf },
     /// Print the public key of a private key
     Pub { file: PathBuf },
+    /// Print the pre-shared key that a WireGuard peer other than IPOP needs: a secret, that follows
+    /// from `network.secret`
+    Psk {
+        /// The configuration
+        #[arg(default_value = CONFIG_FILE)]
+        file: PathBuf,
+    },
 }
 
 /// Longest pause between two probes, in seconds.

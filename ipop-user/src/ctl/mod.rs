@@ -77,6 +77,7 @@ async fn dispatch(command: Command, client: &Client, output: &mut Output<'_>) ->
         Command::Reload => done(output, &client.reload().await?),
         Command::Key(Key::Gen { file }) => command::key::generate(&file, output),
         Command::Key(Key::Pub { file }) => command::key::public(&file, output),
+        Command::Key(Key::Psk { file }) => command::key::pre_shared(&file, output),
         Command::Completions { shell } => command::completions::run(shell, output),
     }
 }

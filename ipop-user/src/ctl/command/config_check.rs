@@ -56,7 +56,7 @@ fn check_key(file: &Path, mut loaded: Loaded) -> Result<Loaded, ConfigErrors> {
 }
 
 /// There is nowhere left to complain if standard error is closed.
-fn report(errors: &[Problem], warnings: &[Problem]) {
+pub(in crate::ctl) fn report(errors: &[Problem], warnings: &[Problem]) {
     let mut stderr = std::io::stderr().lock();
     for error in errors {
         let _ = writeln!(stderr, "{error}");
