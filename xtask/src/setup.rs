@@ -31,6 +31,8 @@ pub(crate) struct Args {
 /// How much of the machine a command needs beside what building and running takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Scope {
+    /// All tests can run here, also those against the WireGuards of others.
+    pub(crate) test: bool,
     /// Other kernels can be booted.
     pub(crate) vm: bool,
     /// The virtual networks of others can be measured.
@@ -38,10 +40,11 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    pub(crate) const RUN: Self = Self { vm: false, bench: false };
-    pub(crate) const BENCH: Self = Self { bench: true, ..Self::RUN };
+    pub(crate) const RUN: Self = Self { test: false, vm: false, bench: false };
+    pub(crate) const TEST: Self = Self { test: true, ..Self::RUN };
+    pub(crate) const BENCH: Self = Self { bench: true, ..Self::TEST };
 
-    /// What installs it.
+    /// What installs it: what the tests need comes always.
     pub(crate) fn command(self) -> String {
         let options = [(self.vm, " --vm"), (self.bench, " --bench")];
         let wanted = options.iter().filter(|(wanted, _)| *wanted).map(|(_, option)| *option);
@@ -50,7 +53,7 @@ impl Scope {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let scope = Scope { vm: args.vm, bench: args.bench };
+    let scope = Scope { vm: args.vm, bench: args.bench, ..Scope::TEST };
     if args.check {
         return check(scope);
     }
@@ -65,7 +68,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
     let _lock = lock()?;
     packages::ensure(scope)?;
     toolchain::ensure()?;
-    if scope.bench {
+    if scope.test {
         boringtun::ensure()?;
     }
     Ok(())
@@ -81,7 +84,7 @@ fn check(scope: Scope) -> Result<ExitCode> {
         Some(found) => ui::say(&format!("eBPF toolchain: {found}")),
         None => ui::say("missing: a compiler for the eBPF programs"),
     }
-    let boringtun = !scope.bench || boringtun::program()?.is_some();
+    let boringtun = !scope.test || boringtun::program()?.is_some();
     if !boringtun {
         ui::say(&format!("missing: {:<16} {}", boringtun::PROGRAM, boringtun::WHY));
     }
@@ -113,8 +116,8 @@ mod tests {
 
     #[test]
     fn the_command_installs_what_was_found_missing() {
-        assert_eq!(Scope::RUN.command(), "cargo xtask setup");
+        assert_eq!([Scope::RUN, Scope::TEST].map(Scope::command), ["cargo xtask setup"; 2]);
         assert_eq!(Scope::BENCH.command(), "cargo xtask setup --bench");
-        assert_eq!(Scope { vm: true, bench: true }.command(), "cargo xtask setup --vm --bench");
+        assert_eq!(Scope { vm: true, ..Scope::BENCH }.command(), "cargo xtask setup --vm --bench");
     }
 }

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 
 use crate::build::Profile;
-use crate::setup::Scope;
+use crate::setup::{Scope, boringtun};
 use crate::ui::{Colour, paint};
 use crate::{build, privilege, setup, sh, ui, workspace};
 use tally::Tally;
@@ -20,6 +20,8 @@ use tally::Tally;
 mod variable {
     /// The folder in which ipopd and ipopctl are.
     pub(crate) const BINARIES: &str = "IPOP_BIN_DIR";
+    /// A WireGuard of others that is in no PATH.
+    pub(crate) const BORINGTUN: &str = "IPOP_BORINGTUN";
     /// A file to which a test that cannot run here appends one line: `NAME: REASON`.
     pub(crate) const SKIPPED: &str = "IPOP_TEST_SKIPPED";
     /// Set where a test that needs root must not skip itself.
@@ -49,7 +51,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure(Scope { vm: args.vm, ..Scope::RUN })?;
+    setup::ensure(Scope { vm: args.vm, ..Scope::TEST })?;
     let binaries = build::build(Profile::Release)?;
     let skipped = workspace::target()?.join("xtask-skipped-tests");
     // The list of an earlier run is not this one's; there may be none.
@@ -59,6 +61,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     cargo.env(variable::SKIPPED, &skipped);
     if let Some(folder) = binaries.ipopd.parent() {
         cargo.env(variable::BINARIES, folder);
+    }
+    if let Some(program) = boringtun::program()? {
+        cargo.env(variable::BORINGTUN, program);
     }
     let mut tally = Tally::default();
     run_counted(cargo, args, &mut tally)?;

@@ -10,11 +10,11 @@ use super::crates;
 use crate::{ui, workspace};
 
 pub(crate) const PROGRAM: &str = "boringtun-cli";
-pub(super) const WHY: &str = "measured beside ours; built from crates.io";
+pub(super) const WHY: &str = "talks to ours in the tests, measured beside ours; built from crates.io";
 const VERSION: &str = "0.7.1";
 
 /// Where it is; `None` where it has not been built. Another one in PATH does not count: what is
-/// measured is one known version.
+/// tested and measured is one known version.
 pub(crate) fn program() -> Result<Option<PathBuf>> {
     let program = folder()?.join("bin").join(PROGRAM);
     Ok(program.is_file().then_some(program))

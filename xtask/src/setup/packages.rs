@@ -22,6 +22,7 @@ pub(crate) struct Package {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum For {
     Run,
+    Test,
     Vm,
     Bench,
 }
@@ -38,6 +39,10 @@ enum Proof {
 
 const fn package(name: &'static str, why: &'static str, proof: Proof) -> Package {
     Package { name, why, proof, for_what: For::Run }
+}
+
+const fn test_package(name: &'static str, why: &'static str, proof: Proof) -> Package {
+    Package { name, why, proof, for_what: For::Test }
 }
 
 const fn vm_package(name: &'static str, why: &'static str, proof: Proof) -> Package {
@@ -62,12 +67,12 @@ const PACKAGES: &[Package] = &[
     package("nftables", "firewalls and NAT in the tests", Proof::Program("nft")),
     package("tcpdump", "captures of the wire in the tests", Proof::Program("tcpdump")),
     package("bpftool", "says in the tests what is attached", Proof::Program("bpftool")),
+    test_package("wireguard-go", "talks to ours in the tests", Proof::Program("wireguard-go")),
+    test_package("wireguard-tools", "configures WireGuards in the tests", Proof::Program("wg")),
     vm_package("qemu-system-x86", "boots other kernels", Proof::Program("qemu-system-x86_64")),
     vm_package("cpio", "packs the initramfs of those kernels", Proof::Program("cpio")),
     vm_package("zstd", "unpacks kernel modules", Proof::Program("zstd")),
     vm_package("xz-utils", "unpacks kernel modules", Proof::Program("xz")),
-    bench_package("wireguard-go", "measured beside ours", Proof::Program("wireguard-go")),
-    bench_package("wireguard-tools", "configures wireguard-go and boringtun", Proof::Program("wg")),
     bench_package("nebula", "measured beside ours", Proof::Program("nebula")),
 ];
 
@@ -153,6 +158,7 @@ impl For {
     fn is_part_of(self, scope: Scope) -> bool {
         match self {
             Self::Run => true,
+            Self::Test => scope.test,
             Self::Vm => scope.vm,
             Self::Bench => scope.bench,
         }
@@ -191,14 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn packages_for_the_vm_and_the_bench_are_asked_for_only_with_them() {
-        let asked = |vm, bench| {
-            let scope = Scope { vm, bench };
-            [For::Run, For::Vm, For::Bench].map(|part| part.is_part_of(scope))
-        };
-        assert_eq!(asked(false, false), [true, false, false]);
-        assert_eq!(asked(true, false), [true, true, false]);
-        assert_eq!(asked(false, true), [true, false, true]);
+    fn packages_for_a_purpose_are_asked_for_only_with_it() {
+        let asked = |scope| [For::Run, For::Test, For::Vm, For::Bench].map(|part| part.is_part_of(scope));
+        assert_eq!(asked(Scope::RUN), [true, false, false, false]);
+        assert_eq!(asked(Scope::TEST), [true, true, false, false]);
+        assert_eq!(asked(Scope { vm: true, ..Scope::RUN }), [true, false, true, false]);
+        assert_eq!(asked(Scope::BENCH), [true, true, false, true]);
         assert!(missing(Scope::RUN).iter().all(|package| package.for_what == For::Run));
     }
 }
