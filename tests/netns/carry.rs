@@ -3,9 +3,8 @@
 
 use std::net::UdpSocket;
 
-use crate::lab::beat::Beat;
 use crate::lab::packet::{Frame, PAYLOAD, Tap};
-use crate::lab::tcp::{MIB, Tcp};
+use crate::lab::tcp::MIB;
 use crate::lab::{Lab, Outer, Packets, SOON, Wire, run};
 
 /// Ping, TCP and UDP, IPv4 and IPv6; what the two hosts have counted of it.
@@ -15,19 +14,7 @@ pub(crate) fn traffic(lab: &Lab) -> Packets {
     lab.near.ping(lab.far.inner(false), &[]);
     lab.near.ping(lab.far.inner(true), &[]);
     let before = lab.packets();
-    for v6 in [false, true] {
-        let target = lab.far.inner(v6);
-        lab.near.ping(target, &[]);
-        lab.near.ping(target, &["-s", "1200"]);
-        Tcp::transfer(&lab.near, &lab.far, target, 32 * MIB);
-        Tcp::transfer(&lab.far, &lab.near, lab.near.inner(v6), 4 * MIB);
-        let beat = Beat::start(&lab.near, &lab.far, target);
-        for _ in 0..20 {
-            beat.wait_for_next(SOON);
-        }
-        let heard = beat.finish();
-        assert!(heard.overtaken == 0 && heard.arrived == heard.sent, "{heard:?}");
-    }
+    lab.carry(32 * MIB);
     lab.packets() - before
 }
 

@@ -13,6 +13,7 @@
 //! | `forward` | a network behind a node |
 //! | `coexist` | other programs and traffic on the same devices |
 //! | `reload` | peers that come and go |
+//! | `interop` | WireGuards of others as peers: wireguard-go, boringtun, the kernel's |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
@@ -26,6 +27,8 @@ mod content;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod forward;
 mod hostile;
+#[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
+mod interop;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
 mod mtu;

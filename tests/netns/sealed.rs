@@ -25,31 +25,10 @@ fn disorder(lab: &Lab) -> [u64; 3] {
         .map(|name| kernel_counter(&lab.near, "TcpExt", name) + kernel_counter(&lab.far, "TcpExt", name))
 }
 
-/// Packets that were dropped or refused by either host, by name. But not handshake messages that were
-/// not needed: where both hosts begin at once, the answer to one comes when the other has done; and a
-/// busy host finds an initiation and its repetition waiting together.
+/// Packets that were dropped or refused by either host, by name.
 fn lost(lab: &Lab) -> Vec<(String, u64)> {
-    let mut lost = Vec::new();
-    for host in [&lab.near, &lab.far] {
-        let counters = host.ask("/v1/counters");
-        for path in ["kernel", "user"] {
-            for (name, counter) in counters[path].as_object().into_iter().flatten() {
-                let value = counter["value"].as_u64().unwrap_or(0);
-                let class = counter["class"].as_str().unwrap_or_default();
-                let is_needless = ["rx_replayed_handshake", "rx_handshake_flood"].contains(&name.as_str());
-                if value > 0
-                    && (class == "dropped" || class == "refused")
-                    && name.starts_with("rx_")
-                    && !is_needless
-                {
-                    lost.push((format!("{} {path} {name}", host.config.name), value));
-                }
-            }
-        }
-    }
-    lost
+    [lab.near.lost(), lab.far.lost()].concat()
 }
-
 #[track_caller]
 fn both_carry(lab: &Lab) {
     let packets = traffic(lab);
@@ -336,16 +315,11 @@ fn a_peer_that_moves_is_followed_by_its_packets() {
     run(|| {
         let mut lab = Lab::plain().sealed();
         lab.near.config.peers[0].endpoint = None;
-        // An interface's second address is not to go with its first.
-        lab.far.ns.sysctl("net.ipv4.conf.all.promote_secondaries", "1");
         let lab = lab.up("direct-kernel");
         let tcp = Tcp::start(&lab.far, &lab.near, lab.near.inner(false), None);
         tcp.wait_for_progress(MIB, SOON);
         for address in ["10.200.0.77", "10.200.0.78"] {
-            lab.far.ns.ip(&format!("addr add {address}/24 dev {}", lab.far.device));
-            let old = lab.far.ns.ip(&format!("-o -4 addr show dev {}", lab.far.device));
-            let old = old.split_whitespace().nth(3).expect("an address").to_owned();
-            lab.far.ns.ip(&format!("addr del {old} dev {}", lab.far.device));
+            lab.far.move_to(address);
             wait_for("the peer is seen at its new address", SOON, || {
                 lab.near.peer()["endpoint"].as_str()?.starts_with(address).then_some(())
             });

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::daemon::{Daemon, How};
 use super::namespace::{NetNs, check};
+use super::packet::USER_PORT;
 use super::{Packets, SOON, program, wait_for};
 
 /// The family of the wire's addresses that a link uses.
@@ -102,18 +103,33 @@ impl Host {
         self.ns.ip(&format!("addr add {}/64 dev {} nodad", self.outer_v6, self.device));
     }
 
+    /// Gives the host's end of the wire another IPv4 address in place of the one that it has.
+    #[track_caller]
+    pub(crate) fn move_to(&self, address: &str) {
+        // An interface's second address is not to go with its first.
+        self.ns.sysctl("net.ipv4.conf.all.promote_secondaries", "1");
+        let old = self.ns.ip(&format!("-o -4 addr show dev {}", self.device));
+        let old = old.split_whitespace().nth(3).expect("an address");
+        self.ns.ip(&format!("addr add {address}/24 dev {}", self.device));
+        self.ns.ip(&format!("addr del {old} dev {}", self.device));
+    }
+
     /// Makes `other` a peer in the configuration.
     pub(crate) fn knows(&mut self, other: &Host, outer: Outer) {
-        let endpoint = match outer {
-            Outer::V4 => format!("{}:15000", other.outer_v4),
-            Outer::V6 => format!("[{}]:15000", other.outer_v6),
-        };
         self.config.peers.push(Peer {
             name: other.config.name.clone(),
             key: other.key.clone(),
             addresses: vec![other.inner_v4.to_string(), other.inner_v6.to_string()],
-            endpoint: Some(endpoint),
+            endpoint: Some(other.endpoint(outer, USER_PORT)),
         });
+    }
+
+    /// Where others reach a port of this host.
+    pub(crate) fn endpoint(&self, outer: Outer, port: u16) -> String {
+        match outer {
+            Outer::V4 => format!("{}:{port}", self.outer_v4),
+            Outer::V6 => format!("[{}]:{port}", self.outer_v6),
+        }
     }
 
     pub(crate) fn inner(&self, v6: bool) -> IpAddr {
@@ -203,6 +219,27 @@ impl Host {
         wait_for(&format!("{}: {name} grows by {by}", self.config.name), SOON, || {
             (self.counter(name) >= before + by).then_some(())
         });
+    }
+
+    /// Packets that came and were dropped or refused, by path and name. But not handshake messages that
+    /// were not needed: where both ends begin at once, the answer to one comes when the other has done;
+    /// and a busy host finds an initiation and its repetition waiting together.
+    #[track_caller]
+    pub(crate) fn lost(&self) -> Vec<(String, u64)> {
+        let counters = self.ask("/v1/counters");
+        let mut lost = Vec::new();
+        for path in ["kernel", "user"] {
+            for (name, counter) in counters[path].as_object().into_iter().flatten() {
+                let value = counter["value"].as_u64().unwrap_or(0);
+                let class = counter["class"].as_str().unwrap_or_default();
+                let is_needless = ["rx_replayed_handshake", "rx_handshake_flood"].contains(&name.as_str());
+                let is_bad = (class == "dropped" || class == "refused") && name.starts_with("rx_");
+                if value > 0 && is_bad && !is_needless {
+                    lost.push((format!("{} {path} {name}", self.config.name), value));
+                }
+            }
+        }
+        lost
     }
 
     #[track_caller]

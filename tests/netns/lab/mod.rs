@@ -10,15 +10,18 @@ pub(crate) mod packet;
 pub(crate) mod program;
 pub(crate) mod tcp;
 pub(crate) mod udp;
+pub(crate) mod wireguard;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{Condvar, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
+use beat::Beat;
 pub(crate) use daemon::How;
 pub(crate) use host::{Host, Outer};
 use namespace::NetNs;
+use tcp::Tcp;
 
 /// How the namespaces of these tests begin; the process id follows.
 const PREFIX: &str = "ipop-t";
@@ -33,9 +36,22 @@ static ENDED: Condvar = Condvar::new();
 
 /// Runs a test when it is its turn, or says that it cannot run.
 pub(crate) fn run<F: FnOnce()>(body: F) {
+    run_unless(|| None, body);
+}
+
+/// Like [`run`], for a test that takes long and adds breadth to one that always runs.
+pub(crate) fn run_if_full<F: FnOnce()>(body: F) {
+    run_unless(unless_full, body);
+}
+
+/// Like [`run`], for a test that there may be a reason not to run.
+pub(crate) fn run_unless<F: FnOnce()>(reason: impl FnOnce() -> Option<String>, body: F) {
     let name = test_name::<F>();
     if !nix::unistd::geteuid().is_root() {
         return skip(name, "needs root");
+    }
+    if let Some(reason) = reason() {
+        return skip(name, &reason);
     }
     static SWEEP: Once = Once::new();
     SWEEP.call_once(|| namespace::sweep(PREFIX));
@@ -43,9 +59,9 @@ pub(crate) fn run<F: FnOnce()>(body: F) {
     body();
 }
 
-/// Like [`run`], for a test that takes long and adds breadth to one that always runs.
-pub(crate) fn run_if_full<F: FnOnce()>(body: F) {
-    if is_full() { run(body) } else { skip(test_name::<F>(), "slow: set IPOP_TEST_FULL=1") }
+/// Why a slow test does not run.
+pub(crate) fn unless_full() -> Option<String> {
+    (!is_full()).then(|| "slow: set IPOP_TEST_FULL=1".to_owned())
 }
 
 /// Whether the slow tests are wanted too.
@@ -202,6 +218,24 @@ impl Lab {
     pub(crate) fn wait_for_path(&self, path: &str) {
         for host in [&self.near, &self.far] {
             host.wait_for_path(path);
+        }
+    }
+
+    /// Ping, TCP in bulk and in small pieces, UDP; of both families, and all of it arrives.
+    #[track_caller]
+    pub(crate) fn carry(&self, bulk: u64) {
+        for v6 in [false, true] {
+            let target = self.far.inner(v6);
+            self.near.ping(target, &[]);
+            self.near.ping(target, &["-s", "1200"]);
+            Tcp::transfer(&self.near, &self.far, target, bulk);
+            Tcp::transfer(&self.far, &self.near, self.near.inner(v6), bulk / 8);
+            let beat = Beat::start(&self.near, &self.far, target);
+            for _ in 0..20 {
+                beat.wait_for_next(SOON);
+            }
+            let heard = beat.finish();
+            assert!(heard.overtaken == 0 && heard.arrived == heard.sent, "{heard:?}");
         }
     }
 
