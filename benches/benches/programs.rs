@@ -95,7 +95,7 @@ fn measure(criterion: &mut Criterion, world: &World, cases: Vec<Case>) {
     programs.install(world);
     let stopwatch = Stopwatch::new().expect("the kernel's statistics");
     for Case { program, name, len, mut packets, action } in cases {
-        let output = programs.run(program, Input::frame(&packets.next()));
+        let output = programs.run(program, Input::frame(&packets.another()));
         assert_eq!(output.action, action, "{} {name} of {len} bytes", program.name());
         let (descriptor, kind) = descriptor(&mut programs, program);
         let mut group = criterion.benchmark_group(program.name());

@@ -107,7 +107,7 @@ pub enum Packets {
 }
 
 impl Packets {
-    pub fn next(&mut self) -> Cow<'_, [u8]> {
+    pub fn another(&mut self) -> Cow<'_, [u8]> {
         match self {
             Self::Same(packet) => Cow::Borrowed(packet),
             Self::Sealed { outer, len, counter } => {

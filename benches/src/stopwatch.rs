@@ -72,7 +72,7 @@ impl Stopwatch {
         };
         let before = (statistics(&program)?, statistics(empty)?);
         for _ in 0..runs {
-            let packet = packets.next();
+            let packet = packets.another();
             run(&program, &packet)?;
             run(empty, &packet)?;
         }
