@@ -1,5 +1,6 @@
 //! Bringing the host, the user path's table and the kernel's maps to what the core has decided.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -12,6 +13,21 @@ use super::underlays::UnderlayError;
 use super::{Daemon, SILENCE, clock, start};
 use crate::config::Endpoint;
 use crate::netlink::Route;
+
+/// What does not know yet what the cores have decided.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    /// Peers with other sessions or another path than before.
+    pub(super) peers: BTreeSet<PeerId>,
+    /// A path has changed, and with it what the virtual device can carry.
+    pub(super) paths: bool,
+}
+
+impl Stale {
+    pub(super) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+}
 
 impl Daemon {
     /// Looks at the host's network again: how every peer is reached now.
@@ -115,10 +131,18 @@ impl Daemon {
     pub(super) async fn apply(&mut self) {
         // The user path first: what the kernel path stops carrying comes to it.
         self.publish_table();
-        for index in 0..self.peers.len() {
-            self.apply_kernel(PeerId(index));
-        }
+        self.renew();
         self.update_device().await;
+    }
+
+    /// The same where the table is published, for a few peers out of many.
+    pub(super) async fn apply_rest(&mut self, stale: &Stale) {
+        for id in &stale.peers {
+            self.apply_kernel(*id);
+        }
+        if stale.paths {
+            self.update_device().await;
+        }
     }
 
     fn path(&self, id: PeerId) -> Path {
@@ -156,7 +180,7 @@ impl Daemon {
         peer.kernel = outcome;
     }
 
-    /// Renews the leases of all links in the maps.
+    /// Brings all links in the maps up to date, and renews their leases.
     pub(super) fn renew(&mut self) {
         for index in 0..self.peers.len() {
             self.apply_kernel(PeerId(index));

@@ -48,6 +48,7 @@ use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
 use crate::userpath::{Counters, HandshakeDatagram, RunError, Table, UserEvent, UserPath};
 
+use apply::Stale;
 use device::VirtualDevice;
 use peers::{PeerState, of_user_slot};
 use pings::Pings;
@@ -286,53 +287,53 @@ impl Daemon {
 
     /// Carries out what the cores want, until they want no more.
     async fn drain(&mut self) {
-        let mut changed = false;
+        let mut stale = Stale::default();
         let mut messages = Vec::new();
         while let Some(deed) = self.sealing.poll() {
-            changed |= self.carry_out(deed, &mut messages).await;
+            self.carry_out(deed, &mut messages, &mut stale).await;
         }
-        if changed {
+        let is_published = !stale.is_empty();
+        if is_published {
             // Before an answer is sent: a peer may use the session as soon as it has the answer.
             self.publish_table();
         }
         messages.iter().for_each(|(to, datagram)| self.transmit(*to, datagram));
-        changed |= self.drain_node();
+        self.drain_node(&mut stale);
         self.pings.finish(clock::now());
-        if changed {
-            self.apply().await;
+        // Nothing is decided while the node is drained: what was published is what it says now.
+        if !is_published && !stale.is_empty() {
+            self.publish_table();
         }
+        self.apply_rest(&stale).await;
     }
 
-    /// Does what a session wants, but for its `messages`. Says whether the data paths have to be told.
-    async fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(SocketAddr, Vec<u8>)>) -> bool {
+    /// Does what a session wants, but for its `messages`.
+    async fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(SocketAddr, Vec<u8>)>, stale: &mut Stale) {
         let now = clock::now();
         match deed {
-            Deed::Transmit { to, datagram } => {
-                messages.push((to, datagram));
-                false
-            }
+            Deed::Transmit { to, datagram } => messages.push((to, datagram)),
             Deed::Changed(peer) => {
                 let local_index = self.sealing.current(peer).map(|session| session.local());
                 debug!(peer = self.name_of(peer), ?local_index, "sessions changed");
                 self.node.handle_command(Command::Session { peer, local_index }, now);
-                true
+                stale.peers.insert(peer);
             }
             Deed::Roamed { peer, to } => {
                 info!(peer = self.name_of(peer), endpoint = %to, "peer answers from here");
                 self.node.handle_command(Command::Endpoint { peer, endpoint: Some(to) }, now);
                 self.resolve_one(peer).await;
-                true
+                stale.peers.insert(peer);
+                stale.paths = true;
             }
             Deed::Failed(peer) => {
                 info!(peer = self.name_of(peer), "no answer to handshakes");
-                true
+                stale.peers.insert(peer);
             }
         }
     }
 
-    /// Says what the node wants said. Says whether a path has changed.
-    fn drain_node(&mut self) -> bool {
-        let mut changed = false;
+    /// Says what the node wants said, and notes whose path has changed.
+    fn drain_node(&mut self, stale: &mut Stale) {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Say { peer, message } => match self.sealing.seal(peer, &message) {
@@ -344,12 +345,12 @@ impl Daemon {
                 },
                 Output::Path { peer, path } => {
                     info!(peer = self.name_of(peer), path = %Described(path), "path changed");
-                    changed = true;
+                    stale.peers.insert(peer);
+                    stale.paths = true;
                 }
                 Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt),
             }
         }
-        changed
     }
 
     /// Control messages are repeated anyway; one that the socket refuses is counted and let go.
@@ -372,7 +373,7 @@ impl Daemon {
     /// Says goodbye and removes everything that this daemon set up.
     async fn stop(mut self, events: Events) {
         self.node.handle_command(Command::Goodbye, clock::now());
-        self.drain_node();
+        self.drain_node(&mut Stale::default());
         events.control.shutdown().await;
         self.underlays.close(self.kernel.path.as_ref(), &self.netlink).await;
         if let Some(path) = self.kernel.path.take() {

@@ -4,7 +4,7 @@
 //! Keys are in two places: as words in the session's [place](crate::places), which the programs share,
 //! and as the user path's cipher. What a session has carried is read from its place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use ipop_common::maps::LinkRef;
 use ipop_common::session::Agreed;
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_overlay::session::{
-    AddError, Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers, Traffic,
+    AddError, Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers,
+    Traffic,
 };
 use ipop_overlay::{Instant, PeerId, Refusal};
 use tracing::{debug, warn};
@@ -75,6 +76,8 @@ pub(super) struct Sealing {
     places: Arc<Places>,
     timers: Timers,
     live: BTreeMap<u32, Live>,
+    /// Of each peer, its keys in `live`.
+    of_peer: BTreeMap<PeerId, BTreeSet<u32>>,
     current: BTreeMap<PeerId, u32>,
     /// Since when there is no session with a peer.
     without: BTreeMap<PeerId, Instant>,
@@ -116,6 +119,7 @@ impl Sealing {
             places,
             timers,
             live: BTreeMap::new(),
+            of_peer: BTreeMap::new(),
             current: BTreeMap::new(),
             without: BTreeMap::new(),
             configured: BTreeMap::new(),
@@ -162,7 +166,7 @@ impl Sealing {
             confirmed: true,
             received_ns: 0,
         };
-        self.live.insert(agreed.local, live);
+        self.add(agreed.local, live);
         self.current.entry(peer).or_insert(agreed.local);
         self.without.remove(&peer);
         true
@@ -279,8 +283,11 @@ impl Sealing {
                     self.without.remove(&peer);
                     // The others too: where both sides begin at once, the peer uses the one it began, and
                     // nothing of this node's waits for that.
-                    let all = self.live.values_mut().filter(|live| live.peer == peer);
-                    all.for_each(|live| live.confirmed = true);
+                    for local in self.of_peer.get(&peer).into_iter().flatten() {
+                        if let Some(live) = self.live.get_mut(local) {
+                            live.confirmed = true;
+                        }
+                    }
                     Some(Deed::Changed(peer))
                 }
                 Output::Erase { peer, local_index } => {
@@ -321,13 +328,21 @@ impl Sealing {
             confirmed: false,
             received_ns: 0,
         };
-        self.live.insert(local, live);
+        self.add(local, live);
         install.peer
+    }
+
+    fn add(&mut self, local: u32, live: Live) {
+        self.of_peer.entry(live.peer).or_default().insert(local);
+        self.live.insert(local, live);
     }
 
     fn erase(&mut self, peer: PeerId, local: u32) {
         self.places.of(local).vacate();
         self.live.remove(&local);
+        if let Some(of_peer) = self.of_peer.get_mut(&peer) {
+            of_peer.remove(&local);
+        }
         if self.current.get(&peer) == Some(&local) {
             self.current.remove(&peer);
             self.without.insert(peer, clock::now());
@@ -374,15 +389,20 @@ impl Sealing {
 
     /// All sessions with a peer, for the user path.
     pub(super) fn all(&self, peer: PeerId) -> impl Iterator<Item = &Arc<UserSession>> {
-        self.live.values().filter(move |live| live.peer == peer).map(|live| &live.user)
+        self.live_of(peer).map(|(_, live)| &live.user)
+    }
+
+    fn live_of(&self, peer: PeerId) -> impl Iterator<Item = (u32, &Live)> {
+        let all = self.of_peer.get(&peer).into_iter().flatten();
+        all.filter_map(|local| Some((*local, self.live.get(local)?)))
     }
 
     /// The sessions with a peer, for the kernel path.
     pub(super) fn of_link(&self, peer: PeerId) -> LinkSessions {
-        let confirmed = self.live.iter().filter(|(_, live)| live.peer == peer && live.confirmed);
+        let confirmed = self.live_of(peer).filter(|(_, live)| live.confirmed);
         LinkSessions {
             current: self.current.get(&peer).copied(),
-            all: confirmed.map(|(local, _)| *local).collect(),
+            all: confirmed.map(|(local, _)| local).collect(),
         }
     }
 
@@ -419,6 +439,7 @@ impl Sealing {
             left.into_iter().for_each(|local| self.places.of(local).vacate());
         }
         self.live.clear();
+        self.of_peer.clear();
         self.current.clear();
     }
 }
