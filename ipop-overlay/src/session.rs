@@ -23,6 +23,7 @@
 
 mod activity;
 mod admission;
+mod gate;
 mod handshake;
 mod index;
 mod keyring;
@@ -46,9 +47,10 @@ use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 pub use activity::Traffic;
+pub use gate::Gate;
 pub use handshake::TransportKey;
 pub use index::SLOT_BITS;
-pub use mac::Mac1Key;
+pub use mac::{CookieKey, Mac1Key};
 pub use psk::network_psk;
 pub use timers::Timers;
 
@@ -200,6 +202,8 @@ pub enum Output {
     Roamed { peer: PeerId, to: SocketAddr },
     /// No session could be made, and packets that wait for one should not wait any longer.
     Failed { peer: PeerId, reason: FailReason },
+    /// From now on, cookies that this node has given follow from this: for [`Gate::admit`].
+    Cookies(CookieKey),
 }
 
 /// A peer's sessions as an operator sees them.
@@ -433,6 +437,7 @@ impl Sessions {
             return admitted.then_some(()).ok_or(Refusal(Counter::RxHandshakeFlood));
         }
         let reply = self.cookies.reply(now, source, sender, mac1, &mut self.shared.random);
+        self.shared.outputs.extend(self.cookies.take_new().map(Output::Cookies));
         let datagram = reply.to_bytes().to_vec();
         self.shared.outputs.push_back(Output::Transmit { to: source, datagram });
         Err(Refusal(Counter::RxCookieSent))

@@ -52,7 +52,7 @@ fn macs_of(datagram: &[u8]) -> Option<(usize, usize)> {
 /// Makes and checks mac1 of the messages to one node.
 ///
 /// It is public knowledge who knows the node's public key: mac1 keeps out those who scan, not
-/// those who attack. A data thread has its own and hands on only what it [admits](Self::admits).
+/// those who attack.
 #[derive(Clone)]
 pub struct Mac1Key(KeyedHash);
 
@@ -98,26 +98,60 @@ fn cookie_cipher(public: &[u8; KEY_LEN]) -> XChaCha20Poly1305 {
     XChaCha20Poly1305::new(&labelled(LABEL_COOKIE, public).into())
 }
 
+/// What the cookies follow from that a node gives for some time. A data thread has a copy, and tells by it
+/// whose messages to hand on first.
+#[derive(Clone)]
+pub struct CookieKey {
+    secret: Zeroizing<[u8; 32]>,
+    since: Instant,
+}
+
+impl core::fmt::Debug for CookieKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("CookieKey(..)")
+    }
+}
+
+impl CookieKey {
+    fn is_in_use(&self, now: Instant) -> bool {
+        now.since(self.since) < COOKIE_LIFETIME
+    }
+
+    /// Whether a message from `source` has the mac2 that follows from a cookie given to `source`.
+    pub fn admits(&self, now: Instant, source: SocketAddr, datagram: &[u8]) -> bool {
+        let Some((_, mac2)) = macs_of(datagram).filter(|_| self.is_in_use(now)) else { return false };
+        let (covered, mac) = datagram.split_at(mac2);
+        // Most senders have no cookie, and do not claim to have one.
+        if mac == [0; MAC_LEN] {
+            return false;
+        }
+        let mut expected = keyed(&cookie(&self.secret, source));
+        Update::update(&mut expected, covered);
+        expected.verify_slice(mac).is_ok()
+    }
+}
+
 /// The cookies that this node gives when it is under load.
 pub(super) struct Cookies {
     cipher: XChaCha20Poly1305,
-    /// From it follow all cookies; and since when it is in use.
-    secret: Option<(Zeroizing<[u8; 32]>, Instant)>,
+    key: Option<CookieKey>,
+    /// The key is another than before, and nobody has been told.
+    is_new: bool,
 }
 
 impl Cookies {
     pub(super) fn new(public: &[u8; 32]) -> Self {
-        Self { cipher: cookie_cipher(public), secret: None }
+        Self { cipher: cookie_cipher(public), key: None, is_new: false }
     }
 
-    /// Whether a message from `source` has the mac2 that follows from a cookie given to `source`.
+    /// As [`CookieKey::admits`].
     pub(super) fn admit(&self, now: Instant, source: SocketAddr, datagram: &[u8]) -> bool {
-        let secret = self.secret.as_ref().filter(|(_, since)| now.since(*since) < COOKIE_LIFETIME);
-        let (Some((secret, _)), Some((_, mac2))) = (secret, macs_of(datagram)) else { return false };
-        let (covered, mac) = datagram.split_at(mac2);
-        let mut expected = keyed(&cookie(secret, source));
-        Update::update(&mut expected, covered);
-        expected.verify_slice(mac).is_ok()
+        self.key.as_ref().is_some_and(|key| key.admits(now, source, datagram))
+    }
+
+    /// The key, where it is a new one.
+    pub(super) fn take_new(&mut self) -> Option<CookieKey> {
+        self.key.clone().filter(|_| core::mem::take(&mut self.is_new))
     }
 
     /// The reply that tells the sender of a message its cookie.
@@ -129,15 +163,16 @@ impl Cookies {
         mac1: &[u8; MAC_LEN],
         random: &mut dyn FnMut(&mut [u8]),
     ) -> CookieReply {
-        let fresh = self.secret.take().filter(|(_, since)| now.since(*since) < COOKIE_LIFETIME);
-        let (secret, _) = self.secret.insert(fresh.unwrap_or_else(|| {
+        let in_use = self.key.take().filter(|key| key.is_in_use(now));
+        self.is_new |= in_use.is_none();
+        let key = self.key.insert(in_use.unwrap_or_else(|| {
             let mut secret = Zeroizing::new([0; 32]);
             random(secret.as_mut());
-            (secret, now)
+            CookieKey { secret, since: now }
         }));
         let mut nonce = [0; COOKIE_NONCE_LEN];
         random(&mut nonce);
-        let mut sealed = cookie(secret, source);
+        let mut sealed = cookie(&key.secret, source);
         let Ok(tag) = self.cipher.encrypt_in_place_detached(XNonce::from_slice(&nonce), mac1, &mut sealed)
         else {
             unreachable!("16 bytes are within what the cipher takes")

@@ -182,6 +182,7 @@ impl Host {
                 }
                 Output::Roamed { to, .. } => self.roamed.push(to),
                 Output::Failed { reason, .. } => self.failed.push(reason),
+                Output::Cookies(_) => {}
             }
         }
         sent

@@ -32,9 +32,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Counter;
-use ipop_overlay::session::Timers;
+use ipop_overlay::session::{CookieKey, Timers};
 use ipop_overlay::{Command, Instant, Node, Output, PeerId, Refusal};
 use socket2::SockRef;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -126,6 +126,8 @@ struct Daemon {
     user: UserPath,
     table: Arc<ArcSwap<Table>>,
     counters: Arc<Counters>,
+    /// What the data threads know cookies by.
+    cookies: Arc<ArcSwapOption<CookieKey>>,
     sockets: Vec<Arc<UdpSocket>>,
     pings: Pings,
     warnings: Vec<String>,
@@ -312,6 +314,7 @@ impl Daemon {
         let now = clock::now();
         match deed {
             Deed::Transmit { to, datagram } => messages.push((to, datagram)),
+            Deed::Cookies(key) => self.cookies.store(Some(Arc::new(key))),
             Deed::Changed(peer) => {
                 let local_index = self.sealing.current(peer).map(|session| session.local());
                 debug!(peer = self.name_of(peer), ?local_index, "sessions changed");

@@ -16,7 +16,7 @@ use ipop_common::maps::LinkRef;
 use ipop_common::session::Agreed;
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_overlay::session::{
-    AddError, Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers,
+    AddError, Adopted, CookieKey, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers,
     Traffic,
 };
 use ipop_overlay::{Instant, PeerId, Refusal};
@@ -55,6 +55,8 @@ pub(super) enum Deed {
     },
     /// The peer does not answer.
     Failed(PeerId),
+    /// The data threads are to know cookies by this.
+    Cookies(CookieKey),
 }
 
 /// One session in use.
@@ -298,6 +300,7 @@ impl Sealing {
                 Output::Roamed { peer, to } => Some(Deed::Roamed { peer, to }),
                 Output::Failed { peer, reason: FailReason::NoAnswer } => Some(Deed::Failed(peer)),
                 Output::Failed { reason: FailReason::NoEndpoint, .. } => None,
+                Output::Cookies(key) => Some(Deed::Cookies(key)),
             };
             if deed.is_some() {
                 return deed;

@@ -66,7 +66,9 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         events: user_tx,
         handshakes: handshake_tx,
         mac1: Mac1Key::new(private_key.public_key().as_bytes()),
+        cookies: Arc::default(),
     };
+    let cookies = Arc::clone(&listeners.cookies);
     let (mut device, mut kernel) = make_device(&netlink, &config, options).await?;
     let table = Arc::new(ArcSwap::from_pointee(Table::new()));
     let counters = Arc::new(Counters::new());
@@ -117,6 +119,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         user,
         table,
         counters,
+        cookies,
         sockets: sockets.into_iter().next().unwrap_or_default(),
         pings: Pings::default(),
         warnings,

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use ipop_common::ingress::{self, Clear};
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
 use ipop_common::{Address, Counter, Cursor, gpe, sealed};
+use ipop_overlay::session::Gate;
+use ipop_overlay::{Instant, Refusal};
 
 use super::coalesce::Coalescer;
 use super::outbound::Context;
@@ -52,11 +54,18 @@ pub(super) struct Inbound {
     offset: u32,
     run: Option<Run>,
     tally: Tally,
+    gate: Gate,
 }
 
 impl Inbound {
-    pub(super) fn new(bundles_max: usize) -> Self {
-        Self { bundles: VecDeque::with_capacity(bundles_max), offset: 0, run: None, tally: Tally::default() }
+    pub(super) fn new(bundles_max: usize, gate: Gate) -> Self {
+        Self {
+            bundles: VecDeque::with_capacity(bundles_max),
+            offset: 0,
+            run: None,
+            tally: Tally::default(),
+            gate,
+        }
     }
 
     /// Takes what one receive call delivered.
@@ -124,7 +133,7 @@ impl Inbound {
             Some(&gpe::FLAGS) => self.clear(datagram, bundle, pool, frames, context),
             Some(&wireguard::TYPE_TRANSPORT) => self.sealed(datagram, bundle, pool, frames, context),
             Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)) => {
-                handshake(bytes, bundle, context)
+                handshake(&mut self.gate, bytes, bundle, context)
             }
             _ => Err(Counter::RxUnknownMessage),
         };
@@ -244,20 +253,12 @@ fn message(local: u32, text: &[u8], context: &Context<'_>) -> Result<(), Counter
     context.listeners.events.try_send(event).map_err(|_| Counter::RxHelloFlood)
 }
 
-/// Hands on what costs a handshake only if its sender knows this node's public key.
-fn handshake(bytes: &[u8], bundle: &Bundle, context: &Context<'_>) -> Result<(), Counter> {
-    match bytes.first() {
-        Some(&wireguard::TYPE_COOKIE_REPLY) if bytes.len() == wireguard::COOKIE_REPLY_LEN => {}
-        Some(&wireguard::TYPE_COOKIE_REPLY) => return Err(Counter::RxBadCookie),
-        _ if context.listeners.mac1.admits(bytes) => {}
-        Some(&wireguard::TYPE_INITIATION) if bytes.len() == wireguard::INITIATION_LEN => {
-            return Err(Counter::RxBadMac1);
-        }
-        Some(&wireguard::TYPE_RESPONSE) if bytes.len() == wireguard::RESPONSE_LEN => {
-            return Err(Counter::RxBadMac1);
-        }
-        _ => return Err(Counter::RxBadHandshake),
-    }
+/// Hands on what the gate admits: what costs a handshake, or may.
+fn handshake(gate: &mut Gate, bytes: &[u8], bundle: &Bundle, context: &Context<'_>) -> Result<(), Counter> {
+    let now = Instant::from_nanos(context.now_ns);
+    let cookies = context.listeners.cookies.load();
+    let is_peers = |address| context.table.has_peer_at(address);
+    gate.admit(now, bundle.from, bytes, cookies.as_deref(), is_peers).map_err(|Refusal(counter)| counter)?;
     let socket = usize::from(bundle.socket);
     let datagram = HandshakeDatagram { from: bundle.from, socket, bytes: bytes.into() };
     context.listeners.handshakes.try_send(datagram).map_err(|_| Counter::RxHandshakeFlood)
@@ -322,7 +323,7 @@ mod tests {
                 table.insert_prefix(prefix, reference);
             }
             Self {
-                inbound: Inbound::new(8),
+                inbound: Inbound::new(8, Gate::new(Mac1Key::new(&PUBLIC_KEY))),
                 pool: Pool::new(8, 65_536).unwrap(),
                 frames: Coalescer::new(frames_max, true, true),
                 table,

@@ -39,8 +39,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::{self, JoinHandle};
 
-use arc_swap::ArcSwap;
-use ipop_overlay::session::Mac1Key;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ipop_overlay::session::{CookieKey, Mac1Key};
 use tokio::sync::mpsc;
 
 pub use counters::{Counters, LinkTraffic};
@@ -72,8 +72,8 @@ impl fmt::Display for Io {
     }
 }
 
-/// A handshake message as it came off the wire: nothing about it has been checked but length and
-/// mac1.
+/// A handshake message as it came off the wire: nothing about it has been checked but that a
+/// [`Gate`](ipop_overlay::session::Gate) admits it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeDatagram {
     pub from: SocketAddr,
@@ -100,8 +100,10 @@ pub struct Listeners {
     pub events: mpsc::Sender<UserEvent>,
     /// Handshake messages, apart: a flood of them must not drown the events.
     pub handshakes: mpsc::Sender<HandshakeDatagram>,
-    /// Checks who sends handshake messages: those who know this node's public key.
+    /// Tells who knows this node's public key.
     pub mac1: Mac1Key,
+    /// Tells who has a cookie of this node, once it has given one.
+    pub cookies: Arc<ArcSwapOption<CookieKey>>,
 }
 
 /// What one data thread reads from and writes to.

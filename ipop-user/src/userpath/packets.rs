@@ -1,6 +1,8 @@
 //! Packets for tests: written field by field, and checked by sums over the whole of them, so that
 //! they share no arithmetic with what they test.
 
+use std::sync::Arc;
+
 use ipop_common::checksum;
 use ipop_common::inner::protocol;
 use ipop_overlay::session::Mac1Key;
@@ -24,7 +26,8 @@ impl Ears {
         let (events_tx, events) = mpsc::channel(capacity);
         let (handshakes_tx, handshakes) = mpsc::channel(capacity);
         let mac1 = Mac1Key::new(&PUBLIC_KEY);
-        let listeners = Listeners { events: events_tx, handshakes: handshakes_tx, mac1 };
+        let listeners =
+            Listeners { events: events_tx, handshakes: handshakes_tx, mac1, cookies: Arc::default() };
         Self { listeners, events, handshakes }
     }
 }

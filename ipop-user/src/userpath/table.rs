@@ -1,8 +1,8 @@
 //! The forwarding tables of the user path, in memory. The daemon builds a new [`Table`] for every
 //! change and publishes it whole; the data threads only read. Nothing here knows the kernel's maps.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipop_common::Address;
@@ -78,6 +78,8 @@ pub struct Table {
     /// Longest first.
     prefixes: Vec<(PrefixKey, LinkRef)>,
     sessions: HashMap<u32, (u32, Arc<UserSession>)>,
+    /// Where the peers' daemons are.
+    places: HashSet<IpAddr>,
 }
 
 impl Table {
@@ -90,6 +92,7 @@ impl Table {
             hosts: HashMap::new(),
             prefixes: Vec::new(),
             sessions: HashMap::new(),
+            places: HashSet::new(),
         }
     }
 
@@ -107,6 +110,7 @@ impl Table {
         }
         let reference = LinkRef { slot, epoch: link.link.epoch };
         self.by_link_id.insert(link.id, reference);
+        self.places.insert(link.endpoint.ip());
         self.links[index] = Some(link);
         Ok(reference)
     }
@@ -132,6 +136,11 @@ impl Table {
     /// The session that this node knows by `local`, and the slot of its peer.
     pub fn user_session(&self, local: u32) -> Option<(u32, &Arc<UserSession>)> {
         self.sessions.get(&local).map(|(slot, session)| (*slot, session))
+    }
+
+    /// Whether a peer's daemon is at this address, as far as this node knows.
+    pub fn has_peer_at(&self, address: IpAddr) -> bool {
+        self.places.contains(&address)
     }
 
     pub fn user_link(&self, slot: u32) -> Option<&UserLink> {

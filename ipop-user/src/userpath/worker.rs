@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 use ipop_common::Counter;
+use ipop_overlay::session::Gate;
 
 use super::Listeners;
 use super::batch::Batch;
@@ -73,7 +74,7 @@ impl Worker {
             frames: Coalescer::new(sizes.frames, offloads.tcp_segmentation, offloads.udp_segmentation),
             reads: VecDeque::with_capacity(usize::from(sizes.tun_buffers)),
             outbound: Outbound::new(families),
-            inbound: Inbound::new(usize::from(sizes.udp_buffers)),
+            inbound: Inbound::new(usize::from(sizes.udp_buffers), Gate::new(listeners.mac1.clone())),
             table: Cache::new(table),
             places,
             counters,

@@ -309,7 +309,7 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
         table: table.clone(),
         places,
         counters: counters.clone(),
-        listeners: Listeners { events: events_tx, handshakes: handshakes_tx, mac1 },
+        listeners: Listeners { events: events_tx, handshakes: handshakes_tx, mac1, cookies: Arc::default() },
     };
     let path = UserPath::start(settings.clone())?;
     Ok(Node {

@@ -329,6 +329,8 @@ fn too_many_messages_are_load_by_themselves_and_one_source_is_limited() {
     }
     assert_eq!(results[&Counter::RxBadHandshake], admission::MESSAGES_PER_SECOND);
     assert_eq!(results[&Counter::RxCookieSent], 500);
+    let first = world.hosts[1].sessions.poll_output();
+    assert!(matches!(first, Some(Output::Cookies(_))), "the data path is told of the new cookies");
     let mut cookies = Vec::new();
     while let Some(Output::Transmit { datagram, .. }) = world.hosts[1].sessions.poll_output() {
         cookies.push(datagram);
