@@ -30,14 +30,16 @@ fn main() -> ExitCode {
 
 /// Runs the suite and describes how it ended.
 fn run() -> Result<String, String> {
-    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
+    for (kind, at) in
+        [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"), ("tmpfs", "/run")]
+    {
         mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)
             .map_err(|error| format!("mounting {at}: {error}"))?;
     }
     for module in lines("/modules/order")? {
         load(&Path::new("/modules").join(&module)).map_err(|error| format!("{module}: {error}"))?;
     }
-    let mut suite = Command::new("/bin/prog_run");
+    let mut suite = Command::new("/bin/suite");
     suite.env("PATH", "/bin").args(lines("/arguments")?);
     for variable in lines("/environment")? {
         if let Some((name, value)) = variable.split_once('=') {

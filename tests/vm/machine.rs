@@ -23,7 +23,7 @@ pub(crate) struct Report {
     pub(crate) result: String,
     /// The closing line of the suite.
     pub(crate) summary: String,
-    /// Tests that passed.
+    /// Tests that passed, and those that were skipped.
     pub(crate) passed: usize,
     pub(crate) panicked: bool,
     pub(crate) timed_out: bool,
@@ -90,6 +90,11 @@ fn listen(lines: &Receiver<String>) -> Report {
 }
 
 impl Report {
+    /// What tests said that could not run there.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = &String> {
+        self.console.iter().filter(|line| line.contains("SKIPPED "))
+    }
+
     /// Takes one line of the console into account. True: it is the result.
     fn read(&mut self, line: String) -> bool {
         let result = line.split_once("VM-RESULT: ").map(|(_, result)| result.to_owned());
