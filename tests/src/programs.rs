@@ -172,6 +172,9 @@ macro_rules! take {
     };
 }
 
+/// As often as libbpf tries.
+const LOAD_ATTEMPTS: u32 = 5;
+
 impl Programs {
     /// Loads all programs.
     ///
@@ -180,7 +183,7 @@ impl Programs {
     pub fn load() -> Self {
         let mut ebpf = EbpfLoader::new().load(OBJECT).unwrap_or_else(|e| panic!("the object: {e:?}"));
         for program in Program::ALL {
-            let loaded = match program {
+            let mut load = || match program {
                 Program::Xdp => {
                     let xdp: &mut Xdp = find(&mut ebpf, program).try_into().expect("an XDP program");
                     xdp.load()
@@ -190,6 +193,8 @@ impl Programs {
                     tc.load()
                 }
             };
+            // A busy machine's signals interrupt the verifier.
+            let loaded = (1..LOAD_ATTEMPTS).find_map(|_| load().ok()).map_or_else(load, Ok);
             if let Err(error) = loaded {
                 panic!("the kernel refuses {}: {error}", program.name());
             }

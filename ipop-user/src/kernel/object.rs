@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use blake2::{Blake2s256, Digest};
@@ -65,14 +65,31 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError>
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
     let fd = if name == program::XDP {
         let program: &mut Xdp = program.try_into().map_err(KernelError::from_program)?;
-        program.load().map_err(KernelError::from_program)?;
+        undisturbed(|| program.load()).map_err(KernelError::from_program)?;
         program.fd().map_err(KernelError::from_program)?.as_fd().try_clone_to_owned()
     } else {
         let program: &mut SchedClassifier = program.try_into().map_err(KernelError::from_program)?;
-        program.load().map_err(KernelError::from_program)?;
+        undisturbed(|| program.load()).map_err(KernelError::from_program)?;
         program.fd().map_err(KernelError::from_program)?.as_fd().try_clone_to_owned()
     };
     fd.map_err(KernelError::Refused)
+}
+
+/// Loads again what a signal has interrupted: the verifier gives up with EAGAIN, and aya, which then asks
+/// for its words, may end with ENOSPC for a log that is too long. libbpf does the same, as often.
+fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: u32 = 5;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if matches!(io_error.raw_os_error(), Some(libc::EAGAIN | libc::ENOSPC)) =>
+            {
+                tracing::debug!(%io_error, "a program's load was interrupted");
+            }
+            outcome => return outcome,
+        }
+    }
+    load()
 }
 
 /// Forwards what the logging build writes; the plain one has no log map, and that is no error.

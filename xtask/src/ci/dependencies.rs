@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ipop-user", &["ipop-common", "ipop-overlay"]),
     ("xtask", &[]),
     ("ipop-benches", &["ipop-common", "ipop-overlay", "ipop-user"]),
+    ("ipop-callers", &["ipop-common", "ipop-overlay"]),
     ("ipop-tests", &["ipop-common", "ipop-overlay", "ipop-user"]),
 ];
 

@@ -244,7 +244,7 @@ impl Host {
                     assert_eq!(self.used, Some(local_index), "a keepalive where nothing may be sent");
                     sent.extend(self.seal(&[], now));
                 }
-                Output::Roamed { .. } | Output::Failed { .. } => {}
+                Output::Roamed { .. } | Output::Failed { .. } | Output::Cookies(_) => {}
             }
         }
         self.is_sound(now);
