@@ -2,8 +2,10 @@
 //! networks of others, measured in one interleaved run. Owns the command line and the order of a run.
 
 mod bars;
+mod callers;
 mod core;
 mod far_end;
+mod handshakes;
 mod icmp;
 mod lab;
 mod load;
@@ -17,7 +19,7 @@ mod rounds;
 mod stats;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,6 +54,9 @@ pub(crate) struct Args {
     /// Only these systems (the bare wire is always among them)
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     only: Vec<System>,
+    /// Only handshakes, how many and under floods (with --only: those systems and handshakes)
+    #[arg(long)]
+    handshakes: bool,
     /// Only this wire
     #[arg(long, value_enum)]
     wire: Option<Wire>,
@@ -61,15 +66,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let systems = systems(&args.only);
+    let systems = systems(args);
     let wires = args.wire.map_or(Wire::ALL.to_vec(), |wire| vec![wire]);
     let conditions = conditions(args)?;
-    let binaries = if systems.iter().any(|system| system.datapath().is_some()) {
+    let with_handshakes = args.with_handshakes();
+    let binaries = if with_handshakes || systems.iter().any(|system| system.datapath().is_some()) {
         Some(build::build(Profile::Release)?)
     } else {
         setup::ensure(setup::Scope::RUN)?;
         None
     };
+    let callers = if with_handshakes { Some(build::build_callers()?) } else { None };
     if !privilege::is_root() {
         return privilege::again_as_root();
     }
@@ -79,16 +86,29 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for left in daemon::sweep(lab::PREFIX) {
         ui::note(&format!("removed {left}, left behind by an earlier bench"));
     }
-    let results = measure(&wires, &systems, products, &conditions, binaries.as_ref())?;
+    let results = measure(&wires, &systems, products, &conditions, binaries.as_ref(), callers.as_deref())?;
     report::print(&results);
     write_files(args, &results)?;
     // What is not installed is missed only where it was asked for by name.
     let missed = !args.only.is_empty() && results.products.iter().any(|product| product.missing.is_some());
-    let complete = !missed && results.rows.iter().all(|row| row.problems.is_empty());
+    let problems = results.rows.iter().map(|row| &row.problems);
+    let mut problems = problems.chain(results.handshakes.iter().map(|found| &found.problems));
+    let complete = !missed && problems.all(Vec::is_empty);
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn systems(only: &[System]) -> Vec<System> {
+impl Args {
+    /// They have a wire of their own, made as the offload wire is.
+    fn with_handshakes(&self) -> bool {
+        self.handshakes || (self.only.is_empty() && self.wire != Some(Wire::Nic))
+    }
+}
+
+fn systems(args: &Args) -> Vec<System> {
+    let only = &args.only;
+    if args.handshakes && only.is_empty() {
+        return Vec::new();
+    }
     let wanted = |system: &System| only.is_empty() || only.contains(system) || *system == System::Bare;
     System::ALL.into_iter().filter(wanted).collect()
 }
@@ -131,24 +151,33 @@ fn measure(
     products: Vec<ProductInfo>,
     conditions: &Conditions,
     binaries: Option<&build::Binaries>,
+    callers: Option<&Path>,
 ) -> Result<Results> {
+    // Without systems, only handshakes are asked for.
+    let wires = if systems.is_empty() { &[] } else { wires };
     let mut settings = Settings::new(conditions, wires);
     let time = machine::time();
     settings.background_share = machine::background_share(BACKGROUND_WINDOW)?;
     let before = CpuTime::now()?;
-    let progress = progress(rounds::progress_steps(systems.len(), conditions.timing) * wires.len() as u64);
+    let of_handshakes = callers.map_or(0, |_| handshakes::progress_steps(conditions));
+    let of_wires = rounds::progress_steps(systems.len(), conditions.timing) * wires.len() as u64;
+    let progress = progress(of_wires + of_handshakes);
+    let step = |what: &str| {
+        progress.set_message(what.to_owned());
+        progress.inc(1);
+    };
     let mut rows = Vec::new();
     let mut automatic = Vec::new();
     for &wire in wires {
         if let Some(binaries) = binaries.filter(|_| systems.iter().any(|system| system.is_kernel_path())) {
             automatic.extend(automatic_on(wire, binaries)?.map(|system| (wire, system)));
         }
-        let records = rounds::measure(wire, systems, conditions, binaries, |what| {
-            progress.set_message(what.to_owned());
-            progress.inc(1);
-        })?;
-        rows.extend(results::rows(wire, &records));
+        rows.extend(results::rows(wire, &rounds::measure(wire, systems, conditions, binaries, step)?));
     }
+    let handshakes = binaries.zip(callers);
+    let handshakes = handshakes
+        .map(|(binaries, callers)| handshakes::measure(conditions, binaries, callers, step))
+        .transpose()?;
     progress.finish_and_clear();
     settings.steal_share = CpuTime::now()?.steal_share_since(&before);
     Ok(Results {
@@ -158,9 +187,13 @@ fn measure(
         time,
         settings,
         automatic: automatic.iter().map(|(wire, system)| (wire.name(), system.path())).collect(),
-        bars: bars::evaluate(&rows, &automatic),
+        bars: bars::evaluate(&rows, &automatic)
+            .into_iter()
+            .chain(handshakes.iter().flat_map(bars::of_handshakes))
+            .collect(),
         original_paper: results::original_paper(&rows),
         rows,
+        handshakes,
         products,
     })
 }

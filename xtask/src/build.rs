@@ -50,11 +50,21 @@ pub(crate) fn build(profile: Profile) -> Result<Binaries> {
     binaries(profile)
 }
 
-/// Where the binaries of `profile` are.
-pub(crate) fn binaries(profile: Profile) -> Result<Binaries> {
-    let folder = workspace::target()?.join(match profile {
+/// Builds the program that handshakes are measured with; returns where it is.
+pub(crate) fn build_callers() -> Result<PathBuf> {
+    sh::inherit(workspace::cargo().args(["build", "--package", "ipop-callers", "--release"]))?;
+    Ok(folder(Profile::Release)?.join("ipop-callers"))
+}
+
+fn folder(profile: Profile) -> Result<PathBuf> {
+    Ok(workspace::target()?.join(match profile {
         Profile::Debug => "debug",
         Profile::Release => "release",
-    });
+    }))
+}
+
+/// Where the binaries of `profile` are.
+pub(crate) fn binaries(profile: Profile) -> Result<Binaries> {
+    let folder = folder(profile)?;
     Ok(Binaries { ipopd: folder.join("ipopd"), ipopctl: folder.join("ipopctl") })
 }

@@ -43,7 +43,7 @@ impl Side {
 
 /// The virtual device of every node of ours.
 pub(crate) const DEVICE: &str = "ipop0";
-const PORT: u16 = 15000;
+pub(crate) const PORT: u16 = 15000;
 
 /// What one node's configuration says.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ pub(crate) struct Node<'a> {
     pub(crate) peer_address: &'a str,
     pub(crate) peer_key: &'a str,
     pub(crate) datapath: Datapath,
+    /// Public keys of peers that call by themselves, from wherever they are.
+    pub(crate) callers: &'a [String],
 }
 
 /// The `[datapath]` section, in ipopd's own words.
@@ -146,6 +148,18 @@ impl Node<'_> {
                 ("endpoint", quoted(&format!("udp://{}:{PORT}", self.peer_address))),
             ],
         );
+        for (number, key) in self.callers.iter().enumerate() {
+            let address = format!("10.129.{}.{}", number / 256, number % 256);
+            section(
+                &mut text,
+                "[[peer]]",
+                &[
+                    ("name", quoted(&format!("caller{number}"))),
+                    ("public_key", quoted(key)),
+                    ("addresses", list(&[address])),
+                ],
+            );
+        }
         text
     }
 }
@@ -200,6 +214,7 @@ mod tests {
             peer_address: "10.200.0.1",
             peer_key: "base64=",
             datapath: Datapath { kernel: "off", ..Datapath::CLEAR },
+            callers: &["another=".to_owned()],
         };
         let text = node.to_toml();
         for line in [
@@ -216,7 +231,7 @@ mod tests {
             assert!(text.lines().any(|written| written == line), "no line {line} in\n{text}");
         }
         let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
-        assert_eq!(headers, ["[node]", "[network]", "[underlay]", "[datapath]", "[[peer]]"]);
+        assert_eq!(headers, ["[node]", "[network]", "[underlay]", "[datapath]", "[[peer]]", "[[peer]]"]);
     }
 
     #[test]

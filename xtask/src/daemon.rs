@@ -16,6 +16,8 @@ use crate::netns::{self, NetNs, Pair};
 use crate::process::{self, Running};
 use crate::sh;
 
+/// The secret of every network here.
+pub(crate) const SECRET: &str = "the secret of a network that lives for one run";
 /// How long ipopctl may take: its daemon is on this machine.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -140,6 +142,10 @@ impl Daemon {
         parse_resident(&text).with_context(|| format!("no VmRSS in {path}"))
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Waits until the peer is reached by `path` and the link is `security`; an error that quotes the
     /// daemon's log when it ends or does not get there.
     pub(crate) fn wait_for_path(&mut self, path: &str, security: &str) -> Result<()> {
@@ -228,12 +234,25 @@ fn parse_resident(status: &str) -> Option<u64> {
 pub(crate) struct Daemons {
     pub(crate) near: Daemon,
     pub(crate) far: Daemon,
+    /// The far one's public key.
+    pub(crate) far_key: String,
     _folder: TempFolder,
 }
 
 impl Daemons {
     /// Writes keys and configurations for both ends of `pair` and starts a daemon in each.
     pub(crate) fn start(binaries: &Binaries, pair: &Pair, network: &str, datapath: Datapath) -> Result<Self> {
+        Self::start_with(binaries, pair, network, datapath, &[])
+    }
+
+    /// As `start`; the far one has peers with these public keys besides.
+    pub(crate) fn start_with(
+        binaries: &Binaries,
+        pair: &Pair,
+        network: &str,
+        datapath: Datapath,
+        callers: &[String],
+    ) -> Result<Self> {
         let folder = TempFolder::create(pair.near.name())?;
         let near_key = generate_key(binaries, &folder.0.join("near"))?;
         let far_key = generate_key(binaries, &folder.0.join("far"))?;
@@ -241,12 +260,13 @@ impl Daemons {
             side: Side::Near,
             folder: folder.0.join("near"),
             network,
-            secret: "the secret of a network that lives for one run",
+            secret: SECRET,
             wire_device: Pair::NEAR_DEVICE,
             wire_prefix: Pair::PREFIX,
             peer_address: Pair::FAR_ADDRESS,
             peer_key: &far_key,
             datapath,
+            callers: &[],
         };
         let far = Node {
             side: Side::Far,
@@ -254,11 +274,13 @@ impl Daemons {
             wire_device: Pair::FAR_DEVICE,
             peer_address: Pair::NEAR_ADDRESS,
             peer_key: &near_key,
+            callers,
             ..near.clone()
         };
         Ok(Self {
             near: Daemon::start(binaries, &pair.near, &near)?,
             far: Daemon::start(binaries, &pair.far, &far)?,
+            far_key: far_key.clone(),
             _folder: folder,
         })
     }

@@ -35,6 +35,8 @@ const APART: Duration = Duration::from_millis(51);
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Calls under way at a time: fewer than a node queues.
 const UNDER_WAY_MAX: usize = 64;
+/// Calls sent at a time: the node works on some while the next are made.
+const CALLS_MAX: usize = 8;
 const TICK: Duration = Duration::from_millis(1);
 
 /// What became of the calls of a window.
@@ -153,6 +155,7 @@ impl Callers {
     fn begin(&mut self, now: Clock, outcome: &mut Outcome) -> Result<Vec<(Ipv4Addr, Vec<u8>)>> {
         let mut datagrams = Vec::new();
         while self.under_way.len() < UNDER_WAY_MAX
+            && datagrams.len() < CALLS_MAX
             && let Some((_, number)) = self.idle.pop_front_if(|(at, _)| *at <= now)
         {
             let caller = &mut self.callers[number];

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::handshakes::Handshakes;
 use super::plan::{Metric, System, Wire};
 use super::results::{KERNEL_HIT_RATE_MIN, Row};
 
@@ -70,20 +71,27 @@ pub(crate) fn evaluate(rows: &[Row], automatic: &[(Wire, System)]) -> Vec<Bar> {
 }
 
 fn judge(asked: &Asked, row: &Row) -> Bar {
-    let measured = (asked.figure)(row);
+    bar(asked.wire, asked.system, asked.what, asked.limit, (asked.figure)(row))
+}
+
+fn bar(wire: Wire, system: System, what: &'static str, limit: Limit, measured: Option<f64>) -> Bar {
     let verdict = match measured {
         None => Verdict::NotMeasured,
-        Some(value) if asked.limit.holds(value) => Verdict::Ok,
+        Some(value) if limit.holds(value) => Verdict::Ok,
         Some(_) => Verdict::Missed,
     };
-    Bar {
-        wire: asked.wire.name(),
-        path: asked.system.path(),
-        what: asked.what,
-        asked: asked.limit.shown(),
-        measured,
-        verdict,
-    }
+    Bar { wire: wire.name(), path: system.path(), what, asked: limit.shown(), measured, verdict }
+}
+
+/// Of floods, the one counts that leaves least: by the same flood at a port that nobody reads.
+pub(crate) fn of_handshakes(found: &Handshakes) -> [Bar; 3] {
+    let of = |what, limit, measured| bar(Wire::Offload, System::Sealed, what, limit, measured);
+    let rate = found.per_core_second.map(|summary| summary.median);
+    [
+        of("handshakes / core-second", Limit::AtLeast(2000.0), rate),
+        of("TCP, flooded", Limit::AtLeast(0.95), found.least(|row| row.tcp_to_unread)),
+        of("UDP 64 B, flooded", Limit::AtLeast(0.95), found.least(|row| row.udp64_to_unread)),
+    ]
 }
 
 fn asked(automatic: &[(Wire, System)]) -> Vec<Asked> {

@@ -98,7 +98,7 @@ pub(crate) fn automatic(wire: Wire, binaries: &Binaries) -> Result<Option<System
     })
 }
 
-fn wired_pair(wire: Wire, what: &str) -> Result<Pair> {
+pub(crate) fn wired_pair(wire: Wire, what: &str) -> Result<Pair> {
     let pair = Pair::create(PREFIX, &format!("{}-{what}", wire.name()))?;
     for (namespace, device) in [(&pair.near, Pair::NEAR_DEVICE), (&pair.far, Pair::FAR_DEVICE)] {
         set_features(namespace, device, wire)?;

@@ -129,6 +129,21 @@ fn parse_stat(stat: &str) -> Option<CpuTime> {
     Some(CpuTime { busy, steal, total: busy + idle + iowait + steal })
 }
 
+/// CPU time of a process so far, all threads, its own and the kernel's on its behalf.
+pub(crate) fn process_seconds(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let ticks = parse_process_stat(&stat).with_context(|| format!("cannot understand {path}"))?;
+    Ok(ticks as f64 / ticks_per_second())
+}
+
+/// utime and stime, the 14th and 15th field; the second may have spaces in it, and ends with `)`.
+fn parse_process_stat(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(ticks()? + ticks()?)
+}
+
 fn ticks_per_second() -> f64 {
     use nix::unistd::{SysconfVar, sysconf};
     match sysconf(SysconfVar::CLK_TCK) {
@@ -197,6 +212,13 @@ mod tests {
         assert_eq!(after.busy_share_since(&before), 0.5);
         assert_eq!(after.steal_share_since(&before), 0.25);
         assert_eq!(parse_stat("cpu  1 2 3\n"), None);
+    }
+
+    #[test]
+    fn the_time_of_a_process_is_found_behind_its_name() {
+        let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 900 0 0 0 41 9 0 0 20 0 4 0 100 0";
+        assert_eq!(parse_process_stat(stat), Some(50));
+        assert_eq!(parse_process_stat("7 (a) S 1"), None);
     }
 
     #[test]

@@ -286,6 +286,33 @@ impl Metric {
     }
 }
 
+/// Initiations that lead to no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FloodKind {
+    Garbage,
+    Mac1,
+    Replay,
+}
+
+impl FloodKind {
+    /// In the words of ipop-callers.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Garbage => "garbage",
+            Self::Mac1 => "mac1",
+            Self::Replay => "replay",
+        }
+    }
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Garbage => "garbage, 4096 addresses",
+            Self::Mac1 => "right mac1, 4096 addresses",
+            Self::Replay => "one recorded, repeated",
+        }
+    }
+}
+
 /// Under which conditions a run measures.
 #[derive(Debug, Clone)]
 pub(crate) struct Conditions {
@@ -304,6 +331,8 @@ pub(crate) struct Timing {
     pub(crate) tcp_warm_up: Duration,
     /// Length of a latency window.
     pub(crate) latency_window: Duration,
+    /// Length of a window in which handshakes are made: ipopd's CPU time is known to 10 ms.
+    pub(crate) handshake_window: Duration,
 }
 
 impl Timing {
@@ -312,12 +341,14 @@ impl Timing {
         window: Duration::from_millis(250),
         tcp_warm_up: Duration::from_millis(60),
         latency_window: Duration::from_millis(120),
+        handshake_window: Duration::from_millis(1000),
     };
     pub(crate) const QUICK: Self = Self {
         rounds: 5,
         window: Duration::from_millis(150),
         tcp_warm_up: Duration::from_millis(60),
         latency_window: Duration::from_millis(80),
+        handshake_window: Duration::from_millis(1000),
     };
 }
 

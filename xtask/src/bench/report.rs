@@ -4,8 +4,10 @@
 use comfy_table::{Cell, Color, Table};
 
 use super::bars::Verdict;
+use super::handshakes::Handshakes;
 use super::plan::{Metric, Wire};
 use super::results::{ProductInfo, Results, Row};
+use super::stats::Summary;
 use crate::ui::{self, Colour, paint, table};
 
 const UNKNOWN: &str = "-";
@@ -22,10 +24,17 @@ pub(crate) fn print(results: &Results) {
         ui::say("as a ratio, round by round, median");
         ui::say(&ratios(&rows).to_string());
     }
-    print_extras(&results.rows);
+    if !results.rows.is_empty() {
+        print_extras(&results.rows);
+    }
+    if let Some(found) = &results.handshakes {
+        print_handshakes(found);
+    }
     print_bars(results);
-    print_paper(results);
-    print_problems(&results.rows);
+    if !results.rows.is_empty() {
+        print_paper(results);
+    }
+    print_problems(results);
     print_missing(&results.products);
     print_settings(results);
 }
@@ -126,6 +135,51 @@ fn loss_shown(loss: f64) -> String {
     }
 }
 
+fn print_handshakes(found: &Handshakes) {
+    heading("Handshakes", "one node, sealed, offload wire");
+    let with_half = |summary: Option<Summary>| {
+        summary.map_or_else(
+            || UNKNOWN.to_owned(),
+            |summary| format!("{:.0} ±{:.0}", summary.median, summary.half_range()),
+        )
+    };
+    ui::say(&format!(
+        "{} peers call: {} handshakes per second of ipopd's CPU time, {} per second; {} cookies, {} lost",
+        found.callers,
+        with_half(found.per_core_second),
+        with_half(found.per_second),
+        found.cookies,
+        found.lost
+    ));
+    ui::say(&format!(
+        "floods of {} initiations per second: what is left of the throughput of a link, round by round",
+        found.flood_per_second
+    ));
+    ui::say(&floods(found).to_string());
+}
+
+fn floods(found: &Handshakes) -> Table {
+    let heads = ["sent\nper s", "TCP by\nno flood", "TCP by\nunread", "UDP by\nno flood", "UDP by\nunread"];
+    let mut table = table(&[&["flood"], &heads[..]].concat(), 1);
+    let ratio = |summary: Option<Summary>| {
+        summary.map_or_else(
+            || UNKNOWN.to_owned(),
+            |summary| format!("{:.3} ±{:.3}", summary.median, summary.half_range()),
+        )
+    };
+    for row in &found.floods {
+        table.add_row([
+            row.flood.to_owned(),
+            shown(row.rate.map(|rate| rate.median), 0),
+            ratio(row.tcp_to_none),
+            ratio(row.tcp_to_unread),
+            ratio(row.udp64_to_none),
+            ratio(row.udp64_to_unread),
+        ]);
+    }
+    table
+}
+
 fn print_bars(results: &Results) {
     if results.bars.is_empty() {
         return;
@@ -172,13 +226,15 @@ fn print_paper(results: &Results) {
     }
 }
 
-fn print_problems(rows: &[Row]) {
-    let problems: Vec<String> = rows
+fn print_problems(results: &Results) {
+    let of_rows = results.rows.iter().flat_map(|row| {
+        row.problems.iter().map(move |problem| format!("{}, {}: {problem}", row.wire, row.key.1.label()))
+    });
+    let of_handshakes = results
+        .handshakes
         .iter()
-        .flat_map(|row| {
-            row.problems.iter().map(move |problem| format!("{}, {}: {problem}", row.wire, row.key.1.label()))
-        })
-        .collect();
+        .flat_map(|found| found.problems.iter().map(|problem| format!("handshakes: {problem}")));
+    let problems: Vec<String> = of_rows.chain(of_handshakes).collect();
     if problems.is_empty() {
         return;
     }

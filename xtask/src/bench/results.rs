@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::bars::Bar;
+use super::handshakes::Handshakes;
 use super::machine::Machine;
 use super::plan::{Conditions, Metric, System, Wire};
 use super::rounds::Record;
@@ -203,6 +204,8 @@ pub(crate) struct Results {
     pub(crate) products: Vec<ProductInfo>,
     /// By wire: the kernel path that ipopd chooses there by itself.
     pub(crate) automatic: BTreeMap<&'static str, &'static str>,
+    /// `None` where they were not asked for.
+    pub(crate) handshakes: Option<Handshakes>,
     pub(crate) bars: Vec<Bar>,
     pub(crate) original_paper: Vec<PaperRow>,
 }
