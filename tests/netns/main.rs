@@ -10,6 +10,7 @@
 //! | `switch` | moving between the paths |
 //! | `refuse` | configurations and hosts that do not allow a daemon |
 //! | `hostile` | packets of somebody who means harm |
+//! | `flood` | floods of handshake messages |
 //! | `forward` | a network behind a node |
 //! | `coexist` | other programs and traffic on the same devices |
 //! | `reload` | peers that come and go |
@@ -24,6 +25,7 @@ mod change;
 mod coexist;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod content;
+mod flood;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod forward;
 mod hostile;

@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("ipop-benches", &["ipop-common", "ipop-overlay", "ipop-user"]),
     ("ipop-callers", &["ipop-common", "ipop-overlay"]),
-    ("ipop-tests", &["ipop-common", "ipop-overlay", "ipop-user"]),
+    ("ipop-tests", &["ipop-callers", "ipop-common", "ipop-overlay", "ipop-user"]),
 ];
 
 /// Packages that must build where there is no operating system.
