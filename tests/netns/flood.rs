@@ -13,7 +13,7 @@ use crate::lab::packet::USER_PORT;
 use crate::lab::{How, Lab, SOON, run, wait_for};
 
 /// Many times what puts a node under load, and several times what it leaves to strangers.
-const PER_SECOND: u32 = 20_000;
+const PER_SECOND: u32 = 10_000;
 /// Below what puts a node under load.
 const FEW_PER_SECOND: u32 = 500;
 /// Who has missed its turn tries again after half a second.
@@ -117,7 +117,7 @@ fn what_a_flood_consists_of_is_counted_by_name_and_takes_no_memory() {
             let counted = counters.map(|name| lab.far.counter(name));
             let flood = flood(&lab, &kind, PER_SECOND);
             for (name, before) in counters.into_iter().zip(counted) {
-                lab.far.wait_for_counter(name, before, 10_000);
+                lab.far.wait_for_counter(name, before, 3000);
             }
             flood.stop().expect("the flood went on");
         }

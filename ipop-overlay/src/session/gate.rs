@@ -12,9 +12,9 @@ use super::mac::{CookieKey, Mac1Key};
 use crate::node::Refusal;
 use crate::time::Instant;
 
-/// Under load, messages of strangers handed on per [`STRANGERS_WINDOW`]: 5000 a second, which cost some
+/// Under load, messages of strangers handed on per [`STRANGERS_WINDOW`]: 2000 a second, which cost some
 /// hundredths of a core. All at the beginning of a window, so that who takes them is woken once.
-const STRANGERS_MAX: u32 = 50;
+const STRANGERS_MAX: u32 = 20;
 const STRANGERS_WINDOW: Duration = Duration::from_millis(10);
 
 /// Decides which handshake messages are handed on to [`Sessions`](super::Sessions).
