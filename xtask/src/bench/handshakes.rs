@@ -229,7 +229,8 @@ fn flood_rows(samples: &BTreeMap<Weather, Samples>) -> Vec<FloodRow> {
     let by = |ours: &Samples, base: Weather, of: fn(&Samples) -> &Vec<f64>| {
         stats::ratio(of(ours), of(samples.get(&base)?))
     };
-    let (tcp, udp): (fn(&Samples) -> &Vec<f64>, fn(&Samples) -> &Vec<f64>) = (|s| &s.tcp, |s| &s.udp);
+    let tcp: fn(&Samples) -> &Vec<f64> = |s| &s.tcp;
+    let udp: fn(&Samples) -> &Vec<f64> = |s| &s.udp;
     let rows = samples.iter().filter(|(weather, _)| **weather != Weather::Calm);
     rows.map(|(weather, ours)| {
         let is_ours = *weather != Weather::Elsewhere;
