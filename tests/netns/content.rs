@@ -3,7 +3,9 @@
 
 use crate::lab::tcp::{GIB, MIB, Tcp};
 use crate::lab::udp::super_packets;
-use crate::lab::{Lab, Outer, Wire, is_full, run};
+use ipop_tests::privilege::is_full;
+
+use crate::lab::{Lab, Outer, Wire, run};
 
 /// One of the ways through a node.
 #[derive(Clone, Copy, Debug)]

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use ipop_tests::privilege::unless_full;
+
 use crate::lab::beat::Beat;
 use crate::lab::host::generate_key;
 use crate::lab::packet::{Tap, USER_PORT};
 use crate::lab::tcp::{GIB, MIB, Tcp};
 use crate::lab::wireguard::{PORT, Stock, WireGuard, plain};
-use crate::lab::{Host, How, Lab, Outer, SOON, Wire, run_unless, unless_full, wait_for};
+use crate::lab::{Host, How, Lab, Outer, SOON, Wire, run_unless, wait_for};
 
 /// Their sessions last as long as the paper says: 120 s, then who began it begins another.
 const THEIR_SESSION: Duration = Duration::from_secs(120);

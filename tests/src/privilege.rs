@@ -7,6 +7,8 @@ use std::io::Write as _;
 const LIST_VARIABLE: &str = "IPOP_TEST_SKIPPED";
 /// Set where root is expected: a test that cannot run then fails.
 const REQUIRE_VARIABLE: &str = "IPOP_REQUIRE_ROOT";
+/// Adds the tests that take long.
+const FULL_VARIABLE: &str = "IPOP_TEST_FULL";
 
 /// Ends the calling test, reported as skipped, where it does not run as root.
 #[macro_export]
@@ -23,6 +25,16 @@ macro_rules! needs_root {
 pub fn name_of<T>(_: &T) -> &'static str {
     let name = std::any::type_name::<T>();
     name.strip_suffix("::here").unwrap_or(name)
+}
+
+/// Whether the slow tests are wanted too.
+pub fn is_full() -> bool {
+    std::env::var_os(FULL_VARIABLE).is_some_and(|value| value == "1")
+}
+
+/// Why a slow test does not run, where it does not.
+pub fn unless_full() -> Option<String> {
+    (!is_full()).then(|| format!("slow: set {FULL_VARIABLE}=1"))
 }
 
 /// Whether the test `name` may go on. Otherwise it is reported as skipped, and must return.

@@ -2,7 +2,7 @@
 //! nodes that have the kernel's WireGuard as a peer.
 //!
 //! Runs where `IPOP_TEST_VM=1` asks for it (`cargo xtask test --vm`) and reports itself as skipped
-//! elsewhere. Kernels come from Debian's archive by apt, without being installed.
+//! elsewhere; whole nodes only with `IPOP_TEST_FULL=1` too. Kernels come from Debian's archive by apt, without being installed.
 
 mod initramfs;
 mod kernel;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use ipop_tests::privilege::skip;
+use ipop_tests::privilege::{skip, unless_full};
 
 use initramfs::Initramfs;
 use kernel::Kernel;
@@ -20,8 +20,6 @@ use machine::Report;
 
 /// Asks for these tests.
 const VM_VARIABLE: &str = "IPOP_TEST_VM";
-/// Adds those that take long.
-const FULL_VARIABLE: &str = "IPOP_TEST_FULL";
 
 /// A suite of this package's tests, and what it needs to run in a machine.
 #[derive(Debug)]
@@ -117,10 +115,11 @@ fn reason_to_skip(suite: &Suite) -> Option<String> {
     if std::env::var_os(VM_VARIABLE).is_none_or(|value| value != "1") {
         return Some(format!("{VM_VARIABLE} is not 1"));
     }
-    let is_full = std::env::var_os(FULL_VARIABLE).is_some_and(|value| value == "1");
     // Whole nodes in an emulated machine miss their deadlines where the host is busy.
-    if !suite.binaries.is_empty() && !is_full {
-        return Some(format!("slow: set {FULL_VARIABLE}=1"));
+    if !suite.binaries.is_empty()
+        && let Some(reason) = unless_full()
+    {
+        return Some(reason);
     }
     let needed = [machine::QEMU, "apt-get", "dpkg-deb", "ldd", "xz"].into_iter();
     let missing =

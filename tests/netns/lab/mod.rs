@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use beat::Beat;
 pub(crate) use daemon::How;
 pub(crate) use host::{Host, Outer};
+use ipop_tests::privilege::unless_full;
 use namespace::NetNs;
 use tcp::Tcp;
 
@@ -57,16 +58,6 @@ pub(crate) fn run_unless<F: FnOnce()>(reason: impl FnOnce() -> Option<String>, b
     SWEEP.call_once(|| namespace::sweep(PREFIX));
     let _turn = Turn::take();
     body();
-}
-
-/// Why a slow test does not run.
-pub(crate) fn unless_full() -> Option<String> {
-    (!is_full()).then(|| "slow: set IPOP_TEST_FULL=1".to_owned())
-}
-
-/// Whether the slow tests are wanted too.
-pub(crate) fn is_full() -> bool {
-    std::env::var_os("IPOP_TEST_FULL").is_some_and(|value| value == "1")
 }
 
 /// A closure's type is named after the function that it is in.
