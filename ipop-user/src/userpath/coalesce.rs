@@ -271,7 +271,7 @@ fn plain(frame: &mut Frame) {
 
 fn payload_of(packet: Piece, segment: &Segment<'_>) -> Piece {
     let header_len = segment.header_len();
-    Piece { buffer: packet.buffer, start: packet.start + header_len, len: packet.len - header_len }
+    packet.behind(header_len)
 }
 
 #[cfg(test)]

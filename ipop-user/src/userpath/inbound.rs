@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use ipop_common::ingress::{self, Clear};
+use ipop_common::inner::Inner;
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
 use ipop_common::{Address, Counter, Cursor, gpe, sealed};
 use ipop_overlay::session::Gate;
@@ -154,12 +155,7 @@ impl Inbound {
         let len = u16::try_from(datagram.len).map_err(|_| Counter::RxBadLength)?;
         let clear = ingress::clear(bytes, 0, len)?;
         self.admit(bytes, &clear, bundle, context)?;
-        let header_len = gpe::HEADER_LEN as u32;
-        let packet = Piece { start: datagram.start + header_len, len: datagram.len - header_len, ..datagram };
-        // Room has been checked.
-        if frames.push(packet, &clear.inner, pool) {
-            pool.hold(packet.buffer);
-        }
+        deliver(datagram.behind(gpe::HEADER_LEN as u32), &clear.inner, pool, frames);
         Ok(())
     }
 
@@ -197,8 +193,7 @@ impl Inbound {
         let header = TransportHeader::parse(pool.bytes(datagram)).ok_or(Counter::RxTruncated)?;
         let (slot, session) = context.table.user_session(header.receiver).ok_or(Counter::RxUnknownIndex)?;
         let place = context.places.of(header.receiver);
-        let header_len = TRANSPORT_HEADER_LEN as u32;
-        let sealed = Piece { start: datagram.start + header_len, len: datagram.len - header_len, ..datagram };
+        let sealed = datagram.behind(TRANSPORT_HEADER_LEN as u32);
         // The next look at this datagram is that of the frame that it becomes part of.
         session.open(place, header.counter, pool.own_bytes_mut(sealed), context.now_ns)?;
         let text = Piece { len: sealed.len - TAG_LEN as u32, ..sealed };
@@ -215,11 +210,7 @@ impl Inbound {
         place.note_received(context.now_ns);
         let inner = sealed::admit(context.table, bytes, text.len, slot)?;
         self.count(slot, u64::from(inner.total_len), context);
-        let packet = Piece { len: u32::from(inner.total_len), ..text };
-        // Room has been checked.
-        if frames.push(packet, &inner, pool) {
-            pool.hold(packet.buffer);
-        }
+        deliver(Piece { len: u32::from(inner.total_len), ..text }, &inner, pool, frames);
         Ok(())
     }
 
@@ -240,6 +231,13 @@ impl Inbound {
         {
             link.traffic.received(packets, bytes);
         }
+    }
+}
+
+/// Makes a packet a frame, or part of one. That there is room has been checked.
+fn deliver(packet: Piece, inner: &Inner, pool: &mut Pool, frames: &mut Coalescer) {
+    if frames.push(packet, inner, pool) {
+        pool.hold(packet.buffer);
     }
 }
 

@@ -12,6 +12,13 @@ pub struct Piece {
     pub len: u32,
 }
 
+impl Piece {
+    /// What follows the first `header_len` bytes, of which there are at least so many.
+    pub(super) fn behind(self, header_len: u32) -> Self {
+        Self { start: self.start + header_len, len: self.len - header_len, ..self }
+    }
+}
+
 /// Where the bytes of pieces are.
 pub trait Memory {
     /// The bytes of a piece; none where it lies outside.
