@@ -7,12 +7,13 @@
 use crate::address::{Address, Family};
 use crate::counter::Counter;
 use crate::cursor::Cursor;
+use crate::filter::Kind;
 use crate::gpe::{self, HeaderError, LinkId, NextProtocol};
 use crate::inner::{Inner, InnerError, protocol};
 use crate::maps::{Link, LinkStats};
 use crate::sealed::{Opening, TEXT_MAX};
 use crate::tables::{Stale, Tables, follow};
-use crate::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
+use crate::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TYPE_INITIATION, TYPE_RESPONSE, TransportHeader};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
@@ -43,6 +44,8 @@ pub enum Verdict {
     Open(Opening),
     /// Sealed, and for the daemon to open.
     LeaveToUser,
+    /// A handshake message, for the daemon if [`crate::filter`] admits it.
+    Handshake(Handshake),
     /// Valid, but the kernel's own VXLAN device has to remove the headers.
     LeaveToStack(Delivery),
 }
@@ -54,6 +57,22 @@ pub struct Delivery {
     pub outer: Family,
     pub inner: Family,
     pub inner_len: u16,
+}
+
+/// A handshake message of the right length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    pub kind: Kind,
+    pub outer: Family,
+    pub source: Address,
+}
+
+impl Handshake {
+    /// Where the message starts in the frame.
+    #[inline(always)]
+    pub const fn offset(&self) -> usize {
+        ETHERNET_LEN + self.outer.header_len() + UDP_LEN
+    }
 }
 
 impl Delivery {
@@ -254,7 +273,9 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
     now_ns: u64,
 ) -> Verdict {
     const OVERHEAD: u16 = (UDP_LEN + TRANSPORT_HEADER_LEN + TAG_LEN) as u16;
-    let Some(header) = TransportHeader::parse_at(cursor, UDP + UDP_LEN) else { return Verdict::NotOurs };
+    let Some(header) = TransportHeader::parse_at(cursor, UDP + UDP_LEN) else {
+        return handshake::<C, UDP>(cursor, meta, outer);
+    };
     if meta.gso || cursor.u16_at(UDP + 6) != Some(0) {
         return Verdict::LeaveToUser;
     }
@@ -281,6 +302,25 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
         }),
         _ => Verdict::LeaveToUser,
     }
+}
+
+/// A datagram to the daemon's port that is no transport message.
+#[inline(always)]
+fn handshake<C: Cursor, const UDP: usize>(cursor: C, meta: FrameMeta, outer: &Outer) -> Verdict {
+    let kind = match cursor.bytes::<4>(UDP + UDP_LEN) {
+        Some([TYPE_INITIATION, 0, 0, 0]) => Kind::Initiation,
+        Some([TYPE_RESPONSE, 0, 0, 0]) => Kind::Response,
+        _ => return Verdict::NotOurs,
+    };
+    let len = (UDP_LEN + kind.len()) as u16;
+    if meta.gso
+        || outer.payload_len != len
+        || cursor.u16_at(UDP + 4) != Some(len)
+        || (UDP as u32) + u32::from(len) > meta.len
+    {
+        return Verdict::NotOurs;
+    }
+    Verdict::Handshake(Handshake { kind, outer: outer.family, source: outer.source })
 }
 
 /// Super-packets that a program must not decapsulate: a merged inner UDP packet would keep its

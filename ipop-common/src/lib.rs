@@ -13,11 +13,13 @@ extern crate std;
 
 pub mod address;
 pub mod aead;
+pub mod blake2s;
 pub mod checksum;
 pub mod counter;
 pub mod cursor;
 pub mod egress;
 pub mod encapsulation;
+pub mod filter;
 pub mod gpe;
 pub mod hello;
 pub mod icmp;

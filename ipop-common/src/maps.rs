@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -20,13 +20,17 @@ pub mod name {
     pub const SESSIONS: &str = "IPOP_SESSIONS";
     /// When packets of a flow were last left to the user path.
     pub const FLOWS: &str = "IPOP_FLOWS";
+    /// Which handshake messages reach the daemon.
+    pub const FILTER: &str = "IPOP_FILTER";
     /// The programs' own: what each CPU remembers.
     pub const LOCAL: &str = "IPOP_LOCAL";
     /// The programs' own: where each CPU seals and opens.
     pub const MEMORY: &str = "IPOP_MEMORY";
 
-    pub const ALL: [&str; 11] =
-        [CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, SESSIONS, FLOWS, LOCAL, MEMORY];
+    pub const ALL: [&str; 12] = [
+        CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, SESSIONS, FLOWS, FILTER, LOCAL,
+        MEMORY,
+    ];
 }
 
 /// Program names as the kernel knows them (at most 15 bytes).

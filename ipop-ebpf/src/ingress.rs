@@ -11,6 +11,7 @@ use ipop_common::ingress::{Clear, Delivery, FRAME_HEADERS_MAX, FrameMeta, Verdic
 use ipop_common::inner::Inner;
 use ipop_common::{Address, Counter, Cursor};
 
+use crate::handshake;
 use crate::maps::{Maps, count, count_rx};
 use crate::sealed::{open, set};
 use crate::skb::{PASS, Skb, redirect_ingress};
@@ -22,14 +23,17 @@ use crate::xdp;
 pub fn run(ctx: &TcContext) -> i32 {
     match receive(ctx.skb.skb) {
         OPEN => open(ctx.skb.skb),
+        HANDSHAKE => handshake::admit(ctx.skb.skb),
         action => action,
     }
 }
 
 /// Not an action of TC: the frame is to be opened.
 const OPEN: i32 = 0x09e2;
+/// As [`OPEN`]: the frame is a handshake message.
+const HANDSHAKE: i32 = 0x4a2d;
 
-/// Does all but opening. A function of its own, so that its stack is free again for the cipher.
+/// Does all but opening and hashing. A function of its own, so that its stack is free again for the cipher.
 #[inline(never)]
 fn receive(raw: *mut __sk_buff) -> i32 {
     let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
@@ -57,6 +61,10 @@ fn receive(raw: *mut __sk_buff) -> i32 {
             set(&opening);
             OPEN
         }
+        Verdict::Handshake(handshake) => {
+            set(&handshake);
+            HANDSHAKE
+        }
         Verdict::LeaveToUser => leave_to_user(),
         Verdict::Deliver(delivery) => decapsulate(ctx, skb, &maps, &delivery),
     }
@@ -82,7 +90,7 @@ pub fn leave_to_user() -> i32 {
 }
 
 #[inline(always)]
-fn not_ours() -> i32 {
+pub fn not_ours() -> i32 {
     count(Counter::RxNotOurs);
     PASS
 }

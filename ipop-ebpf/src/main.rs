@@ -9,6 +9,7 @@
 
 mod cursor;
 mod egress;
+mod handshake;
 mod ingress;
 mod local;
 mod maps;

@@ -5,6 +5,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use ipop_common::counter::COUNTERS;
+use ipop_common::filter::Filter;
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats};
@@ -37,6 +38,9 @@ static IPOP_LINK_STATS: PerCpuArray<LinkStats, { LINKS_MAX as usize }> = PerCpuA
 static IPOP_SESSIONS: Array<Session, { PLACES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static IPOP_FLOWS: Array<SharedU64, { FLOWS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+/// Shared with the daemon by mmap: it says when it is under load, and where peers are.
+#[btf_map]
+static IPOP_FILTER: Array<Filter, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// The maps of this node, and what this CPU remembers of them.
 #[derive(Clone, Copy)]
@@ -61,6 +65,11 @@ impl Maps {
     #[inline(always)]
     pub fn device(&self) -> u32 {
         self.config.device_ifindex
+    }
+
+    #[inline(always)]
+    pub fn filter(&self) -> Option<&'static Filter> {
+        IPOP_FILTER.get(0)
     }
 
     /// Where packets for the user path go; 0 where they stay on the virtual device.

@@ -9,13 +9,16 @@ use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 use ipop_common::aead::{TAG_LEN, hide};
-use ipop_common::ingress::ETHERNET_LEN;
+use ipop_common::blake2s::Hash;
+use ipop_common::filter::Kind;
+use ipop_common::ingress::{ETHERNET_LEN, Handshake, UDP_LEN};
 use ipop_common::inner::protocol;
 use ipop_common::sealed::{
     Memory, Opening, Sealing, Shape, TEXT_MAX, Transport, V4_LEN, V6_LEN, opened, prepare, write_v4, write_v6,
 };
 use ipop_common::session::Drawn;
 use ipop_common::tables::Tables;
+use ipop_common::wireguard::RESPONSE_LEN;
 use ipop_common::{Counter, Family};
 
 use crate::egress::miss;
@@ -33,15 +36,16 @@ static IPOP_MEMORY: PerCpuArray<Work, 1> = PerCpuArray::new();
 /// arguments: the stack of one program, 512 bytes with all calls, has no room for the decision and
 /// the cipher at a time.
 #[repr(C)]
-struct Work {
-    job: Job,
-    memory: Memory,
+pub struct Work {
+    pub job: Job,
+    pub hash: Hash,
+    pub memory: Memory,
 }
 
-/// A [`Sealing`] or an [`Opening`] as plain words.
+/// A [`Sealing`], an [`Opening`] or a [`Handshake`] as plain words.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Job {
+pub struct Job {
     slot: u32,
     session: u32,
     counter: u64,
@@ -52,6 +56,8 @@ struct Job {
     inner: u32,
     /// Its protocol, or 0 where that is of no interest.
     protocol: u32,
+    /// Where a handshake message comes from.
+    source: [u64; 2],
 }
 
 const fn family(version: u32) -> Family {
@@ -80,6 +86,7 @@ impl From<&Sealing> for Job {
                 Transport::Udp => u32::from(protocol::UDP),
                 Transport::Other => 0,
             },
+            source: [0; 2],
         }
     }
 }
@@ -95,6 +102,23 @@ impl From<&Opening> for Job {
             outer: version(opening.outer),
             inner: 0,
             protocol: 0,
+            source: [0; 2],
+        }
+    }
+}
+
+impl From<&Handshake> for Job {
+    #[inline(always)]
+    fn from(handshake: &Handshake) -> Self {
+        Self {
+            slot: 0,
+            session: 0,
+            counter: 0,
+            len: handshake.kind.len() as u32,
+            outer: version(handshake.outer),
+            inner: 0,
+            protocol: 0,
+            source: handshake.source.to_words(),
         }
     }
 }
@@ -122,6 +146,13 @@ impl Job {
             text_len: self.len as u16,
         }
     }
+
+    /// As [`Handshake`], but its source is an address no longer.
+    #[inline(always)]
+    pub fn handshake(&self) -> (Kind, usize, [u64; 2]) {
+        let kind = if self.len == RESPONSE_LEN as u32 { Kind::Response } else { Kind::Initiation };
+        (kind, ETHERNET_LEN + family(self.outer).header_len() + UDP_LEN, self.source)
+    }
 }
 
 /// Leaves a job to [`seal`] or [`open`] in the same run of the program.
@@ -138,10 +169,10 @@ where
 
 /// This CPU's job and memory. Programs on one CPU do not nest, so nobody else touches them meanwhile.
 #[inline(always)]
-fn work<'a>() -> Option<(&'a Job, &'a mut Memory)> {
+pub fn work<'a>() -> Option<&'a mut Work> {
     let work = IPOP_MEMORY.get_ptr_mut(0)?;
     // SAFETY: an element of the map, this CPU's own; each program takes it once.
-    unsafe { Some((&(*work).job, &mut (*work).memory)) }
+    unsafe { Some(&mut *work) }
 }
 
 /// A length from 1 to `MAX`, seen to be so.
@@ -174,7 +205,7 @@ fn store<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, len: u64) -
 #[inline(never)]
 pub fn seal(raw: *mut __sk_buff) -> i32 {
     let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
-    let (Some(maps), Some((job, memory))) = (&Maps::open(), work()) else { return PASS };
+    let (Some(maps), Some(Work { job, memory, .. })) = (&Maps::open(), work()) else { return PASS };
     let (Some(link), Some(session)) = (maps.link(job.slot), maps.session(job.session)) else {
         return miss(maps, Counter::TxStaleEpoch);
     };
@@ -245,7 +276,7 @@ fn write_header(skb: Skb, outer: Family, link: &ipop_common::maps::Link, drawn: 
 #[inline(never)]
 pub fn open(raw: *mut __sk_buff) -> i32 {
     let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
-    let (Some(maps), Some((job, memory))) = (&Maps::open(), work()) else { return PASS };
+    let (Some(maps), Some(Work { job, memory, .. })) = (&Maps::open(), work()) else { return PASS };
     let Some(session) = maps.session(job.session) else { return leave_to_user() };
     let opening = &job.opening();
     let now_ns = maps.now_ns();

@@ -28,6 +28,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
         Verdict::NotOurs
         | Verdict::Open(_)
         | Verdict::LeaveToUser
+        | Verdict::Handshake(_)
         | Verdict::LeaveToStack(_)
         | Verdict::Refuse(_) => XDP_PASS,
     }

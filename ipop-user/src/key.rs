@@ -244,6 +244,14 @@ pub fn generate_secret() -> Result<Zeroizing<String>, KeyError> {
     Ok(Zeroizing::new(STANDARD.encode(*random_bytes()?)))
 }
 
+/// A number that nobody can guess.
+///
+/// # Errors
+/// [`KeyError::NoRandomness`].
+pub fn random_u64() -> Result<u64, KeyError> {
+    getrandom::u64().map_err(KeyError::NoRandomness)
+}
+
 fn random_bytes() -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
     let mut bytes = Zeroizing::new([0; KEY_LEN]);
     getrandom::fill(bytes.as_mut_slice()).map_err(KeyError::NoRandomness)?;

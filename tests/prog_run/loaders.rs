@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use aya::programs::tc::TcAttachType;
 use aya::programs::xdp::XdpMode;
 use ipop_common::counter::COUNTERS;
+use ipop_common::filter::Filter;
 use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats, PrefixKey, name, program};
 use ipop_common::sealed::{FLOWS, Memory};
@@ -32,9 +33,9 @@ fn map<'a>(object: &'a Object, name: &str) -> libbpf_rs::Map<'a> {
     object.maps().find(|map| map.name() == name).unwrap_or_else(|| panic!("no map {name}"))
 }
 
+/// What a CPU is about to do: a counter, six numbers of 32 bits and an address; and a hash.
+const JOB_LEN: usize = 8 + 6 * 4 + 16 + 32;
 /// What a CPU remembers: the clock, and 256 entries of 32 bytes each of addresses and of link ids.
-/// What a CPU is about to seal or open: one counter and six numbers of 32 bits.
-const JOB_LEN: usize = 32;
 const LOCAL_LEN: usize = 16 + 2 * 256 * 32;
 
 #[test]
@@ -51,6 +52,7 @@ fn libbpf_sees_the_maps_as_they_are_declared() {
         (name::LINK_STATS, MapType::PercpuArray, 4, size_of::<LinkStats>(), LINKS_MAX),
         (name::SESSIONS, MapType::Array, 4, size_of::<Session>(), PLACES),
         (name::FLOWS, MapType::Array, 4, 8, FLOWS),
+        (name::FILTER, MapType::Array, 4, size_of::<Filter>(), 1),
         (name::LOCAL, MapType::PercpuArray, 4, LOCAL_LEN, 1),
         (name::MEMORY, MapType::PercpuArray, 4, JOB_LEN + size_of::<Memory>(), 1),
     ];
@@ -80,6 +82,7 @@ fn the_kernel_knows_the_types_in_the_maps() {
         (name::LINK_STATS, "LinkStats"),
         (name::SESSIONS, "Session"),
         (name::FLOWS, "SharedU64"),
+        (name::FILTER, "Filter"),
         (name::LOCAL, "Memory"),
         (name::MEMORY, "Work"),
     ];

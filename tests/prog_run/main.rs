@@ -3,6 +3,7 @@
 
 mod agreement;
 mod egress;
+mod handshakes;
 mod ingress;
 mod loaders;
 mod malformed;

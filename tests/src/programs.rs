@@ -208,9 +208,11 @@ impl Programs {
             link_ids: take!(ebpf, name::LINK_IDS),
             counters: take!(ebpf, name::COUNTERS),
             stats: take!(ebpf, name::LINK_STATS),
-            places: match ebpf.take_map(name::SESSIONS) {
-                Some(Map::Array(map)) => Places::shared(map.fd().as_fd()).expect("the sessions as memory"),
-                other => panic!("the object has no map {} of that type: {other:?}", name::SESSIONS),
+            places: match (ebpf.take_map(name::SESSIONS), ebpf.take_map(name::FILTER)) {
+                (Some(Map::Array(sessions)), Some(Map::Array(filter))) => {
+                    Places::shared(sessions.fd().as_fd(), filter.fd().as_fd()).expect("the maps as memory")
+                }
+                other => panic!("the object has no sessions or no filter of that type: {other:?}"),
             },
             installed: World::default(),
             generation: 0,

@@ -5,6 +5,8 @@ use alloc::collections::BTreeMap;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
+use ipop_common::filter::HYSTERESIS_NS;
+
 use crate::time::Instant;
 
 /// Handshake messages taken per second before senders must show a cookie. The curve arithmetic of
@@ -16,7 +18,7 @@ const SOURCE_BURST: u32 = 5;
 /// Sources remembered; 64 bytes each.
 const SOURCES_MAX: usize = 8192;
 /// Under load lasts this much longer than what caused it, so that it does not flicker.
-const HYSTERESIS: Duration = Duration::from_secs(1);
+const HYSTERESIS: Duration = Duration::from_nanos(HYSTERESIS_NS);
 /// A source that has been silent for this long has its whole burst again.
 const SOURCE_IDLE: Duration = Duration::from_secs(1);
 
@@ -70,6 +72,11 @@ impl Load {
 
     pub(super) fn tell(&mut self, under_load: bool) {
         self.told = under_load;
+    }
+
+    /// When load ends that has been counted, not told.
+    pub(super) fn until(&self) -> Instant {
+        self.until
     }
 
     /// Counts a message and says whether it came under load.

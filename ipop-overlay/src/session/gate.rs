@@ -2,20 +2,15 @@
 //! here, at the price of one hash for each message.
 
 use core::net::{IpAddr, SocketAddr};
-use core::time::Duration;
 
 use ipop_common::Counter;
+use ipop_common::filter::{STRANGERS_MAX, WINDOW_NS};
 use ipop_common::wireguard;
 
 use super::admission::{Load, Sources};
 use super::mac::{CookieKey, Mac1Key};
 use crate::node::Refusal;
 use crate::time::Instant;
-
-/// Under load, messages of strangers handed on per [`STRANGERS_WINDOW`]: 2000 a second, which cost some
-/// hundredths of a core. All at the beginning of a window, so that who takes them is woken once.
-const STRANGERS_MAX: u32 = 20;
-const STRANGERS_WINDOW: Duration = Duration::from_millis(10);
 
 /// Decides which handshake messages are handed on to [`Sessions`](super::Sessions).
 ///
@@ -62,6 +57,16 @@ impl Gate {
         }
     }
 
+    /// Whether another, who sees more of the messages, has found this node under load.
+    pub fn tell_load(&mut self, under_load: bool) {
+        self.load.tell(under_load);
+    }
+
+    /// Until when this node is under load, by what this gate has counted.
+    pub fn load_until(&self) -> Instant {
+        self.load.until()
+    }
+
     /// A cookie reply has no mac1; who it is from, its seal says.
     fn check(&self, datagram: &[u8]) -> Result<(), Counter> {
         match (datagram.first(), datagram.len()) {
@@ -76,17 +81,18 @@ impl Gate {
     }
 }
 
-/// What all strangers share.
+/// What all strangers share, in the same windows as the kernel's part.
 #[derive(Debug, Default)]
 struct Strangers {
-    since: Instant,
+    window: u64,
     admitted: u32,
 }
 
 impl Strangers {
     fn admit(&mut self, now: Instant) -> bool {
-        if now.since(self.since) >= STRANGERS_WINDOW {
-            (self.since, self.admitted) = (now, 0);
+        let window = now.as_nanos() / WINDOW_NS;
+        if window != self.window {
+            (self.window, self.admitted) = (window, 0);
         }
         let is_admitted = self.admitted < STRANGERS_MAX;
         self.admitted += u32::from(is_admitted);

@@ -54,7 +54,11 @@ fn macs_of(datagram: &[u8]) -> Option<(usize, usize)> {
 /// It is public knowledge who knows the node's public key: mac1 keeps out those who scan, not
 /// those who attack.
 #[derive(Clone)]
-pub struct Mac1Key(KeyedHash);
+pub struct Mac1Key {
+    key: [u8; 32],
+    /// Of `key` and nothing yet.
+    start: KeyedHash,
+}
 
 impl core::fmt::Debug for Mac1Key {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -65,7 +69,13 @@ impl core::fmt::Debug for Mac1Key {
 impl Mac1Key {
     /// For messages to the holder of `public`.
     pub fn new(public: &[u8; 32]) -> Self {
-        Self(keyed(&labelled(LABEL_MAC1, public)))
+        let key = labelled(LABEL_MAC1, public);
+        Self { key, start: keyed(&key) }
+    }
+
+    /// The key of the hash, which is no secret, for whoever computes it elsewhere.
+    pub fn key(&self) -> &[u8; 32] {
+        &self.key
     }
 
     /// Whether a datagram is as long as an initiation or a response and has the right mac1.
@@ -87,7 +97,7 @@ impl Mac1Key {
     }
 
     fn over(&self, covered: &[u8]) -> KeyedHash {
-        let mut mac = self.0.clone();
+        let mut mac = self.start.clone();
         Update::update(&mut mac, covered);
         mac
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipop_common::Address;
 use ipop_common::limits::LEASE_NS;
 use ipop_overlay::{Command, NoPath, Path, PeerId, Security};
 use tracing::{debug, warn};
@@ -208,6 +209,7 @@ impl Daemon {
             peer.user_link(&view, &self.sealing, self.config.network.mtu)
         };
         let table = table(&self.config.network.addresses, &self.peers, &self.sealing, link);
+        self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));
         self.user.table_changed();
     }

@@ -194,7 +194,10 @@ impl Sealing {
 
     /// Takes in a handshake message.
     pub(super) fn handshake(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
-        self.core.handle_handshake(now(), from, datagram)
+        let now = now();
+        // Whoever hands the messages on has seen those that it did not.
+        self.core.set_under_load(self.places.filter().is_closed(now.at.as_nanos()));
+        self.core.handle_handshake(now, from, datagram)
     }
 
     /// A packet of a session was authentic: where its peer is, and who that is.

@@ -27,7 +27,7 @@ use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals}
 use crate::api::DeviceKind;
 use crate::config::{self, Config, Endpoint, Kernel, Mtu};
 use crate::kernel::{KernelPath, Settings, owner};
-use crate::key::PrivateKey;
+use crate::key::{PrivateKey, random_u64};
 use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
 use crate::places::Places;
 use crate::userpath::{
@@ -77,6 +77,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
             Some(path) => path.places(),
             None => Arc::new(Places::own().context("no memory for sessions")?),
         };
+        places.filter().set_key(listeners.mac1.key(), random_u64()?);
         let sealing = build_sealing(&config, &private_key, &node, options, &places)?;
         let cut = config.datapath.seal == cfg::Seal::Kernel;
         device.configure(&netlink, &config.network.addresses, cut).await?;

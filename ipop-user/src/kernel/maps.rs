@@ -44,6 +44,7 @@ pub(super) struct Maps {
     current: Config,
     links: MapData,
     sessions: MapData,
+    filter: MapData,
     hosts: HashMap<MapData, Address, LinkRef>,
     prefixes: LpmTrie<MapData, [u8; 16], LinkRef>,
     link_ids: HashMap<MapData, u32, LinkRef>,
@@ -78,13 +79,14 @@ impl Maps {
             Map::Array(array) => Ok(array),
             _ => Err(KernelError::Map { name, error: "not an array".to_owned() }),
         };
-        let (links, sessions) = (array(name::LINKS)?, array(name::SESSIONS)?);
+        let (links, sessions, filter) = (array(name::LINKS)?, array(name::SESSIONS)?, array(name::FILTER)?);
         let config: Array<_, Config> = Array::try_from(take(name::CONFIG)?).map_err(error(name::CONFIG))?;
         Ok(Self {
             current: config.get(&0, 0).map_err(error(name::CONFIG))?,
             config,
             links,
             sessions,
+            filter,
             hosts: HashMap::try_from(take(name::HOSTS)?).map_err(error(name::HOSTS))?,
             prefixes: LpmTrie::try_from(take(name::PREFIXES)?).map_err(error(name::PREFIXES))?,
             link_ids: HashMap::try_from(take(name::LINK_IDS)?).map_err(error(name::LINK_IDS))?,
@@ -97,9 +99,10 @@ impl Maps {
         self.links.fd().as_fd()
     }
 
-    /// The sessions map as memory.
+    /// The maps of sessions and of the filter as memory.
     pub(super) fn places(&self) -> Result<Places, KernelError> {
-        Places::shared(self.sessions.fd().as_fd()).map_err(|errno| KernelError::Map {
+        let places = Places::shared(self.sessions.fd().as_fd(), self.filter.fd().as_fd());
+        places.map_err(|errno| KernelError::Map {
             name: name::SESSIONS,
             error: format!("cannot be mapped: {errno}"),
         })

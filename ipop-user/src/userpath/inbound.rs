@@ -256,7 +256,13 @@ fn handshake(gate: &mut Gate, bytes: &[u8], bundle: &Bundle, context: &Context<'
     let now = Instant::from_nanos(context.now_ns);
     let cookies = context.listeners.cookies.load();
     let is_peers = |address| context.table.has_peer_at(address);
-    gate.admit(now, bundle.from, bytes, cookies.as_deref(), is_peers).map_err(|Refusal(counter)| counter)?;
+    let filter = context.places.filter();
+    gate.tell_load(filter.is_closed(context.now_ns));
+    let verdict = gate.admit(now, bundle.from, bytes, cookies.as_deref(), is_peers);
+    if gate.load_until() > now {
+        filter.close(gate.load_until().as_nanos());
+    }
+    verdict.map_err(|Refusal(counter)| counter)?;
     let socket = usize::from(bundle.socket);
     let datagram = HandshakeDatagram { from: bundle.from, socket, bytes: bytes.into() };
     context.listeners.handshakes.try_send(datagram).map_err(|_| Counter::RxHandshakeFlood)

@@ -143,6 +143,11 @@ impl Table {
         self.places.contains(&address)
     }
 
+    /// Where the peers' daemons are.
+    pub fn peers_at(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.places.iter().copied()
+    }
+
     pub fn user_link(&self, slot: u32) -> Option<&UserLink> {
         self.links.get(slot as usize)?.as_ref()
     }
