@@ -41,8 +41,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Length of the whole message.
     #[inline(always)]
-    pub const fn len(self) -> usize {
+    pub const fn message_len(self) -> usize {
         match self {
             Self::Initiation => INITIATION_LEN,
             Self::Response => RESPONSE_LEN,
@@ -74,7 +75,9 @@ pub struct Filter {
 struct Window(SharedU64);
 
 impl Window {
-    const NEW: Self = Self(SharedU64::new(0));
+    const fn new() -> Self {
+        Self(SharedU64::new(0))
+    }
 
     /// Whether one more may be admitted.
     #[inline(always)]
@@ -108,9 +111,9 @@ impl Filter {
             ready: SharedU64::new(0),
             closed_until_ns: SharedU64::new(0),
             seed: SharedU64::new(1),
-            strangers: Window::NEW,
-            claims: Window::NEW,
-            peers: [const { Window::NEW }; PARTS],
+            strangers: Window::new(),
+            claims: Window::new(),
+            peers: [const { Window::new() }; PARTS],
             places: [const { SharedU64::new(0) }; PLACE_WORDS],
         }
     }

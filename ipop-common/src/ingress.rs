@@ -312,7 +312,7 @@ fn handshake<C: Cursor, const UDP: usize>(cursor: C, meta: FrameMeta, outer: &Ou
         Some([TYPE_RESPONSE, 0, 0, 0]) => Kind::Response,
         _ => return Verdict::NotOurs,
     };
-    let len = (UDP_LEN + kind.len()) as u16;
+    let len = (UDP_LEN + kind.message_len()) as u16;
     if meta.gso
         || outer.payload_len != len
         || cursor.u16_at(UDP + 4) != Some(len)

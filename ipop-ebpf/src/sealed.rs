@@ -114,7 +114,7 @@ impl From<&Handshake> for Job {
             slot: 0,
             session: 0,
             counter: 0,
-            len: handshake.kind.len() as u32,
+            len: handshake.kind.message_len() as u32,
             outer: version(handshake.outer),
             inner: 0,
             protocol: 0,

@@ -117,7 +117,9 @@ fn the_corpus_reaches_every_verdict_about_a_frame() {
             ingress::Verdict::Deliver(delivery) => format!("{:?} in {:?}", delivery.inner, delivery.outer),
             ingress::Verdict::LeaveToStack(_) => "left to stack".to_owned(),
             ingress::Verdict::NotOurs => "not ours".to_owned(),
-            ingress::Verdict::Open(_) | ingress::Verdict::LeaveToUser => "sealed".to_owned(),
+            ingress::Verdict::Open(_) | ingress::Verdict::LeaveToUser | ingress::Verdict::Handshake(_) => {
+                "to the daemon's port".to_owned()
+            }
         })
     });
     let refusals = Counter::ALL.iter().filter(|counter| is_refusal_of_a_frame(**counter));

@@ -20,7 +20,7 @@ fn mac(key: &[u8; KEY_LEN], covered: &[u8]) -> [u8; MAC_LEN] {
 
 /// A message with the right mac1, and `fill` in all that it covers.
 fn message(kind: Kind, fill: u8) -> Vec<u8> {
-    let mut message = std::vec![fill; kind.len()];
+    let mut message = std::vec![fill; kind.message_len()];
     let (kind_byte, mac1) = match kind {
         Kind::Initiation => (TYPE_INITIATION, Initiation::MAC1_OFFSET),
         Kind::Response => (TYPE_RESPONSE, Response::MAC1_OFFSET),

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipop_common::Counter;
+use ipop_common::blake2s::Hash;
+use ipop_common::filter::{Filter, Kind, MESSAGE_MAX};
 use ipop_common::wireguard::{
     COOKIE_REPLY_LEN, CookieReply, INITIATION_LEN, Initiation, PADDING, RESPONSE_LEN, Response, TAG_LEN,
     TRANSPORT_HEADER_LEN, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE, TYPE_TRANSPORT, TransportHeader,
@@ -122,12 +124,26 @@ fn only_the_right_mac1_is_admitted(input: &[u8], end: usize) {
     assert_eq!(mac1, message[end - mac1.len()..end]);
     assert!(key.admits(&message) && !other.admits(&message));
     assert_eq!(key.admits(input), input == message);
+    the_kernels_part_says_the_same(input, &key);
+    the_kernels_part_says_the_same(&message, &key);
     for at in 0..message.len() {
         let bit = 1 << (at % 8);
         message[at] ^= bit;
         assert_eq!(key.admits(&message), at >= end, "byte {at}");
         message[at] ^= bit;
     }
+}
+
+/// Of an initiation or a response.
+fn the_kernels_part_says_the_same(message: &[u8], key: &Mac1Key) {
+    let kind = if message.len() == RESPONSE_LEN { Kind::Response } else { Kind::Initiation };
+    let filter = Filter::open();
+    filter.set_key(key.key(), 1);
+    let mut room = [0xff; MESSAGE_MAX];
+    room[..message.len()].copy_from_slice(message);
+    // SAFETY: as much room as is asked for.
+    let verdict = unsafe { filter.admit(kind, room.as_mut_ptr(), [0, 0], 0, &mut Hash::default()) };
+    assert_eq!(verdict, if key.admits(message) { Ok(()) } else { Err(Counter::RxBadMac1) });
 }
 
 /// Nobody who does not know the node's private key is answered, but with a cookie under load.
