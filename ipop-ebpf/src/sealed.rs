@@ -296,8 +296,10 @@ pub fn open(raw: *mut __sk_buff) -> i32 {
         Ok(opened) => opened,
         Err(counter) => return refuse(ctx, counter),
     };
+    // All bytes are written anew, so that what is too much behind the packet goes at its start too.
+    let removed = (skb.len() as usize).wrapping_sub(ETHERNET_LEN + usize::from(opened.len));
     // Before Linux 6.3 the families cannot change here; the daemon can do it.
-    if !skb.shrink_tunnel(opening.overhead(), opening.outer, opened.family) {
+    if !skb.shrink_tunnel(removed, opening.outer, opened.family) {
         return leave_to_user();
     }
     // After the last reason to leave the packet to the daemon, which would find its counter used.
@@ -305,9 +307,7 @@ pub fn open(raw: *mut __sk_buff) -> i32 {
         return refuse(ctx, counter);
     }
     session.note_received(now_ns);
-    if !store::<TEXT_MAX_U64>(skb, ETHERNET_LEN as u32, memory, u64::from(opened.len))
-        || !skb.resize(ETHERNET_LEN as u32 + u32::from(opened.len))
-    {
+    if !store::<TEXT_MAX_U64>(skb, ETHERNET_LEN as u32, memory, u64::from(opened.len)) {
         return refuse(ctx, Counter::RxNoRoom);
     }
     count(Counter::RxOpened);
