@@ -185,6 +185,10 @@ fn positive<const MAX: u64>(len: u64) -> Option<u32> {
 const TEXT_MAX_U64: u64 = TEXT_MAX as u64;
 const SEALED_MAX: u64 = (TEXT_MAX + TAG_LEN) as u64;
 
+/// Bytes before a packet that a local socket has sent: the stack leaves 80 on any VXLAN device. (A
+/// virtual machine's packet has NET_SKB_PAD and its Ethernet header.)
+const HEADROOM: usize = 78;
+
 /// Copies bytes of the packet into the text.
 #[inline(always)]
 fn load<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, len: u64) -> bool {
@@ -233,10 +237,7 @@ pub fn seal(raw: *mut __sk_buff) -> i32 {
     };
     let sealed_len = prepared.padded + TAG_LEN as u64;
     let resized = if prepared.completed {
-        // Three steps, because the buffer must forget that a device is to complete its checksum:
-        // it does where the place that was to be summed is pulled off its start.
-        let pulled = shape.family.header_len() + 4;
-        skb.resize(sealed_len as u32 + pulled as u32) && skb.shrink(pulled) && skb.push(header_len)
+        resize_partial(skb, shape.family, len as usize, header_len, sealed_len as usize)
     } else {
         skb.resize(sealed_len as u32) && skb.push(header_len)
     };
@@ -250,6 +251,21 @@ pub fn seal(raw: *mut __sk_buff) -> i32 {
     count(Counter::TxSealed);
     count_tx(job.slot, 1, job.len);
     redirect(link.ifindex)
+}
+
+/// Makes room in a packet of `len` bytes whose checksum a device was to complete, and lets the buffer
+/// forget that: it does where the place that was to be summed is pulled off its start.
+#[inline(always)]
+fn resize_partial(skb: Skb, family: Family, len: usize, header_len: usize, sealed_len: usize) -> bool {
+    let pulled = family.header_len() + 4;
+    let grown = header_len + sealed_len - len;
+    // All bytes are written anew, so that the packet may as well grow at its start alone: one step
+    // less. What is left in between has to hold an IP header.
+    if grown <= HEADROOM && len >= pulled + family.header_len() {
+        skb.shrink(pulled) && skb.push(pulled + grown)
+    } else {
+        skb.resize((sealed_len + pulled) as u32) && skb.shrink(pulled) && skb.push(header_len)
+    }
 }
 
 #[inline(always)]
