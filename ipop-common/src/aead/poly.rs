@@ -43,15 +43,16 @@ pub unsafe fn authenticate<const SIZE: usize>(key: *const u32, message: *const u
         h2 += high & LOW;
         h3 += high >> 32;
         h4 += 1;
-        let d0 = h0 * r0 + h1 * s3 + h2 * s2 + h3 * s1;
-        let d1 = h0 * r1 + h1 * r0 + h2 * s3 + h3 * s2 + h4 * s1;
-        let d2 = h0 * r2 + h1 * r1 + h2 * r0 + h3 * s3 + h4 * s2;
-        let d3 = h0 * r3 + h1 * r2 + h2 * r1 + h3 * r0 + h4 * s3;
+        // The carry out of the last limb goes round to the first, so it is computed first.
+        let d3 = h4 * s3 + h0 * r3 + h1 * r2 + h2 * r1 + h3 * r0;
         let d4 = h4 * r0 + (d3 >> 32);
-        h0 = (d0 & LOW) + (d4 >> 2) * 5;
-        h1 = (d1 & LOW) + (d0 >> 32);
-        h2 = (d2 & LOW) + (d1 >> 32);
+        let d2 = h4 * s2 + h0 * r2 + h1 * r1 + h2 * r0 + h3 * s3;
+        let d1 = h4 * s1 + h0 * r1 + h1 * r0 + h2 * s3 + h3 * s2;
+        let d0 = h0 * r0 + h1 * s3 + h2 * s2 + h3 * s1;
         h3 = (d3 & LOW) + (d2 >> 32);
+        h2 = (d2 & LOW) + (d1 >> 32);
+        h1 = (d1 & LOW) + (d0 >> 32);
+        h0 = (d0 & LOW) + (d4 & !3) + (d4 >> 2);
         h4 = d4 & 3;
         index = block + 1;
     }
