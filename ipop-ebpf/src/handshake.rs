@@ -10,17 +10,17 @@ use ipop_common::wireguard::{INITIATION_LEN, RESPONSE_LEN};
 use crate::ingress::{leave_to_user, not_ours};
 use crate::maps::Maps;
 use crate::sealed::{Work, work};
-use crate::skb::{PASS, Skb};
+use crate::skb::PASS;
 use crate::trace::refuse;
 use crate::transit::is_in_transit;
 
 /// Lets a message pass or drops it. A function of its own for the same reason as [`crate::sealed::open`].
 #[inline(never)]
 pub fn admit(raw: *mut __sk_buff) -> i32 {
-    let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
-    let (Some(maps), Some(Work { job, hash, memory })) = (&Maps::open(), work()) else { return PASS };
+    let ctx = &TcContext::new(raw);
+    let (Some(maps), Some(Work { job, source, hash, memory })) = (&Maps::open(), work()) else { return PASS };
     let Some(filter) = maps.filter() else { return PASS };
-    let (kind, offset, source) = job.handshake();
+    let (kind, offset) = job.handshake();
     let text = memory.text();
     let len = match kind {
         Kind::Initiation => INITIATION_LEN,
@@ -31,9 +31,9 @@ pub fn admit(raw: *mut __sk_buff) -> i32 {
         return refuse(ctx, Counter::RxTruncated);
     }
     // SAFETY: as above.
-    match unsafe { filter.admit(kind, text, source, maps.now_ns(), hash) } {
+    match unsafe { filter.admit(kind, text, *source, maps.now_ns(), hash) } {
         Ok(()) => leave_to_user(),
-        Err(_) if is_in_transit(skb) => not_ours(),
+        Err(_) if is_in_transit(raw) => not_ours(),
         Err(counter) => refuse(ctx, counter),
     }
 }

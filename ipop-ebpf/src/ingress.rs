@@ -13,7 +13,7 @@ use ipop_common::{Address, Counter, Cursor};
 
 use crate::handshake;
 use crate::maps::{Maps, count, count_rx};
-use crate::sealed::{open, set};
+use crate::sealed::{open, set, set_handshake};
 use crate::skb::{PASS, Skb, redirect_ingress};
 use crate::trace::refuse;
 use crate::transit::is_in_transit;
@@ -51,7 +51,7 @@ fn receive(raw: *mut __sk_buff) -> i32 {
     };
     match verdict {
         Verdict::NotOurs => not_ours(),
-        Verdict::Refuse(_) if is_in_transit(skb) => not_ours(),
+        Verdict::Refuse(_) if is_in_transit(raw) => not_ours(),
         Verdict::Refuse(counter) => refuse(ctx, counter),
         Verdict::LeaveToStack(_) => {
             count(Counter::RxToStack);
@@ -62,7 +62,7 @@ fn receive(raw: *mut __sk_buff) -> i32 {
             OPEN
         }
         Verdict::Handshake(handshake) => {
-            set(&handshake);
+            set_handshake(&handshake);
             HANDSHAKE
         }
         Verdict::LeaveToUser => leave_to_user(),

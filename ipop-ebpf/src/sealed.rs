@@ -38,11 +38,13 @@ static IPOP_MEMORY: PerCpuArray<Work, 1> = PerCpuArray::new();
 #[repr(C)]
 pub struct Work {
     pub job: Job,
+    /// Where a handshake message comes from.
+    pub source: [u64; 2],
     pub hash: Hash,
     pub memory: Memory,
 }
 
-/// A [`Sealing`], an [`Opening`] or a [`Handshake`] as plain words.
+/// A [`Sealing`], an [`Opening`] or a [`Handshake`] without its source, as plain words.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Job {
@@ -56,8 +58,6 @@ pub struct Job {
     inner: u32,
     /// Its protocol, or 0 where that is of no interest.
     protocol: u32,
-    /// Where a handshake message comes from.
-    source: [u64; 2],
 }
 
 const fn family(version: u32) -> Family {
@@ -86,7 +86,6 @@ impl From<&Sealing> for Job {
                 Transport::Udp => u32::from(protocol::UDP),
                 Transport::Other => 0,
             },
-            source: [0; 2],
         }
     }
 }
@@ -102,7 +101,6 @@ impl From<&Opening> for Job {
             outer: version(opening.outer),
             inner: 0,
             protocol: 0,
-            source: [0; 2],
         }
     }
 }
@@ -118,7 +116,6 @@ impl From<&Handshake> for Job {
             outer: version(handshake.outer),
             inner: 0,
             protocol: 0,
-            source: handshake.source.to_words(),
         }
     }
 }
@@ -147,11 +144,11 @@ impl Job {
         }
     }
 
-    /// As [`Handshake`], but its source is an address no longer.
+    /// What a [`Handshake`] is, and where in the frame.
     #[inline(always)]
-    pub fn handshake(&self) -> (Kind, usize, [u64; 2]) {
+    pub fn handshake(&self) -> (Kind, usize) {
         let kind = if self.len == RESPONSE_LEN as u32 { Kind::Response } else { Kind::Initiation };
-        (kind, ETHERNET_LEN + family(self.outer).header_len() + UDP_LEN, self.source)
+        (kind, ETHERNET_LEN + family(self.outer).header_len() + UDP_LEN)
     }
 }
 
@@ -164,6 +161,16 @@ where
     if let Some(work) = IPOP_MEMORY.get_ptr_mut(0) {
         // SAFETY: an element of the map, this CPU's own.
         unsafe { (*work).job = Job::from(job) };
+    }
+}
+
+/// Leaves a handshake message to [`crate::handshake::admit`].
+#[inline(always)]
+pub fn set_handshake(handshake: &Handshake) {
+    if let Some(work) = IPOP_MEMORY.get_ptr_mut(0) {
+        // SAFETY: as in [`set`].
+        unsafe { (*work).source = handshake.source.to_words() };
+        set(handshake);
     }
 }
 

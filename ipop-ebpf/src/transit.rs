@@ -4,7 +4,8 @@
 use core::mem;
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+    __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    bpf_fib_lookup,
 };
 use aya_ebpf::helpers::generated as helpers;
 use ipop_common::ingress::ETHERNET_LEN;
@@ -17,8 +18,11 @@ const AF_INET6: u8 = 10;
 
 /// Whether the host's routing would send the frame on to another host. Slow: asked about frames
 /// that would be refused, never about good ones.
-#[inline(always)]
-pub fn is_in_transit(skb: Skb) -> bool {
+///
+/// Not inline: its question, 64 bytes of zeroes, would be prepared for every frame.
+#[inline(never)]
+pub fn is_in_transit(raw: *mut __sk_buff) -> bool {
+    let skb = Skb { raw };
     // SAFETY: integers only, of which all may be zero.
     let mut route: bpf_fib_lookup = unsafe { mem::zeroed() };
     route.ifindex = skb.ifindex();
