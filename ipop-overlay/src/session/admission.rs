@@ -10,7 +10,7 @@ use ipop_common::filter::HYSTERESIS_NS;
 use crate::time::Instant;
 
 /// Handshake messages taken per second before senders must show a cookie. The curve arithmetic of
-/// this many costs about a quarter of one core; see `examples/handshakes.rs`.
+/// this many costs about a fifth of one core; see `examples/handshakes.rs`.
 pub(super) const MESSAGES_PER_SECOND: u32 = 1000;
 /// Under load from one source: the figures of Linux.
 const SOURCE_PER_SECOND: u32 = 20;
