@@ -284,6 +284,12 @@ pub fn opened<T: Tables>(tables: &T, memory: &mut Memory, opening: &Opening) -> 
     }
 }
 
+/// Whether a text that starts with this byte is a control message: no IP packet is of version 0.
+#[inline(always)]
+pub const fn is_message(first: u8) -> bool {
+    first >> 4 == 0
+}
+
 /// Checks the text of an authentic packet, `text_len` bytes: an IP packet whose source may be used by
 /// the peer in `slot`.
 ///

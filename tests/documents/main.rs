@@ -2,11 +2,12 @@
 //! the document, byte by byte, and held against what the code writes; one that is no longer there is
 //! a failure. What the formats mean is tested elsewhere.
 //!
-//! What the other documents name is there: counters, source files, tests, and the times of sessions.
+//! What the other documents name is there: counters, source files, tests, the times of sessions, and what
+//! their links lead to.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput, Update};
@@ -415,6 +416,50 @@ fn source_files_and_tests_that_the_security_page_names_exist() {
     for test in tests {
         assert!(of_tests.iter().any(|text| text.contains(&format!("fn {test}("))), "no test {test}");
     }
+}
+
+/// All of the repository's own documents.
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let files =
+        [".", "docs", "docs/decisions"].map(|folder| fs::read_dir(root.join(folder)).expect("a folder"));
+    let files = files.into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// The anchor that a heading gets where documents are shown as pages.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let (mut followed, mut wrong) = (0, Vec::new());
+    for document in documents() {
+        let text = fs::read_to_string(&document).expect("a document");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            if file.contains("://") {
+                continue;
+            }
+            followed += 1;
+            let target =
+                if file.is_empty() { document.clone() } else { document.with_file_name("").join(file) };
+            let leads = match fs::read_to_string(&target) {
+                Ok(text) if !heading.is_empty() => {
+                    text.lines().any(|line| line.starts_with('#') && anchor(line) == heading)
+                }
+                _ => target.exists(),
+            };
+            if !leads {
+                wrong.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(followed > 20, "only {followed} links");
 }
 
 #[test]

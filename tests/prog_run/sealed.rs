@@ -251,7 +251,7 @@ fn an_authentic_packet_must_still_be_the_peers() {
     let mut longer = good.clone();
     longer[2..4].copy_from_slice(&(good.len() as u16 + 1).to_be_bytes());
     node.refused(&frame(&longer), Counter::RxBadLength);
-    for text in [&[0x50; 40][..], &[0; 16], &[0x45; 19], &good[..19], &[0x60; 39]] {
+    for text in [&[0x50; 40][..], &[0x10; 16], &[0x45; 19], &good[..19], &[0x60; 39]] {
         node.refused(&frame(text), Counter::RxBadInner);
     }
     node.opened(peer.slot, &frame(&good), &good);
@@ -275,6 +275,8 @@ fn what_is_not_for_the_kernel_path_is_left_to_the_daemon() {
         SealedFrame { destination: address("192.0.2.98"), ..good.clone() },
         // A keepalive.
         session.frame(&peer, 0, &[]),
+        // A control message without a checksum.
+        session.frame(&peer, 0, &[0; 16]),
         long,
     ];
     for frame in others {

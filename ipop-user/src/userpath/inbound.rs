@@ -204,7 +204,7 @@ impl Inbound {
         }
         tell_authenticated(session, bundle, false, context);
         let bytes = pool.bytes(text);
-        if bytes.first().is_some_and(|first| first >> 4 == 0) {
+        if bytes.first().is_some_and(|first| sealed::is_message(*first)) {
             return message(header.receiver, bytes, context);
         }
         place.note_received(context.now_ns);
