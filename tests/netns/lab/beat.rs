@@ -49,7 +49,7 @@ impl Heard {
 }
 
 /// Whether this is a machine of the tests `vm`.
-fn is_emulated() -> bool {
+pub(crate) fn is_emulated() -> bool {
     std::env::var_os("IPOP_TEST_EMULATED").is_some_and(|value| value == "1")
 }
 
