@@ -2,7 +2,7 @@
 //!
 //! A message to the daemon's port wakes the daemon, whatever it is worth; at 50,000 a second that costs
 //! more than the daemon's answer to them. So the program that sees them first drops those whose mac1 is
-//! wrong, and while the daemon says that it is under load, those beyond what it would look at. The
+//! wrong, and while this node is under load, those beyond what it would look at. The
 //! limits are a little wider than the daemon's own, which has the last word: it knows sources exactly and
 //! can tell a cookie from a claim.
 

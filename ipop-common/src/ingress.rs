@@ -67,14 +67,6 @@ pub struct Handshake {
     pub source: Address,
 }
 
-impl Handshake {
-    /// Where the message starts in the frame.
-    #[inline(always)]
-    pub const fn offset(&self) -> usize {
-        ETHERNET_LEN + self.outer.header_len() + UDP_LEN
-    }
-}
-
 impl Delivery {
     /// Bytes between the Ethernet header and the inner packet.
     #[inline(always)]

@@ -4,8 +4,6 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use ipop_common::Counter;
-use ipop_common::filter::Kind;
-use ipop_common::wireguard::{INITIATION_LEN, RESPONSE_LEN};
 
 use crate::ingress::{leave_to_user, not_ours};
 use crate::maps::Maps;
@@ -22,10 +20,7 @@ pub fn admit(raw: *mut __sk_buff) -> i32 {
     let Some(filter) = maps.filter() else { return PASS };
     let (kind, offset) = job.handshake();
     let text = memory.text();
-    let len = match kind {
-        Kind::Initiation => INITIATION_LEN,
-        Kind::Response => RESPONSE_LEN,
-    };
+    let len = kind.message_len();
     // SAFETY: the text has room for TEXT_MAX bytes, and a handshake message is shorter.
     if unsafe { helpers::bpf_skb_load_bytes(raw.cast(), offset as u32, text.cast(), len as u32) } != 0 {
         return refuse(ctx, Counter::RxTruncated);

@@ -50,7 +50,7 @@ impl Places {
         (0..PLACES).filter_map(|place| self.of(place).local())
     }
 
-    /// Which handshake messages reach the daemon; nobody asks it where there are no programs.
+    /// Which handshake messages reach the daemon, where there are programs, and whether it is under load.
     pub fn filter(&self) -> &Filter {
         // SAFETY: as above.
         unsafe { self.filter.at(0).as_ref() }
