@@ -14,12 +14,15 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod address;
 mod keys;
 mod node;
 mod peer;
+pub mod ring;
 pub mod session;
 mod time;
 
+pub use address::{Distance, NodeAddress, ParseAddressError};
 pub use keys::NetworkKey;
 pub use node::{Command, Config, Node, Output, PeerConfig, PeerId, Refusal};
 pub use peer::{NoPath, Path, PeerView, Said, Security, UserReason};

@@ -1,0 +1,470 @@
+//! The ring: a structured overlay as the original's (Brunet), in which each node keeps connections to
+//! its nearest neighbours and a few shortcuts, and finds every other in a few hops.
+//!
+//! A connection is a session with another node; making and keeping sessions is not done here.
+//! [`Output::Link`] asks for one, [`Ring::connected`] and [`Ring::disconnected`] tell what became of
+//! it. A node is known by its static key, its place on the ring follows from that, and each pair of
+//! nodes has one connection at most, however many of them wanted it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `wire` | the messages |
+//! | `edge`, `table` | one connection, and all of them |
+//! | `route` | where a message goes next |
+//! | `connect` | finding nodes and making connections |
+//! | `upkeep` | neighbours, shortcuts, what is alive, what is given up |
+//! | `contacts` | ways into the network |
+//! | `coordinates` | where nodes are in terms of round trips |
+//! | `limits`, `counts` | what bounds it, what is counted |
+
+mod connect;
+mod contacts;
+mod coordinates;
+mod counts;
+mod edge;
+mod limits;
+mod route;
+mod table;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod wire;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use crate::address::NodeAddress;
+use crate::session::Random;
+use crate::time::Instant;
+use connect::{Linking, Request};
+use contacts::Contacts;
+use coordinates::Vivaldi;
+use edge::{Edge, Smoothed};
+use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
+use table::Table;
+use upkeep::Upkeep;
+use wire::{Beat, CloseReason, Echo, Header, Kind, Mode, Neighbours};
+
+pub use counts::{Count, Counts};
+pub use wire::{Coordinates, ENDPOINTS_MAX, Roles};
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message in the session with a node to which there is a connection.
+    Send { to: NodeAddress, message: Vec<u8> },
+    /// Make a session with a node; it may be found at one of these places.
+    Link { public_key: [u8; 32], endpoints: Vec<SocketAddr> },
+    /// End the session with a node, or stop trying to make one.
+    Unlink { address: NodeAddress },
+    /// A WireGuard message came over the ring.
+    Carried { from: NodeAddress, datagram: Vec<u8> },
+    /// An echo came back.
+    Echoed { token: u64, from: NodeAddress, rtt: Duration, hops: u16 },
+}
+
+/// Makes connections to this node known to others, and others to it; see the module's documentation.
+pub struct Ring {
+    public_key: [u8; 32],
+    /// Where others may reach this node.
+    endpoints: Vec<SocketAddr>,
+    table: Table,
+    links: BTreeMap<NodeAddress, Linking>,
+    avoided: BTreeMap<NodeAddress, Instant>,
+    requests: BTreeMap<u64, Request>,
+    contacts: Contacts,
+    demands: BTreeMap<NodeAddress, Demand>,
+    echoes: VecDeque<(u64, Instant)>,
+    upkeep: Upkeep,
+    vivaldi: Vivaldi,
+    /// How long requests take to be answered.
+    answer_time: Smoothed,
+    random: Random,
+    outputs: VecDeque<Output>,
+    counts: Counts,
+}
+
+/// Traffic to a node without a connection.
+#[derive(Clone, Copy, Debug)]
+struct Demand {
+    score: u32,
+    at: Instant,
+}
+
+/// Echoes that wait for their answer.
+const ECHOES_MAX: usize = 256;
+
+/// A connection as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct EdgeView {
+    pub address: NodeAddress,
+    pub public_key: [u8; 32],
+    /// Why this node keeps it, and why the other does.
+    pub mine: Roles,
+    pub theirs: Roles,
+    pub since: Instant,
+    pub rtt: Option<Duration>,
+    pub coordinates: Option<Coordinates>,
+}
+
+impl core::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Ring").field("own", &self.table.own).finish_non_exhaustive()
+    }
+}
+
+impl Ring {
+    pub fn new(public_key: [u8; 32], random: Random, now: Instant) -> Self {
+        let mut ring = Self {
+            public_key,
+            endpoints: Vec::new(),
+            table: Table::new(NodeAddress::of_key(&public_key)),
+            links: BTreeMap::new(),
+            avoided: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            contacts: Contacts::default(),
+            demands: BTreeMap::new(),
+            echoes: VecDeque::new(),
+            upkeep: Upkeep::new(now),
+            vivaldi: Vivaldi::new(),
+            answer_time: Smoothed::default(),
+            random,
+            outputs: VecDeque::new(),
+            counts: Counts::default(),
+        };
+        ring.spread_upkeep(now);
+        ring
+    }
+
+    pub fn address(&self) -> NodeAddress {
+        self.table.own
+    }
+
+    /// Where others may reach this node, as far as it knows.
+    pub fn set_endpoints(&mut self, mut endpoints: Vec<SocketAddr>) {
+        endpoints.truncate(ENDPOINTS_MAX);
+        self.endpoints = endpoints;
+    }
+
+    /// There is a session with a node, which is at `endpoint`.
+    pub fn connected(&mut self, public_key: [u8; 32], endpoint: Option<SocketAddr>, now: Instant) {
+        let address = NodeAddress::of_key(&public_key);
+        let own = self.table.own;
+        if address == own {
+            return;
+        }
+        let role = self.links.remove(&address).map_or(Roles::NONE, |linking| linking.role);
+        self.avoided.remove(&address);
+        self.contacts.connected(address);
+        if let Some(edge) = self.table.get_mut(address) {
+            // Made anew: the other may have been started again.
+            edge.endpoint = endpoint.or(edge.endpoint);
+            edge.hear(0, now);
+            edge.mine = edge.mine.with(role);
+        } else {
+            if self.table.len() >= EDGES_MAX {
+                self.counts.add(Count::Full);
+                self.outputs.push_back(Output::Unlink { address });
+                return;
+            }
+            self.counts.add(Count::Connected);
+            let mut edge = Edge::new(public_key, own < address, now);
+            edge.endpoint = endpoint;
+            edge.mine = role;
+            self.table.insert(address, edge);
+        }
+        self.take_role(address, role, now);
+        self.ask(address, now);
+        self.ring_changed(now);
+        if role.contains(Roles::LEAF) {
+            self.join(address, now);
+        }
+        if role.contains(Roles::FAR) {
+            self.tell_neighbours(address, true, now);
+        }
+    }
+
+    /// The session with a node has ended, or could not be made.
+    pub fn disconnected(&mut self, address: NodeAddress, now: Instant) {
+        if self.table.contains(address) {
+            self.lose(address, now);
+        } else if self.links.remove(&address).is_some() {
+            self.unreachable(address, now);
+        }
+    }
+
+    /// Takes in a message that came in the session with a node.
+    pub fn handle_message(&mut self, from: NodeAddress, message: &[u8], now: Instant) {
+        let Some(edge) = self.table.get_mut(from) else {
+            self.counts.add(Count::NoConnection);
+            return;
+        };
+        edge.hear(message.len(), now);
+        let taken = match message.first() {
+            Some(&wire::BEAT) => Beat::parse(message).map(|beat| self.beat(from, &beat, now)),
+            Some(&wire::NEIGHBOURS) => {
+                Neighbours::parse(message).map(|list| self.neighbours(from, list, now))
+            }
+            Some(&wire::ROUTED) => {
+                Header::parse(message).map(|(header, payload)| self.routed(from, header, payload, now))
+            }
+            Some(&wire::CLOSE) => CloseReason::parse(message).map(|reason| self.closed(from, reason, now)),
+            _ => None,
+        };
+        if taken.is_none() {
+            self.counts.add(Count::BadMessage);
+        }
+    }
+
+    /// Sends a WireGuard message to a node over the ring. Traffic (and not the making of a session)
+    /// leads to a direct connection in time.
+    pub fn carry(&mut self, to: NodeAddress, datagram: &[u8], is_traffic: bool, now: Instant) {
+        if is_traffic {
+            self.demand(to, now);
+        }
+        let header = self.header(Mode::Exact, Kind::Carried, to);
+        self.originate(header, None, datagram, None, now);
+    }
+
+    /// Asks a node for an echo over the ring; its answer has the same `token`.
+    pub fn echo(&mut self, to: NodeAddress, token: u64, now: Instant) {
+        if self.echoes.len() == ECHOES_MAX {
+            self.echoes.pop_front();
+        }
+        self.echoes.push_back((token, now));
+        let echo = Echo { answers: false, hops: 0, token };
+        let header = self.header(Mode::Exact, Kind::Echo, to);
+        self.originate(header, None, &echo.to_bytes(), None, now);
+    }
+
+    /// There is traffic to a node: a connection to it is worth having, or keeping.
+    pub fn demand(&mut self, to: NodeAddress, now: Instant) {
+        if let Some(edge) = self.table.get_mut(to) {
+            edge.demanded = now;
+            if !edge.mine.contains(Roles::DEMAND) {
+                self.take_role(to, Roles::DEMAND, now);
+                self.ask(to, now);
+            }
+            return;
+        }
+        if self.demands.len() >= DEMANDS_MAX && !self.demands.contains_key(&to) {
+            let least = self.demands.iter().min_by_key(|(_, demand)| demand.at).map(|(to, _)| *to);
+            least.map(|least| self.demands.remove(&least));
+        }
+        let demand = self.demands.entry(to).or_insert(Demand { score: 0, at: now });
+        let decay = u32::try_from(now.since(demand.at).as_secs()).unwrap_or(u32::MAX);
+        demand.score = demand.score.saturating_sub(decay.saturating_mul(limits::DEMAND_DECAY)) + 1;
+        if decay > 0 {
+            demand.at = now;
+        }
+        if demand.score >= DEMAND_ENOUGH {
+            demand.score = 0;
+            self.connect_to(to, Roles::DEMAND, None, now);
+        }
+    }
+
+    /// This node stops: all others are told.
+    pub fn leave(&mut self) {
+        let all: Vec<NodeAddress> = self.table.iter().map(|(address, _)| address).collect();
+        for address in all {
+            self.send(address, CloseReason::Leaving.to_bytes());
+        }
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// All connections.
+    pub fn edges(&self) -> impl Iterator<Item = EdgeView> {
+        self.table.iter().map(|(address, edge)| EdgeView {
+            address,
+            public_key: edge.public_key,
+            mine: edge.mine,
+            theirs: edge.theirs,
+            since: edge.since,
+            rtt: edge.rtt.mean(),
+            coordinates: edge.coordinates.map(|(at, _)| at),
+        })
+    }
+
+    /// Those nearest above on the ring, then those nearest below.
+    pub fn nearest(&self) -> [Vec<NodeAddress>; 2] {
+        self.table.nearest()
+    }
+
+    /// Whether there is a connection to a node.
+    pub fn is_connected(&self, address: NodeAddress) -> bool {
+        self.table.contains(address)
+    }
+
+    pub fn coordinates(&self) -> Coordinates {
+        self.vivaldi.at()
+    }
+
+    /// The logarithm to the base 2 of how many nodes the network has, as estimated; 8 bits behind the
+    /// point.
+    pub fn log2_size(&self) -> u16 {
+        let own = self.table.log2_size() >> 8;
+        let others = self.table.iter().filter(|(_, edge)| edge.is_near());
+        let (sum, count) = others
+            .filter_map(|(_, edge)| edge.log2_size)
+            .fold((own, 1), |(sum, count), size| (sum + u32::from(size), count + 1));
+        u16::try_from(sum / count).unwrap_or(u16::MAX)
+    }
+
+    fn routed(&mut self, from: NodeAddress, header: Header, payload: &[u8], now: Instant) {
+        if header.source == self.table.own {
+            self.counts.add(Count::Looped);
+            return;
+        }
+        self.route(Some(from), Some(from), header, payload, now);
+    }
+
+    /// A header for a message of this node's.
+    fn header(&self, mode: Mode, kind: Kind, destination: NodeAddress) -> Header {
+        Header {
+            mode,
+            hops: 0,
+            hops_max: hops_max(self.log2_size()),
+            kind,
+            went_uphill: false,
+            source: self.table.own,
+            destination,
+            via: None,
+        }
+    }
+
+    /// Sends a routed message of this node's, by way of `first` if there is a connection to it.
+    fn originate(
+        &mut self,
+        header: Header,
+        first: Option<NodeAddress>,
+        payload: &[u8],
+        account: Option<NodeAddress>,
+        now: Instant,
+    ) {
+        match first.filter(|first| self.table.contains(*first)) {
+            Some(first) => self.pass_on(account, first, &header.write(payload), now),
+            None => self.route(None, account, header, payload, now),
+        }
+    }
+
+    fn route(
+        &mut self,
+        from: Option<NodeAddress>,
+        account: Option<NodeAddress>,
+        mut header: Header,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        if header.via == Some(self.table.own) {
+            header.via = None;
+        }
+        let decision = route::decide(&self.table, from, &header);
+        if let Some(count) = decision.refused {
+            self.counts.add(count);
+        }
+        if let (true, Some(from)) = (decision.here, from) {
+            self.counts.add(Count::Delivered);
+            self.deliver(from, &header, payload, now);
+        }
+        let Some(next) = decision.next else { return };
+        header.went_uphill |= decision.uphill;
+        if from.is_some() {
+            header.hops = header.hops.saturating_add(1);
+            if header.hops >= header.hops_max {
+                self.counts.add(Count::TooManyHops);
+                return;
+            }
+            self.counts.add(Count::Forwarded);
+        }
+        self.pass_on(account, next, &header.write(payload), now);
+    }
+
+    /// Sends a message on account of the neighbour whose message it follows from.
+    fn pass_on(&mut self, account: Option<NodeAddress>, next: NodeAddress, message: &[u8], now: Instant) {
+        let granted = account
+            .and_then(|account| self.table.get_mut(account))
+            .is_none_or(|edge| edge.charge(message.len()));
+        if granted {
+            self.expect(next, now);
+            self.send(next, message.to_vec());
+        } else {
+            self.counts.add(Count::NoCredit);
+        }
+    }
+
+    fn deliver(&mut self, from: NodeAddress, header: &Header, payload: &[u8], now: Instant) {
+        match header.kind {
+            Kind::Connect => self.connect_message(from, header, payload, now),
+            Kind::Echo => self.echo_message(from, header, payload, now),
+            Kind::Carried => {
+                let datagram = payload.to_vec();
+                self.outputs.push_back(Output::Carried { from: header.source, datagram });
+            }
+        }
+    }
+
+    fn echo_message(&mut self, from: NodeAddress, header: &Header, payload: &[u8], now: Instant) {
+        let Some(echo) = Echo::parse(payload) else {
+            self.counts.add(Count::BadMessage);
+            return;
+        };
+        if !echo.answers {
+            let answer = Echo { answers: true, hops: header.hops.saturating_add(1), token: echo.token };
+            let back = self.header(Mode::Exact, Kind::Echo, header.source);
+            self.originate(back, None, &answer.to_bytes(), Some(from), now);
+            return;
+        }
+        match self.echoes.iter().position(|(token, _)| *token == echo.token) {
+            Some(at) => {
+                let sent = self.echoes.remove(at).map_or(now, |(_, sent)| sent);
+                let (rtt, hops) = (now.since(sent), echo.hops);
+                let echoed = Output::Echoed { token: echo.token, from: header.source, rtt, hops };
+                self.outputs.push_back(echoed);
+            }
+            None => self.counts.add(Count::Unexpected),
+        }
+    }
+
+    /// Something is sent upon which a sign of life should come in time.
+    fn expect(&mut self, from: NodeAddress, now: Instant) {
+        if let Some(edge) = self.table.get_mut(from) {
+            edge.expect(now);
+        }
+    }
+
+    fn send(&mut self, to: NodeAddress, message: Vec<u8>) {
+        if self.table.contains(to) {
+            self.outputs.push_back(Output::Send { to, message });
+        }
+    }
+
+    fn draw(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        (self.random)(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Up to `span`.
+    fn jitter(&mut self, span: Duration) -> Duration {
+        let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Duration::from_nanos(self.draw() % span)
+    }
+}
+
+/// How many hops a message may take in a ring of this size: the cube of its natural logarithm, as the
+/// original, but enough for a ring that is just being found out.
+fn hops_max(log2_size: u16) -> u16 {
+    // The natural logarithm is 177/256 of the binary one, which has 8 bits behind the point.
+    let ln = u64::from(log2_size) * 177;
+    let cube = (ln * ln * ln) >> 48;
+    u16::try_from(cube.clamp(16, 4096)).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,359 @@
+//! Finding nodes and making connections to them: requests over the ring, their answers, and what both
+//! ends do then.
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::counts::Count;
+use super::limits::{
+    AVOID, AVOIDED_MAX, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, NEAR_PER_SIDE, REQUESTS_MAX, RESEND_FIRST,
+    RESEND_MAX, RESEND_MIN, RESENDS_MAX,
+};
+use super::wire::{Connect, Coordinates, Header, Kind, Mode, Roles};
+use super::{Output, Ring};
+use crate::address::NodeAddress;
+use crate::time::Instant;
+
+/// A connection under way.
+#[derive(Clone, Debug)]
+pub(super) struct Linking {
+    public_key: [u8; 32],
+    endpoints: Vec<SocketAddr>,
+    /// Why this node wants it; nothing where the other does.
+    pub(super) role: Roles,
+    begin_at: Option<Instant>,
+    give_up_at: Instant,
+}
+
+impl Linking {
+    fn due(&self) -> Instant {
+        self.begin_at.unwrap_or(self.give_up_at)
+    }
+}
+
+/// What is done with those that answer a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Connect to them.
+    Connect,
+    /// Of them and their neighbours, connect to the one that is closest by coordinates.
+    Choose,
+}
+
+/// A request that waits for answers.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    mode: Mode,
+    destination: NodeAddress,
+    /// The hop by way of which it goes and its answer comes.
+    by: Option<NodeAddress>,
+    pub(super) role: Roles,
+    purpose: Purpose,
+    resends: u8,
+    sent: Instant,
+    wait: Duration,
+    next_at: Instant,
+    answered: bool,
+}
+
+impl Ring {
+    /// Asks a node to connect, unless that is under way; by way of a neighbour that knows it, if given.
+    pub(super) fn connect_to(
+        &mut self,
+        address: NodeAddress,
+        role: Roles,
+        by: Option<NodeAddress>,
+        now: Instant,
+    ) {
+        if address == self.table.own {
+            return;
+        }
+        if self.table.contains(address) {
+            self.take_role(address, role, now);
+            self.ask(address, now);
+            return;
+        }
+        if let Some(linking) = self.links.get_mut(&address) {
+            linking.role = linking.role.with(role);
+            return;
+        }
+        let same = |request: &&mut Request| request.mode == Mode::Exact && request.destination == address;
+        if let Some(request) = self.requests.values_mut().find(same) {
+            request.role = request.role.with(role);
+            return;
+        }
+        if self.avoided.get(&address).is_none_or(|until| *until <= now) {
+            self.request(Mode::Exact, address, by, role, Purpose::Connect, now);
+        }
+    }
+
+    /// Asks those at a place on the ring to answer.
+    pub(super) fn request(
+        &mut self,
+        mode: Mode,
+        destination: NodeAddress,
+        by: Option<NodeAddress>,
+        role: Roles,
+        purpose: Purpose,
+        now: Instant,
+    ) {
+        if self.requests.len() >= REQUESTS_MAX {
+            self.counts.add(Count::Full);
+            return;
+        }
+        let wait = self.answer_time.timeout(RESEND_FIRST, RESEND_MIN, RESEND_MAX);
+        let request = Request {
+            mode,
+            destination,
+            by,
+            role,
+            purpose,
+            resends: 0,
+            sent: now,
+            wait,
+            next_at: now.after(wait),
+            answered: false,
+        };
+        let token = self.draw();
+        self.send_request(token, &request, now);
+        self.requests.insert(token, request);
+    }
+
+    /// Whether a request for this role is under way.
+    pub(super) fn is_looking_for(&self, role: Roles) -> bool {
+        self.requests.values().any(|request| request.role.contains(role))
+            || self.links.values().any(|linking| linking.role.contains(role))
+    }
+
+    fn send_request(&mut self, token: u64, request: &Request, now: Instant) {
+        let mut header = self.header(request.mode, Kind::Connect, request.destination);
+        if matches!(request.mode, Mode::Up | Mode::Down) {
+            header.hops_max = NEAR_PER_SIDE as u16;
+        }
+        let is_on_ring = self.table.structured().next().is_some();
+        let way_in = || self.table.iter().max_by_key(|(_, edge)| edge.since).map(|(address, _)| address);
+        // Who is not on the ring is found by its way in; who is may be found there sooner.
+        let by = request.by.filter(|by| self.table.contains(*by));
+        let by = if is_on_ring { by } else { by.or_else(way_in) };
+        let connect = Connect {
+            answers: false,
+            role: match request.purpose {
+                Purpose::Connect => request.role,
+                Purpose::Choose => Roles::NONE,
+            },
+            token,
+            public_key: self.public_key,
+            answer_via: by,
+            endpoints: self.endpoints.clone(),
+            neighbours: Vec::new(),
+        };
+        self.originate(header, by, &connect.to_bytes(), None, now);
+    }
+
+    /// A request or an answer has arrived.
+    pub(super) fn connect_message(
+        &mut self,
+        from: NodeAddress,
+        header: &Header,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        let Some(connect) = Connect::parse(payload) else {
+            self.counts.add(Count::BadMessage);
+            return;
+        };
+        if NodeAddress::of_key(&connect.public_key) != header.source {
+            self.counts.add(Count::KeyMismatch);
+            return;
+        }
+        if connect.answers {
+            self.take_answer(header.source, connect, now);
+        } else {
+            self.answer(from, header.source, &connect, now);
+        }
+    }
+
+    fn answer(&mut self, from: NodeAddress, source: NodeAddress, request: &Connect, now: Instant) {
+        let answer = Connect {
+            answers: true,
+            role: request.role,
+            token: request.token,
+            public_key: self.public_key,
+            answer_via: None,
+            endpoints: self.endpoints.clone(),
+            neighbours: self.neighbourhood(),
+        };
+        let mut header = self.header(Mode::Exact, Kind::Connect, source);
+        header.via = request.answer_via;
+        self.originate(header, None, &answer.to_bytes(), Some(from), now);
+        if !request.role.is_empty() && !self.table.contains(source) {
+            let begin_at = now.after(LINK_YIELD);
+            self.link(request.public_key, request.endpoints.clone(), Roles::NONE, begin_at, now);
+        }
+    }
+
+    /// This node's coordinates, and its neighbours with theirs.
+    fn neighbourhood(&self) -> Vec<(NodeAddress, Coordinates)> {
+        let at = |address: NodeAddress| {
+            let (at, _) = self.table.get(address)?.coordinates?;
+            Some((address, at))
+        };
+        let own = core::iter::once((self.table.own, self.vivaldi.at()));
+        own.chain(self.table.neighbours().into_iter().filter_map(at)).collect()
+    }
+
+    fn take_answer(&mut self, source: NodeAddress, answer: Connect, now: Instant) {
+        let Some(request) = self.requests.get_mut(&answer.token) else {
+            self.counts.add(Count::Unexpected);
+            return;
+        };
+        if request.mode == Mode::Exact && request.destination != source {
+            self.counts.add(Count::KeyMismatch);
+            return;
+        }
+        if !request.answered && request.resends == 0 {
+            self.answer_time.sample(now.since(request.sent));
+        }
+        request.answered = true;
+        let (role, purpose, mode) = (request.role, request.purpose, request.mode);
+        // From both sides of a place come two answers.
+        if mode != Mode::Flanks {
+            self.requests.remove(&answer.token);
+        }
+        match purpose {
+            Purpose::Connect => self.link(answer.public_key, answer.endpoints, role, now, now),
+            Purpose::Choose => self.choose(source, &answer, role, now),
+        }
+    }
+
+    /// Connects to the closest of those that an answer names.
+    fn choose(&mut self, source: NodeAddress, answer: &Connect, role: Roles, now: Instant) {
+        let here = self.vivaldi.at();
+        let near = role.contains(Roles::BYPASS);
+        let candidates = answer.neighbours.iter().filter(|(address, _)| {
+            let is_known = self.table.get(*address).is_some_and(|edge| near || !edge.is_structured());
+            let is_new = !self.table.contains(*address) && !self.links.contains_key(address);
+            *address != self.table.own
+                && (is_known || is_new)
+                && self.avoided.get(address).is_none_or(|until| *until <= now)
+        });
+        let Some((best, _)) = candidates.min_by_key(|(_, at)| here.distance(at)).copied() else { return };
+        if best == source && !self.table.contains(best) {
+            self.link(answer.public_key, answer.endpoints.clone(), role, now, now);
+        } else {
+            self.connect_to(best, role, None, now);
+        }
+    }
+
+    /// Makes a connection, from `begin_at` on.
+    pub(super) fn link(
+        &mut self,
+        public_key: [u8; 32],
+        endpoints: Vec<SocketAddr>,
+        role: Roles,
+        begin_at: Instant,
+        now: Instant,
+    ) {
+        let address = NodeAddress::of_key(&public_key);
+        if address == self.table.own {
+            return;
+        }
+        if self.table.contains(address) {
+            self.take_role(address, role, now);
+            if !role.is_empty() {
+                self.ask(address, now);
+            }
+            return;
+        }
+        if self.links.len() >= LINKS_MAX && !self.links.contains_key(&address) {
+            self.counts.add(Count::Full);
+            return;
+        }
+        let linking = self.links.entry(address).or_insert_with(|| Linking {
+            public_key,
+            endpoints: endpoints.clone(),
+            role,
+            begin_at: Some(begin_at),
+            give_up_at: begin_at.after(LINK_PATIENCE),
+        });
+        linking.role = linking.role.with(role);
+        if let Some(at) = &mut linking.begin_at {
+            *at = begin_at.min(*at);
+            linking.endpoints = endpoints;
+        }
+        self.begin_link(address, now);
+    }
+
+    fn begin_link(&mut self, address: NodeAddress, now: Instant) {
+        if let Some(linking) = self.links.get_mut(&address)
+            && linking.begin_at.take_if(|at| *at <= now).is_some()
+        {
+            let (public_key, endpoints) = (linking.public_key, linking.endpoints.clone());
+            self.outputs.push_back(Output::Link { public_key, endpoints });
+        }
+    }
+
+    /// Repeats requests, begins and gives up connections.
+    pub(super) fn connect_timeout(&mut self, now: Instant) {
+        let due = |at: Instant| at <= now;
+        let requests = self.requests.iter().filter(|(_, request)| due(request.next_at));
+        let requests: Vec<u64> = requests.map(|(token, _)| *token).collect();
+        for token in requests {
+            self.repeat(token, now);
+        }
+        let links = self.links.iter().filter(|(_, linking)| due(linking.due()));
+        let links: Vec<NodeAddress> = links.map(|(address, _)| *address).collect();
+        for address in links {
+            if self.links.get(&address).is_some_and(|linking| linking.give_up_at <= now) {
+                self.links.remove(&address);
+                self.outputs.push_back(Output::Unlink { address });
+                self.unreachable(address, now);
+            } else {
+                self.begin_link(address, now);
+            }
+        }
+    }
+
+    pub(super) fn connect_due(&self) -> Option<Instant> {
+        let requests = self.requests.values().map(|request| request.next_at);
+        requests.chain(self.links.values().map(Linking::due)).min()
+    }
+
+    fn repeat(&mut self, token: u64, now: Instant) {
+        let Some(mut request) = self.requests.remove(&token) else { return };
+        if request.answered {
+            return;
+        }
+        if request.resends >= RESENDS_MAX {
+            self.counts.add(Count::NoAnswer);
+            if request.mode == Mode::Exact {
+                self.avoid(request.destination, now);
+            }
+            return;
+        }
+        request.resends += 1;
+        request.wait = (request.wait * 2).min(RESEND_MAX);
+        request.next_at = now.after(request.wait);
+        // Where the neighbour that knew it has gone, the ring may know it.
+        self.send_request(token, &request, now);
+        self.requests.insert(token, request);
+    }
+
+    pub(super) fn unreachable(&mut self, address: NodeAddress, now: Instant) {
+        self.counts.add(Count::Unreachable);
+        self.contacts.failed(address, now);
+        self.avoid(address, now);
+    }
+
+    /// Does not try a node again soon.
+    pub(super) fn avoid(&mut self, address: NodeAddress, now: Instant) {
+        self.avoided.retain(|_, until| *until > now);
+        if self.avoided.len() >= AVOIDED_MAX {
+            let first = self.avoided.iter().min_by_key(|(_, until)| **until).map(|(address, _)| *address);
+            first.map(|first| self.avoided.remove(&first));
+        }
+        let jitter = self.jitter(AVOID / 4);
+        self.avoided.insert(address, now.after(AVOID + jitter));
+    }
+}

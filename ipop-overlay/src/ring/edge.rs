@@ -1,0 +1,228 @@
+//! One connection of the ring: who is at its other end, why it is kept, and whether it still answers.
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::limits::{
+    CREDIT, CREDIT_MAX, PROBE_APART, PROBE_APART_MAX, PROBES_MAX, SILENCE, SILENCE_NEAR,
+    SILENCE_UNDER_TRAFFIC, UNUSED,
+};
+use super::wire::{Beat, Coordinates, Neighbours, Roles};
+use crate::address::NodeAddress;
+use crate::time::Instant;
+
+/// A smoothed time and how much it varies (RFC 6298).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Smoothed {
+    mean: Option<Duration>,
+    deviation: Duration,
+}
+
+impl Smoothed {
+    pub(super) fn sample(&mut self, sample: Duration) {
+        self.mean = Some(match self.mean {
+            None => {
+                self.deviation = sample / 2;
+                sample
+            }
+            Some(mean) => {
+                self.deviation = (self.deviation * 3 + mean.abs_diff(sample)) / 4;
+                (mean * 7 + sample) / 8
+            }
+        });
+    }
+
+    pub(super) fn mean(&self) -> Option<Duration> {
+        self.mean
+    }
+
+    /// After how long an answer is overdue.
+    pub(super) fn timeout(&self, first: Duration, least: Duration, most: Duration) -> Duration {
+        self.mean.map_or(first, |mean| mean + self.deviation * 4).clamp(least, most)
+    }
+}
+
+/// What a connection wants done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Ask whether the other is there.
+    Probe,
+    /// It does not answer.
+    Dead,
+    /// Neither side has a use for it.
+    Unused,
+}
+
+pub(super) struct Edge {
+    pub(super) public_key: [u8; 32],
+    /// Where the other was connected to.
+    pub(super) endpoint: Option<SocketAddr>,
+    /// Why this node keeps it.
+    pub(super) mine: Roles,
+    /// Why the other does, as it says.
+    pub(super) theirs: Roles,
+    pub(super) since: Instant,
+    heard: Instant,
+    /// Since when something has been sent and nothing has come.
+    unanswered: Option<Instant>,
+    probes: u8,
+    probe_at: Instant,
+    stamp: u32,
+    pub(super) rtt: Smoothed,
+    /// How much longer this side waits than the other, so that not both ask at once.
+    patience: bool,
+    pub(super) neighbours: Vec<NodeAddress>,
+    pub(super) digest: u32,
+    pub(super) asked: Option<Instant>,
+    pub(super) log2_size: Option<u16>,
+    pub(super) coordinates: Option<(Coordinates, u16)>,
+    unused: Option<Instant>,
+    /// Since when it has not been one of the nearest.
+    pub(super) not_near: Option<Instant>,
+    /// When the role of a way into the network ends.
+    pub(super) leaf_until: Instant,
+    /// When there was traffic.
+    pub(super) demanded: Instant,
+    credit: u32,
+}
+
+impl Edge {
+    pub(super) fn new(public_key: [u8; 32], patience: bool, now: Instant) -> Self {
+        Self {
+            public_key,
+            endpoint: None,
+            mine: Roles::NONE,
+            theirs: Roles::NONE,
+            since: now,
+            heard: now,
+            unanswered: None,
+            probes: 0,
+            probe_at: now,
+            stamp: 0,
+            rtt: Smoothed::default(),
+            patience,
+            neighbours: Vec::new(),
+            digest: 0,
+            asked: None,
+            log2_size: None,
+            coordinates: None,
+            unused: Some(now),
+            not_near: None,
+            leaf_until: now,
+            demanded: now,
+            credit: CREDIT,
+        }
+    }
+
+    /// Whether the other is on the ring, and not just on its way in or the way in.
+    pub(super) fn is_structured(&self) -> bool {
+        !self.mine.with(self.theirs).without(Roles::LEAF).is_empty()
+    }
+
+    pub(super) fn is_near(&self) -> bool {
+        self.mine.with(self.theirs).contains(Roles::NEAR)
+    }
+
+    /// A message of `len` bytes has come.
+    pub(super) fn hear(&mut self, len: usize, now: Instant) {
+        self.heard = now;
+        self.unanswered = None;
+        self.probes = 0;
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.credit = self.credit.saturating_add(len).min(CREDIT_MAX.max(self.credit));
+    }
+
+    /// A message is sent upon which something should come in time.
+    pub(super) fn expect(&mut self, now: Instant) {
+        self.unanswered.get_or_insert(now);
+    }
+
+    /// Whether `len` bytes may be sent on its account.
+    pub(super) fn charge(&mut self, len: usize) -> bool {
+        let left = u32::try_from(len).ok().and_then(|len| self.credit.checked_sub(len));
+        self.credit = left.unwrap_or(self.credit);
+        left.is_some()
+    }
+
+    /// Keeps the time since which nobody has a use for it.
+    pub(super) fn use_changed(&mut self, now: Instant) {
+        if self.mine.with(self.theirs).is_empty() {
+            self.unused.get_or_insert(now);
+        } else {
+            self.unused = None;
+        }
+    }
+
+    fn silence(&self) -> Duration {
+        let silence =
+            if self.is_near() || self.mine.contains(Roles::BYPASS) { SILENCE_NEAR } else { SILENCE };
+        if self.patience { silence + silence / 8 } else { silence }
+    }
+
+    /// When [`Edge::due`] has something to say, unless something comes before.
+    pub(super) fn due_at(&self) -> Instant {
+        let beat = if self.probes > 0 {
+            self.probe_at
+        } else {
+            let silent = self.heard.after(self.silence());
+            self.unanswered.map_or(silent, |since| silent.min(since.after(SILENCE_UNDER_TRAFFIC)))
+        };
+        self.unused.map_or(beat, |since| beat.min(since.after(UNUSED)))
+    }
+
+    pub(super) fn due(&self, now: Instant) -> Option<Due> {
+        if self.due_at() > now {
+            return None;
+        }
+        Some(match self.unused {
+            Some(since) if since.after(UNUSED) <= now => Due::Unused,
+            _ if self.probes >= PROBES_MAX => Due::Dead,
+            _ => Due::Probe,
+        })
+    }
+
+    /// The question whether the other is there.
+    pub(super) fn probe(&mut self, digest: u32, now: Instant) -> Beat {
+        let wait = self.rtt.timeout(PROBE_APART * 2, PROBE_APART, PROBE_APART_MAX);
+        self.probe_at = now.after(wait);
+        self.probes = self.probes.saturating_add(1);
+        self.ask(digest, now)
+    }
+
+    /// The same, with nothing concluded from silence yet.
+    pub(super) fn ask(&mut self, digest: u32, now: Instant) -> Beat {
+        self.stamp = micros(now).max(1);
+        Beat { wants_answer: true, answers: false, roles: self.mine, stamp: self.stamp, echo: 0, digest }
+    }
+
+    /// The round trip that an answer shows, once.
+    pub(super) fn answered(&mut self, beat: &Beat, now: Instant) -> Option<Duration> {
+        if !beat.answers || beat.echo == 0 || beat.echo != self.stamp {
+            return None;
+        }
+        self.stamp = 0;
+        let rtt = Duration::from_micros(u64::from(micros(now).wrapping_sub(beat.echo)));
+        self.rtt.sample(rtt);
+        Some(rtt)
+    }
+
+    /// Takes in what the other says of its neighbourhood.
+    pub(super) fn learn(&mut self, list: Neighbours) {
+        self.digest = digest(&list.addresses);
+        self.log2_size = Some(list.log2_size);
+        self.coordinates = Some((list.coordinates, list.error));
+        self.neighbours = list.addresses;
+    }
+}
+
+/// The low bits of a clock of microseconds.
+fn micros(now: Instant) -> u32 {
+    (now.as_nanos() / 1000) as u32
+}
+
+/// By which two lists of neighbours are told apart (FNV-1a); never 0.
+pub(super) fn digest(addresses: &[NodeAddress]) -> u32 {
+    let bytes = addresses.iter().flat_map(|address| address.0);
+    bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)).max(1)
+}

@@ -1,0 +1,90 @@
+//! Every time and number that bounds the ring, once. The ring is the original's (Brunet): where its
+//! figure is kept, that is what is meant by *as the original*.
+
+use core::time::Duration;
+
+/// Nearest neighbours kept on each side; as the original.
+pub(super) const NEAR_PER_SIDE: usize = 2;
+/// A neighbour that is none of the nearest any more is given up after so long without a change; as the
+/// original.
+pub(super) const NEAR_TRIM: Duration = Duration::from_secs(30);
+/// Missing neighbours are looked for so often at first, then half as often each time; as the original.
+pub(super) const NEAR_RETRY: Duration = Duration::from_secs(10);
+pub(super) const NEAR_RETRY_MAX: Duration = Duration::from_secs(60);
+/// A node asks the ring for its own place so often, to find what gossip has not told.
+pub(super) const SELF_CHECK: Duration = Duration::from_secs(120);
+/// So long changes of the neighbourhood are gathered before the neighbours are told.
+pub(super) const GOSSIP_DELAY: Duration = Duration::from_millis(100);
+/// A list of neighbours is asked for no more often than this.
+pub(super) const GOSSIP_APART: Duration = Duration::from_secs(1);
+
+/// Rings of so many nodes and fewer need no shortcuts; as the original. In eighths of bits.
+pub(super) const FAR_FROM_LOG2: u32 = 850; // log2(10) * 256
+/// Missing shortcuts are looked for this far apart.
+pub(super) const FAR_RETRY: Duration = Duration::from_secs(5);
+/// A shortcut is examined again so often; as the original.
+pub(super) const FAR_EXAMINE: Duration = Duration::from_secs(300);
+/// The physically closest of the neighbourhood is looked for so often.
+pub(super) const BYPASS_EXAMINE: Duration = Duration::from_secs(300);
+
+/// A neighbour on the ring that has been silent for so long is asked whether it is there.
+pub(super) const SILENCE_NEAR: Duration = Duration::from_secs(12);
+/// Others likewise: shorter than the shortest NAT mapping in common use, and than a lease.
+pub(super) const SILENCE: Duration = Duration::from_secs(24);
+/// After so long without a sign of life although something was sent, the other is asked.
+pub(super) const SILENCE_UNDER_TRAFFIC: Duration = Duration::from_secs(1);
+/// Questions without an answer after which a connection is dead.
+pub(super) const PROBES_MAX: u8 = 4;
+/// The least and the longest time between two of them.
+pub(super) const PROBE_APART: Duration = Duration::from_millis(500);
+pub(super) const PROBE_APART_MAX: Duration = Duration::from_secs(3);
+/// Connections that neither side has a use for are closed after so long; as the original.
+pub(super) const UNUSED: Duration = Duration::from_secs(30);
+
+/// Connections of one node; on-demand ones may use a data path each.
+pub(super) const EDGES_MAX: usize = 1024;
+/// Of them, those of nodes that use this one as a way into the network; the oldest is closed.
+pub(super) const LEAVES_MAX: usize = 64;
+/// A way into the network is given up after so long; as the original.
+pub(super) const LEAF_LIFE: Duration = Duration::from_secs(600);
+/// Connections under way.
+pub(super) const LINKS_MAX: usize = 64;
+/// A connection that is not there after so long is not tried any longer.
+pub(super) const LINK_PATIENCE: Duration = Duration::from_secs(12);
+/// Who was asked to connect waits so long for the one who asked before it begins by itself.
+pub(super) const LINK_YIELD: Duration = Duration::from_millis(500);
+/// A node that could not be reached is not tried again before.
+pub(super) const AVOID: Duration = Duration::from_secs(20);
+pub(super) const AVOIDED_MAX: usize = 64;
+
+/// Requests under way.
+pub(super) const REQUESTS_MAX: usize = 64;
+/// A request without an answer is repeated so many times; as the original.
+pub(super) const RESENDS_MAX: u8 = 5;
+pub(super) const RESEND_FIRST: Duration = Duration::from_secs(1);
+pub(super) const RESEND_MIN: Duration = Duration::from_millis(300);
+pub(super) const RESEND_MAX: Duration = Duration::from_secs(8);
+
+/// Ways into the network that are known.
+pub(super) const CONTACTS_MAX: usize = 64;
+/// A contact is tried again after so long, then half as often each time.
+pub(super) const CONTACT_RETRY: Duration = Duration::from_secs(1);
+pub(super) const CONTACT_RETRY_MAX: Duration = Duration::from_secs(40);
+/// Nodes whose connection was lost are looked for again this far apart, all together.
+pub(super) const CONTACT_APART: Duration = Duration::from_secs(5);
+/// A contact that has not answered for so long and is not configured is forgotten.
+pub(super) const CONTACT_LIFE: Duration = Duration::from_secs(3600);
+
+/// Nodes to which there is traffic but no connection.
+pub(super) const DEMANDS_MAX: usize = 256;
+/// Packets by which demand sinks each second.
+pub(super) const DEMAND_DECAY: u32 = 1;
+/// A direct connection is asked for above this.
+pub(super) const DEMAND_ENOUGH: u32 = 3;
+/// It is given up after so long without traffic.
+pub(super) const DEMAND_LIFE: Duration = Duration::from_secs(180);
+
+/// What may be sent on account of one neighbour's messages before it has sent as much.
+pub(super) const CREDIT: u32 = 16 * 1024;
+/// The most that is credited.
+pub(super) const CREDIT_MAX: u32 = 256 * 1024;

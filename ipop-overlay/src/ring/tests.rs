@@ -1,0 +1,1 @@
+//! Small rings, driven by hand.

@@ -1,0 +1,7 @@
+//! Thousands of overlay nodes in one process: virtual time, one seed, and the same run each time.
+
+pub mod measure;
+pub mod net;
+pub mod random;
+pub mod session;
+pub mod world;

@@ -1,0 +1,170 @@
+//! What is asked of a network as a whole.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ipop_overlay::{Instant, NodeAddress};
+
+use crate::net::Net;
+use crate::world::{HostId, World};
+
+/// How much of the ring is as it should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Consistency {
+    pub nodes: usize,
+    /// Nodes that are connected to the node next above and the one next below on the ring.
+    pub adjacent: usize,
+    /// Nodes that are connected to the two nearest on both sides.
+    pub complete: usize,
+}
+
+impl Consistency {
+    pub fn is_ring(&self) -> bool {
+        self.adjacent == self.nodes
+    }
+
+    pub fn of(world: &World) -> Self {
+        let mut sorted: Vec<(NodeAddress, HostId)> = world.up().map(|id| (world.address(id), id)).collect();
+        sorted.sort_unstable();
+        let count = sorted.len();
+        let at = |index: usize, offset: usize| sorted[(index + offset) % count].0;
+        let (mut adjacent, mut complete) = (0, 0);
+        for (index, (_, id)) in sorted.iter().enumerate() {
+            let ring = &world.hosts[*id].ring;
+            let has = |offset: usize| offset % count == 0 || ring.is_connected(at(index, offset));
+            let next = has(1) && has(count - 1);
+            adjacent += usize::from(next);
+            complete += usize::from(next && (count < 4 || has(2) && has(count - 2)));
+        }
+        Self { nodes: count, adjacent, complete }
+    }
+}
+
+/// What echoes between pairs of nodes have shown.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    pub sent: usize,
+    pub hops: Vec<u16>,
+    pub rtt: Vec<Duration>,
+    /// The round trip by way of the ring, as a multiple of the direct one.
+    pub stretch: Vec<f64>,
+}
+
+impl Reach {
+    pub fn share(&self) -> f64 {
+        if self.sent == 0 { 1.0 } else { self.hops.len() as f64 / self.sent as f64 }
+    }
+
+    pub fn mean_hops(&self) -> f64 {
+        mean(self.hops.iter().map(|hops| f64::from(*hops)))
+    }
+
+    /// The hops that `part` of the pairs need at most.
+    pub fn hops_at(&self, part: f64) -> u16 {
+        let mut sorted = self.hops.clone();
+        sorted.sort_unstable();
+        sorted
+            .get(((sorted.len() as f64 * part) as usize).min(sorted.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    pub fn median_stretch(&self) -> f64 {
+        let mut sorted = self.stretch.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+    }
+
+    /// Lets `pairs` pairs of nodes, drawn at random, ask for an echo each within `span`, and waits for
+    /// the answers.
+    pub fn measure(world: &mut World, pairs: usize, span: Duration, patience: Duration) -> Self {
+        let up: Vec<HostId> = world.up().collect();
+        Self::among(world, &up, &up, pairs, span, patience)
+    }
+
+    pub fn among(
+        world: &mut World,
+        from: &[HostId],
+        to: &[HostId],
+        pairs: usize,
+        span: Duration,
+        patience: Duration,
+    ) -> Self {
+        let mut asked = HashMap::new();
+        world.echoes.clear();
+        let start = world.now;
+        for index in 0..pairs {
+            let at =
+                start.after(span * u32::try_from(index).unwrap_or(0) / u32::try_from(pairs).unwrap_or(1));
+            world.run(at);
+            let a = from[world.random.below(from.len() as u64) as usize];
+            let b = to[world.random.below(to.len() as u64) as usize];
+            if a == b {
+                continue;
+            }
+            let token = world.random.next();
+            let direct = Net::distance(&world.hosts[a].site, &world.hosts[b].site) * 2;
+            asked.insert(token, direct);
+            world.echo(a, b, token);
+        }
+        world.run_for(patience);
+        let mut reach = Self { sent: asked.len(), ..Self::default() };
+        for echoed in std::mem::take(&mut world.echoes) {
+            if let Some(direct) = asked.remove(&echoed.token) {
+                reach.hops.push(echoed.hops);
+                reach.rtt.push(echoed.rtt);
+                reach.stretch.push(echoed.rtt.as_secs_f64() / direct.as_secs_f64().max(1e-9));
+            }
+        }
+        reach
+    }
+}
+
+/// What nodes send and keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    pub kbit_s: f64,
+    pub kbit_s_most: f64,
+    pub packets_s: f64,
+    pub edges: f64,
+}
+
+/// Counts what is sent from one time to another.
+#[derive(Debug)]
+pub struct Meter {
+    since: Instant,
+    sent: Vec<(u64, u64)>,
+}
+
+impl Meter {
+    pub fn start(world: &World) -> Self {
+        Self {
+            since: world.now,
+            sent: world.hosts.iter().map(|host| (host.sent_bytes, host.sent_packets)).collect(),
+        }
+    }
+
+    pub fn read(&self, world: &World) -> Cost {
+        let seconds = world.now.since(self.since).as_secs_f64().max(1e-9);
+        let of = |id: HostId| {
+            let (bytes, packets) = self.sent.get(id).copied().unwrap_or_default();
+            let host = &world.hosts[id];
+            (
+                (host.sent_bytes - bytes) as f64 * 8.0 / 1000.0 / seconds,
+                (host.sent_packets - packets) as f64 / seconds,
+            )
+        };
+        let rates: Vec<(f64, f64)> = world.up().map(of).collect();
+        Cost {
+            kbit_s: mean(rates.iter().map(|(rate, _)| *rate)),
+            kbit_s_most: rates.iter().map(|(rate, _)| *rate).fold(0.0, f64::max),
+            packets_s: mean(rates.iter().map(|(_, packets)| *packets)),
+            edges: mean(world.up().map(|id| world.hosts[id].ring.edges().count() as f64)),
+        }
+    }
+}
+
+pub fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
+    if count == 0 { 0.0 } else { sum / count as f64 }
+}

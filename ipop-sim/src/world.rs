@@ -1,0 +1,306 @@
+//! Hosts, the network between them, and virtual time.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipop_overlay::ring::{Output, Ring};
+use ipop_overlay::{Instant, NodeAddress};
+
+use crate::net::{Conditions, Net, Site};
+use crate::random::Random;
+use crate::session::{Deed, Packet, Sessions};
+
+/// Index of a host, in the order in which they were made.
+pub type HostId = usize;
+
+/// One host and the node on it.
+pub struct Host {
+    pub ring: Ring,
+    pub key: [u8; 32],
+    pub site: Site,
+    /// It runs.
+    pub is_up: bool,
+    sessions: Sessions,
+    wake: Option<Instant>,
+    /// Bytes on the wire that it has sent and received.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub sent_packets: u64,
+}
+
+/// What has come back to a node that asked for an echo.
+#[derive(Clone, Copy, Debug)]
+pub struct Echoed {
+    pub token: u64,
+    pub rtt: Duration,
+    pub hops: u16,
+}
+
+enum Event {
+    Wake(HostId),
+    Arrive { to: HostId, from: SocketAddr, packet: Packet },
+}
+
+struct Entry {
+    at: Instant,
+    serial: u64,
+    event: Event,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.serial) == (other.at, other.serial)
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.serial).cmp(&(other.at, other.serial))
+    }
+}
+
+/// Everything there is.
+pub struct World {
+    pub now: Instant,
+    pub hosts: Vec<Host>,
+    pub net: Net,
+    pub random: Random,
+    pub echoes: Vec<Echoed>,
+    /// Events so far.
+    pub events: u64,
+    by_place: HashMap<SocketAddr, HostId>,
+    queue: BinaryHeap<Reverse<Entry>>,
+    serial: u64,
+    trace: u64,
+    deeds: Vec<Deed>,
+}
+
+impl World {
+    pub fn new(seed: u64, conditions: Conditions) -> Self {
+        let mut random = Random::new(seed);
+        Self {
+            now: Instant::default(),
+            hosts: Vec::new(),
+            net: Net::new(conditions, random.split()),
+            random,
+            echoes: Vec::new(),
+            events: 0,
+            by_place: HashMap::new(),
+            queue: BinaryHeap::new(),
+            serial: 0,
+            trace: 0xcbf2_9ce4_8422_2325,
+            deeds: Vec::new(),
+        }
+    }
+
+    /// One number that is another if anything in the run is.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Adds a host whose node knows these others.
+    pub fn add(&mut self, contacts: &[HostId]) -> HostId {
+        let id = self.hosts.len();
+        let mut key = [0; 32];
+        self.random.fill(&mut key);
+        let site = self.net.site();
+        let ring = self.node(key, id, contacts);
+        let place = place(id);
+        self.by_place.insert(place, id);
+        self.hosts.push(Host {
+            ring,
+            key,
+            site,
+            is_up: true,
+            sessions: Sessions::new(key),
+            wake: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+            sent_packets: 0,
+        });
+        self.settle(id);
+        id
+    }
+
+    fn node(&mut self, key: [u8; 32], id: HostId, contacts: &[HostId]) -> Ring {
+        let mut random = self.random.split();
+        let mut ring = Ring::new(key, Box::new(move |bytes: &mut [u8]| random.fill(bytes)), self.now);
+        ring.set_endpoints(vec![place(id)]);
+        for contact in contacts {
+            ring.add_contact(self.hosts[*contact].key, vec![place(*contact)], true, self.now);
+        }
+        ring
+    }
+
+    /// Stops a host without a word.
+    pub fn kill(&mut self, id: HostId) {
+        self.hosts[id].is_up = false;
+    }
+
+    /// Starts it again, with nothing remembered.
+    pub fn restart(&mut self, id: HostId, contacts: &[HostId]) {
+        let key = self.hosts[id].key;
+        let ring = self.node(key, id, contacts);
+        let host = &mut self.hosts[id];
+        (host.ring, host.sessions, host.is_up, host.wake) = (ring, Sessions::new(key), true, None);
+        self.settle(id);
+    }
+
+    /// Has one node ask another for an echo.
+    pub fn echo(&mut self, from: HostId, to: HostId, token: u64) {
+        let (now, to) = (self.now, self.hosts[to].ring.address());
+        self.hosts[from].ring.echo(to, token, now);
+        self.settle(from);
+    }
+
+    /// Does something to a host's node.
+    pub fn with<T>(&mut self, id: HostId, act: impl FnOnce(&mut Ring, Instant) -> T) -> T {
+        let result = act(&mut self.hosts[id].ring, self.now);
+        self.settle(id);
+        result
+    }
+
+    pub fn address(&self, id: HostId) -> NodeAddress {
+        self.hosts[id].ring.address()
+    }
+
+    /// Hosts that run.
+    pub fn up(&self) -> impl Iterator<Item = HostId> {
+        self.hosts.iter().enumerate().filter(|(_, host)| host.is_up).map(|(id, _)| id)
+    }
+
+    /// Goes on until `until`.
+    pub fn run(&mut self, until: Instant) {
+        while self.queue.peek().is_some_and(|Reverse(entry)| entry.at <= until) {
+            let Some(Reverse(entry)) = self.queue.pop() else { break };
+            self.now = entry.at;
+            self.handle(entry.event);
+        }
+        self.now = until;
+    }
+
+    pub fn run_for(&mut self, span: Duration) {
+        self.run(self.now.after(span));
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.events += 1;
+        let now = self.now;
+        match event {
+            Event::Wake(id) => {
+                let host = &mut self.hosts[id];
+                // One of several: only the last that was asked for counts.
+                if !host.is_up || host.wake != Some(now) {
+                    return;
+                }
+                host.wake = None;
+                let mut deeds = std::mem::take(&mut self.deeds);
+                if host.sessions.due().is_some_and(|at| at <= now) {
+                    host.sessions.timeout(now, &mut deeds);
+                }
+                if host.ring.poll_timeout().is_some_and(|at| at <= now) {
+                    host.ring.handle_timeout(now);
+                }
+                self.deeds = deeds;
+                self.settle(id);
+            }
+            Event::Arrive { to, from, packet } => {
+                self.hash(&[now.as_nanos(), to as u64, packet.len() as u64]);
+                let host = &mut self.hosts[to];
+                if !host.is_up {
+                    return;
+                }
+                host.received_bytes += packet.len() as u64;
+                let mut deeds = std::mem::take(&mut self.deeds);
+                host.sessions.receive(from, packet, now, &mut deeds);
+                self.deeds = deeds;
+                self.settle(to);
+            }
+        }
+    }
+
+    /// Carries out what a host wants, until it wants no more.
+    fn settle(&mut self, id: HostId) {
+        let now = self.now;
+        loop {
+            let mut deeds = std::mem::take(&mut self.deeds);
+            let is_idle = deeds.is_empty();
+            for deed in deeds.drain(..) {
+                match deed {
+                    Deed::Send(to, packet) => self.send(id, to, packet),
+                    Deed::Up(key, place) => self.hosts[id].ring.connected(key, Some(place), now),
+                    Deed::Text(from, text) => self.hosts[id].ring.handle_message(from, &text, now),
+                }
+            }
+            let host = &mut self.hosts[id];
+            let mut is_drained = true;
+            while let Some(output) = host.ring.poll_output() {
+                is_drained = false;
+                match output {
+                    Output::Send { to, message } => host.sessions.send(to, message, now, &mut deeds),
+                    Output::Link { public_key, endpoints } => {
+                        host.sessions.link(public_key, endpoints, now, &mut deeds);
+                    }
+                    Output::Unlink { address } => host.sessions.unlink(address),
+                    Output::Carried { .. } => {}
+                    Output::Echoed { token, rtt, hops, .. } => self.echoes.push(Echoed { token, rtt, hops }),
+                }
+            }
+            self.deeds = deeds;
+            if is_idle && is_drained {
+                break;
+            }
+        }
+        let host = &mut self.hosts[id];
+        let due = [host.ring.poll_timeout(), host.sessions.due()].into_iter().flatten().min();
+        let due = due.map(|at| at.max(now));
+        if due != host.wake {
+            host.wake = due;
+            if let Some(at) = due {
+                self.schedule(at, Event::Wake(id));
+            }
+        }
+    }
+
+    fn send(&mut self, from: HostId, to: SocketAddr, packet: Packet) {
+        let len = packet.len() as u64;
+        let host = &mut self.hosts[from];
+        host.sent_bytes += len;
+        host.sent_packets += 1;
+        let Some(target) = self.by_place.get(&to).copied() else { return };
+        let (a, b) = (self.hosts[from].site, self.hosts[target].site);
+        let source = place(from);
+        for delay in self.net.deliver(&a, &b) {
+            let event = Event::Arrive { to: target, from: source, packet: packet.clone() };
+            self.schedule(self.now.after(delay), event);
+        }
+    }
+
+    fn schedule(&mut self, at: Instant, event: Event) {
+        self.serial += 1;
+        self.queue.push(Reverse(Entry { at, serial: self.serial, event }));
+    }
+
+    fn hash(&mut self, words: &[u64]) {
+        // FNV-1a, by words.
+        for word in words {
+            self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+/// Where a host is found.
+pub fn place(id: HostId) -> SocketAddr {
+    let number = u32::try_from(id).unwrap_or(u32::MAX);
+    SocketAddr::from((Ipv4Addr::from(0x0a00_0000 | number), 15_000))
+}
