@@ -3,5 +3,6 @@
 pub mod measure;
 pub mod net;
 pub mod random;
+pub mod scenario;
 pub mod session;
 pub mod world;

@@ -45,7 +45,6 @@ impl Consistency {
 pub struct Reach {
     pub sent: usize,
     pub hops: Vec<u16>,
-    pub rtt: Vec<Duration>,
     /// The round trip by way of the ring, as a multiple of the direct one.
     pub stretch: Vec<f64>,
 }
@@ -75,48 +74,55 @@ impl Reach {
         sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
     }
 
-    /// Lets `pairs` pairs of nodes, drawn at random, ask for an echo each within `span`, and waits for
-    /// the answers.
-    pub fn measure(world: &mut World, pairs: usize, span: Duration, patience: Duration) -> Self {
+    /// Lets `pairs` pairs of nodes, drawn at random, ask for an echo each within `span`, and those that
+    /// have none after `patience` once more: one lost packet is no hole in the ring.
+    pub fn measure(world: &mut World, pairs: u32, span: Duration, patience: Duration) -> Self {
         let up: Vec<HostId> = world.up().collect();
-        Self::among(world, &up, &up, pairs, span, patience)
-    }
-
-    pub fn among(
-        world: &mut World,
-        from: &[HostId],
-        to: &[HostId],
-        pairs: usize,
-        span: Duration,
-        patience: Duration,
-    ) -> Self {
-        let mut asked = HashMap::new();
-        world.echoes.clear();
-        let start = world.now;
-        for index in 0..pairs {
-            let at =
-                start.after(span * u32::try_from(index).unwrap_or(0) / u32::try_from(pairs).unwrap_or(1));
-            world.run(at);
-            let a = from[world.random.below(from.len() as u64) as usize];
-            let b = to[world.random.below(to.len() as u64) as usize];
-            if a == b {
-                continue;
+        let mut reach = Self::default();
+        let mut open: Vec<(HostId, HostId)> = Vec::new();
+        for _ in 0..pairs {
+            let mut draw = || up[world.random.below(up.len() as u64) as usize];
+            let (a, b) = (draw(), draw());
+            if a != b {
+                open.push((a, b));
             }
-            let token = world.random.next();
-            let direct = Net::distance(&world.hosts[a].site, &world.hosts[b].site) * 2;
-            asked.insert(token, direct);
-            world.echo(a, b, token);
         }
-        world.run_for(patience);
-        let mut reach = Self { sent: asked.len(), ..Self::default() };
-        for echoed in std::mem::take(&mut world.echoes) {
-            if let Some(direct) = asked.remove(&echoed.token) {
-                reach.hops.push(echoed.hops);
-                reach.rtt.push(echoed.rtt);
-                reach.stretch.push(echoed.rtt.as_secs_f64() / direct.as_secs_f64().max(1e-9));
-            }
+        reach.sent = open.len();
+        for _ in 0..2 {
+            open = reach.ask(world, &open, span, patience);
         }
         reach
+    }
+
+    /// Those of the pairs that had no answer.
+    fn ask(
+        &mut self,
+        world: &mut World,
+        pairs: &[(HostId, HostId)],
+        span: Duration,
+        patience: Duration,
+    ) -> Vec<(HostId, HostId)> {
+        let mut open = HashMap::new();
+        world.echoes.clear();
+        let start = world.now;
+        let count = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
+        for (index, (a, b)) in (0u32..).zip(pairs) {
+            world.run(start.after(span * index / count));
+            let token = world.random.next();
+            open.insert(token, (*a, *b));
+            world.echo(*a, *b, token);
+        }
+        world.run_for(patience);
+        for echoed in std::mem::take(&mut world.echoes) {
+            if let Some((a, b)) = open.remove(&echoed.token) {
+                let direct = Net::distance(&world.hosts[a].site, &world.hosts[b].site) * 2;
+                self.hops.push(echoed.hops);
+                self.stretch.push(echoed.rtt.as_secs_f64() / direct.as_secs_f64().max(1e-9));
+            }
+        }
+        let mut left: Vec<(HostId, HostId)> = open.into_values().collect();
+        left.sort_unstable();
+        left
     }
 }
 
