@@ -14,12 +14,16 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod address;
+mod endpoint;
 mod keys;
 mod node;
 mod peer;
 pub mod session;
 mod time;
 
+pub use address::NodeAddress;
+pub use endpoint::Endpoint;
 pub use keys::NetworkKey;
 pub use node::{Command, Config, Node, Output, PeerConfig, PeerId, Refusal};
 pub use peer::{NoPath, Path, PeerView, Said, Security, UserReason};

@@ -2,12 +2,13 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::time::Duration;
 
 use ipop_common::Counter;
 use ipop_common::hello::{self, Hello};
 
+use crate::endpoint::Endpoint;
 use crate::keys::NetworkKey;
 use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
 use crate::time::{Instant, Reason};
@@ -46,7 +47,7 @@ impl core::fmt::Debug for Config {
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
     pub public_key: [u8; 32],
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
 }
 
 /// What the node is told.
@@ -59,7 +60,7 @@ pub enum Command {
     /// sends by it.
     Kernel { port: u16, send: bool },
     /// Where a peer is: as configured, or where its last authentic packet came from.
-    Endpoint { peer: PeerId, endpoint: Option<SocketAddr> },
+    Endpoint { peer: PeerId, endpoint: Option<Endpoint> },
     /// The session with a peer that is sent on, by its local index.
     Session { peer: PeerId, local_index: Option<u32> },
     /// A packet of a peer's session has come since the node last heard of it.

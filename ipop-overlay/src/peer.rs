@@ -8,6 +8,7 @@ use ipop_common::gpe::LinkId;
 use ipop_common::hello::Hello;
 use ipop_common::{encapsulation, sealed};
 
+use crate::endpoint::Endpoint;
 use crate::time::Instant;
 
 /// How often a hello is sent to each peer.
@@ -110,7 +111,7 @@ pub struct PeerView {
     /// What clear packets from the peer carry.
     pub link_id: LinkId,
     pub path: Path,
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
     /// Smoothed round-trip time of hellos.
     pub rtt: Option<Duration>,
     /// When the peer was last heard of in its session.
@@ -147,7 +148,7 @@ pub(crate) enum Heard {
 
 pub(crate) struct Peer {
     pub(crate) link_id: LinkId,
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<Endpoint>,
     pub(crate) underlay: Option<Underlay>,
     /// The session that is sent on.
     session: Option<u32>,
@@ -185,7 +186,7 @@ pub(crate) struct Here {
 }
 
 impl Peer {
-    pub(crate) fn new(link_id: LinkId, endpoint: Option<SocketAddr>, now: Instant) -> Self {
+    pub(crate) fn new(link_id: LinkId, endpoint: Option<Endpoint>, now: Instant) -> Self {
         Self {
             link_id,
             endpoint,
@@ -324,13 +325,15 @@ impl Peer {
 
     /// Whether this end trusts the wire to the peer, and so takes clear packets from it.
     pub(crate) fn takes_clear(&self, trusted: impl Fn(IpAddr) -> bool) -> bool {
-        let ends = self.endpoint.zip(self.underlay);
+        let ends = self.endpoint.and_then(Endpoint::udp).zip(self.underlay);
         ends.is_some_and(|(endpoint, underlay)| trusted(endpoint.ip()) && trusted(underlay.local))
     }
 
     /// The path that follows from all that is known.
     pub(crate) fn decide(&self, takes_clear: bool, here: Here) -> Path {
-        let Some(endpoint) = self.endpoint else { return Path::None(NoPath::NoEndpoint) };
+        let Some(endpoint) = self.endpoint.and_then(Endpoint::udp) else {
+            return Path::None(NoPath::NoEndpoint);
+        };
         let Some(underlay) = self.underlay else { return Path::None(NoPath::NoRoute) };
         if self.session.is_none() {
             return Path::None(NoPath::NoAnswer);

@@ -37,7 +37,6 @@ mod timers;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
-use core::net::SocketAddr;
 use core::time::Duration;
 
 use ipop_common::Counter;
@@ -54,6 +53,7 @@ pub use mac::{CookieKey, Mac1Key};
 pub use psk::network_psk;
 pub use timers::Timers;
 
+use crate::endpoint::Endpoint;
 use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
 use admission::{Load, Sources};
@@ -82,7 +82,7 @@ pub struct PeerConfig {
     /// See [`network_psk`]; all zeros for none.
     pub psk: Zeroizing<[u8; 32]>,
     /// Where initiations go; where the peer's own packets come from replaces it.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
     /// Something is sent at least this often, so that a NAT does not forget this node.
     pub persistent_keepalive: Option<Duration>,
 }
@@ -189,7 +189,7 @@ pub enum FailReason {
 #[derive(Debug)]
 pub enum Output {
     /// Send a handshake message.
-    Transmit { to: SocketAddr, datagram: Vec<u8> },
+    Transmit { to: Endpoint, datagram: Vec<u8> },
     /// Receive on this session from now on.
     Install(Install),
     /// Send on this session from now on.
@@ -199,7 +199,7 @@ pub enum Output {
     /// Send an empty packet on this session, unless a packet waits and is sent now.
     Keepalive { peer: PeerId, local_index: u32 },
     /// The peer is somewhere else now.
-    Roamed { peer: PeerId, to: SocketAddr },
+    Roamed { peer: PeerId, to: Endpoint },
     /// No session could be made, and packets that wait for one should not wait any longer.
     Failed { peer: PeerId, reason: FailReason },
     /// From now on, cookies that this node has given follow from this: for [`Gate::admit`].
@@ -209,7 +209,7 @@ pub enum Output {
 /// A peer's sessions as an operator sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerView {
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
     /// The session that is sent on.
     pub current: Option<u32>,
     /// An attempt to make a session is under way.
@@ -302,7 +302,7 @@ impl Sessions {
     }
 
     /// Where the next messages to a peer go.
-    pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<SocketAddr>) {
+    pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<Endpoint>) {
         self.with(id, |peer, _| peer.set_endpoint(endpoint));
     }
 
@@ -331,7 +331,7 @@ impl Sessions {
 
     /// A packet of the session, not seen before and with a valid tag, came from `source`. Told of the
     /// first one, and of those that come from elsewhere than the one before.
-    pub fn authenticated_from(&mut self, now: Now, local_index: u32, source: SocketAddr) {
+    pub fn authenticated_from(&mut self, now: Now, local_index: u32, source: Endpoint) {
         let Some(id) = self.shared.indices.owner(local_index) else { return };
         self.with(id, |peer, shared| peer.authenticated_from(now, local_index, source, shared));
     }
@@ -353,7 +353,7 @@ impl Sessions {
     ///
     /// # Errors
     /// Why it was refused. [`Counter::RxCookieSent`] is one: the sender has been told to come again.
-    pub fn handle_handshake(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    pub fn handle_handshake(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
         match datagram.first() {
             Some(&wireguard::TYPE_INITIATION) => self.initiation(now, source, datagram),
             Some(&wireguard::TYPE_RESPONSE) => self.response(now, source, datagram),
@@ -386,7 +386,7 @@ impl Sessions {
         self.peers.get(&id).map(|entry| entry.peer.view())
     }
 
-    fn initiation(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    fn initiation(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
         let message = Initiation::parse(datagram).ok_or(Refusal(Counter::RxBadHandshake))?;
         self.check_mac1(datagram)?;
         self.admit(now.at, source, datagram, message.sender, &message.mac1)?;
@@ -398,7 +398,7 @@ impl Sessions {
             .unwrap_or_else(|| unreachable!("keys lead to peers"))
     }
 
-    fn response(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    fn response(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
         let message = Response::parse(datagram).ok_or(Refusal(Counter::RxBadHandshake))?;
         self.check_mac1(datagram)?;
         let owner = self.shared.indices.owner(message.receiver);
@@ -424,7 +424,7 @@ impl Sessions {
     fn admit(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Endpoint,
         datagram: &[u8],
         sender: u32,
         mac1: &[u8; wireguard::MAC_LEN],

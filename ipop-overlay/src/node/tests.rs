@@ -4,6 +4,7 @@
 use super::*;
 use crate::peer::{NoPath, Security, UNANSWERED_INTERVAL, UserReason};
 use alloc::vec;
+use core::net::SocketAddr;
 use ipop_common::gpe::LinkId;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,11 +34,15 @@ fn address(host: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host + 1], 15000))
 }
 
+fn udp(text: &str) -> Endpoint {
+    text.parse::<SocketAddr>().unwrap().into()
+}
+
 fn node(own: u8, other: u8, boot: u64, now: Instant) -> Node {
     let config = Config {
         public_key: key(own),
         network: NetworkKey::derive("test", b"the very same secret"),
-        peers: vec![PeerConfig { public_key: key(other), endpoint: Some(address(other)) }],
+        peers: vec![PeerConfig { public_key: key(other), endpoint: Some(address(other).into()) }],
         trusted: vec![("10.0.0.0".parse().unwrap(), 24)],
         mtu_max: u16::MAX,
         boot,
@@ -192,7 +197,7 @@ fn over_ipv6_the_kernel_path_seals_for_nodes_with_a_kernel_path() {
     let mut world = World::new();
     world.kernels_on();
     for host in 0..2 {
-        let endpoint = Some("[2001:db8::9]:15000".parse().unwrap());
+        let endpoint = Some(udp("[2001:db8::9]:15000"));
         world.command(host, Command::Endpoint { peer: PEER, endpoint });
     }
     world.sessions(1);
@@ -225,7 +230,7 @@ fn a_link_is_clear_only_if_both_ends_say_so() {
 #[test]
 fn a_peer_outside_the_trusted_prefixes_is_not_told_a_link_id() {
     let mut world = World::new();
-    let endpoint = Some("192.0.2.9:15000".parse().unwrap());
+    let endpoint = Some(udp("192.0.2.9:15000"));
     world.command(1, Command::Endpoint { peer: PEER, endpoint });
     world.command(1, Command::Session { peer: PEER, local_index: Some(1) });
     world.command(1, Command::Announce);
@@ -296,7 +301,7 @@ fn a_goodbye_ends_the_path_at_once_and_a_new_session_brings_it_back() {
 fn a_peer_that_moves_is_followed() {
     let mut world = World::linked();
     let moved: SocketAddr = "10.0.0.77:16000".parse().unwrap();
-    world.command(0, Command::Endpoint { peer: PEER, endpoint: Some(moved) });
+    world.command(0, Command::Endpoint { peer: PEER, endpoint: Some(moved.into()) });
     let endpoint = SocketAddr::new(moved.ip(), 4790);
     assert!(matches!(world.path(0), Path::Kernel { endpoint: at, .. } if at == endpoint));
 }

@@ -1,7 +1,6 @@
 //! One peer: its handshakes, its sessions and its timers.
 
 use alloc::collections::VecDeque;
-use core::net::SocketAddr;
 use core::time::Duration;
 
 use ipop_common::Counter;
@@ -15,6 +14,7 @@ use super::keyring::{Keyring, Session};
 use super::mac::PeerMacs;
 use super::timers::Timers;
 use super::{Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Random};
+use crate::endpoint::Endpoint;
 use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
 
@@ -23,6 +23,9 @@ const INITIATIONS_APART: Duration = Duration::from_millis(20);
 /// Timestamps are rounded down to this, as Linux does, so that they do not tell this host's clock to
 /// the nanosecond.
 const TIMESTAMP_STEP: Duration = Duration::from_nanos(1 << 24);
+/// A peer that UDP has brought something of within this time is not looked for on the overlay: where it is by
+/// UDP is the shorter way, and a packet that went round is none against it.
+const UDP_LASTS: Duration = Duration::from_secs(3);
 /// Whatever the timers say, a try is not its own next.
 const RETRY_MIN: Duration = Duration::from_millis(1);
 
@@ -73,7 +76,9 @@ pub(super) struct Peer {
     id: PeerId,
     pub(super) public: [u8; 32],
     psk: Zeroizing<[u8; 32]>,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Endpoint>,
+    /// When something authentic last came by UDP.
+    udp_at: Option<Instant>,
     persistent_keepalive: Option<Duration>,
     persistent_at: Option<Instant>,
     macs: PeerMacs,
@@ -99,6 +104,7 @@ impl Peer {
             public: config.public_key,
             psk: config.psk,
             endpoint: config.endpoint,
+            udp_at: None,
             persistent_keepalive: config.persistent_keepalive,
             persistent_at: config.persistent_keepalive.map(|_| now),
             keyring: Keyring::default(),
@@ -112,7 +118,7 @@ impl Peer {
         }
     }
 
-    pub(super) fn set_endpoint(&mut self, endpoint: Option<SocketAddr>) {
+    pub(super) fn set_endpoint(&mut self, endpoint: Option<Endpoint>) {
         self.endpoint = endpoint;
     }
 
@@ -145,7 +151,7 @@ impl Peer {
     pub(super) fn respond(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Endpoint,
         received: Received,
         shared: &mut Shared,
     ) -> Result<(), Refusal> {
@@ -165,7 +171,7 @@ impl Peer {
         };
         self.greatest = Some((timestamp, now));
         self.activity.receives(now);
-        self.roam(source, shared);
+        self.roam(now, source, shared);
         // Before the response goes out: the peer may send as soon as it has it.
         let session = self.install(now, local_index, remote_index, false, keys, shared);
         let replaced = self.keyring.add_answered(session);
@@ -178,7 +184,7 @@ impl Peer {
     pub(super) fn finish(
         &mut self,
         now: Now,
-        source: SocketAddr,
+        source: Endpoint,
         response: &Response,
         shared: &mut Shared,
     ) -> Result<(), Refusal> {
@@ -191,7 +197,7 @@ impl Peer {
         // The index is the session's from here on.
         self.attempt = None;
         self.activity.receives(now.at);
-        self.roam(source, shared);
+        self.roam(now.at, source, shared);
         let session = self.install(now.at, local_index, response.sender, true, keys, shared);
         let replaced = self.keyring.add_initiated(session);
         shared.outputs.push_back(Output::Use { peer: self.id, local_index });
@@ -212,11 +218,11 @@ impl Peer {
         &mut self,
         now: Now,
         local_index: u32,
-        source: SocketAddr,
+        source: Endpoint,
         shared: &mut Shared,
     ) {
         if self.keyring.contains(local_index) {
-            self.roam(source, shared);
+            self.roam(now.at, source, shared);
             let traffic = Traffic { received: Some(now.at), ..Traffic::default() };
             self.traffic(now, local_index, &traffic, shared);
         }
@@ -228,6 +234,7 @@ impl Peer {
             return;
         }
         let (sent, received) = self.activity.see(now.at, traffic);
+        self.udp_at = self.udp_at.max(traffic.by_udp.filter(|at| *at <= now.at));
         if sent || received {
             self.put_persistent_off();
         }
@@ -356,7 +363,7 @@ impl Peer {
         shared.indices.allocate(upper, self.id)
     }
 
-    fn transmit(&mut self, now: Instant, to: SocketAddr, datagram: &mut [u8], shared: &mut Shared) {
+    fn transmit(&mut self, now: Instant, to: Endpoint, datagram: &mut [u8], shared: &mut Shared) {
         self.macs.fill_in(now, datagram);
         self.handshake_sent = Some(now);
         self.activity.sends(now);
@@ -460,7 +467,17 @@ impl Peer {
         self.renew_in_time(now, shared);
     }
 
-    fn roam(&mut self, source: SocketAddr, shared: &mut Shared) {
+    /// Something authentic came from `source`: the peer is there, unless that is the long way round.
+    fn roam(&mut self, now: Instant, source: Endpoint, shared: &mut Shared) {
+        match (source, self.endpoint) {
+            (Endpoint::Udp(_), _) => self.udp_at = Some(now),
+            (Endpoint::Overlay(_), Some(Endpoint::Udp(_)))
+                if self.udp_at.is_some_and(|at| now.since(at) < UDP_LASTS) =>
+            {
+                return;
+            }
+            (Endpoint::Overlay(_), _) => {}
+        }
         if self.endpoint.replace(source) != Some(source) {
             shared.outputs.push_back(Output::Roamed { peer: self.id, to: source });
         }

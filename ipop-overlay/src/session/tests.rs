@@ -20,6 +20,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::address::NodeAddress;
 
 const SECOND: Duration = Duration::from_secs(1);
 const PEER: PeerId = PeerId(3);
@@ -71,12 +72,12 @@ impl Installed {
 /// A node and its data path.
 struct Host {
     sessions: Sessions,
-    address: SocketAddr,
+    address: Endpoint,
     installed: BTreeMap<u32, Installed>,
     used: Option<u32>,
     /// Packets opened, keepalives as empty ones.
     opened: Vec<Vec<u8>>,
-    roamed: Vec<SocketAddr>,
+    roamed: Vec<Endpoint>,
     failed: Vec<FailReason>,
     refused: Vec<Counter>,
     /// Sessions installed so far, and those that this node initiated.
@@ -86,7 +87,7 @@ struct Host {
 }
 
 /// Where from, where to, what.
-type Sent = (SocketAddr, SocketAddr, Vec<u8>);
+type Sent = (Endpoint, Endpoint, Vec<u8>);
 
 struct World {
     now: Instant,
@@ -104,8 +105,17 @@ fn public(host: usize) -> [u8; 32] {
     PublicKey::from(&private(host)).to_bytes()
 }
 
-fn address(host: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, host as u8 + 1], 15000))
+fn address(host: usize) -> Endpoint {
+    udp([10, 0, 0, host as u8 + 1], 15000)
+}
+
+fn udp(address: [u8; 4], port: u16) -> Endpoint {
+    SocketAddr::from((address, port)).into()
+}
+
+/// Where a host is on the overlay.
+fn overlay(host: usize) -> Endpoint {
+    NodeAddress([host as u8 + 1; 20]).into()
 }
 
 /// Marsaglia's xorshift64: repeatable, which is all that a test wants of it.
@@ -149,7 +159,7 @@ impl Host {
     }
 
     /// Does what the core says; returns what goes to the wire.
-    fn drain(&mut self, now: Now) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn drain(&mut self, now: Now) -> Vec<(Endpoint, Vec<u8>)> {
         let mut sent = Vec::new();
         while let Some(output) = self.sessions.poll_output() {
             match output {
@@ -204,7 +214,7 @@ impl Host {
     }
 
     /// Opens a transport packet and tells the core.
-    fn open(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> bool {
+    fn open(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> bool {
         let Some(header) = TransportHeader::parse(datagram) else { return false };
         let Some(session) = self.installed.get(&header.receiver) else { return false };
         assert!(now.at.since(session.created) < Timers::WIREGUARD.reject_after, "should be erased");
@@ -252,7 +262,7 @@ impl World {
     }
 
     /// Gives one datagram to whom it is for.
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+    fn arrive(&mut self, from: Endpoint, to: Endpoint, datagram: &[u8]) {
         let Some(host) = (0..2).find(|host| self.hosts[*host].address == to) else { return };
         let now = self.time(host);
         let host = &mut self.hosts[host];

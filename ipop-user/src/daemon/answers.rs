@@ -1,9 +1,7 @@
 //! What the control socket asks, answered from the daemon's state.
 
-use std::net::SocketAddr;
-
 use ipop_common::Counter;
-use ipop_overlay::{NoPath, Path, PeerId, PeerView, Security, UserReason};
+use ipop_overlay::{Endpoint, NoPath, Path, PeerId, PeerView, Security, UserReason};
 use tracing::info;
 
 use super::peers::PeerState;
@@ -272,7 +270,7 @@ impl Daemon {
 
     fn link(&self, peer: &PeerState) -> Option<api::Link> {
         let view = self.node.peer(peer.id)?;
-        let endpoint = view.endpoint?;
+        let endpoint = view.endpoint?.udp()?;
         let entry = self.kernel.path.as_ref().and_then(|path| path.entry(peer.link_id));
         let reach = peer.reach.as_ref().ok();
         let lease = entry.map(|link| link.lease_until_ns.saturating_sub(clock::now().as_nanos()) / 1_000_000);
@@ -405,7 +403,7 @@ impl Daemon {
             return Ok("sealed, as configured".to_owned());
         }
         let underlay = &self.config.underlay;
-        match (view.endpoint, &peer.reach) {
+        match (view.endpoint.and_then(Endpoint::udp), &peer.reach) {
             (Some(endpoint), _) if !underlay.trusts(endpoint.ip()) => {
                 Err(format!("sealed: {} is in no trusted prefix", endpoint.ip()))
             }
@@ -448,7 +446,7 @@ fn security(view: &PeerView) -> api::Security {
     }
 }
 
-fn no_path(why: NoPath, peer: &PeerState, endpoint: Option<SocketAddr>) -> String {
+fn no_path(why: NoPath, peer: &PeerState, endpoint: Option<Endpoint>) -> String {
     let place = endpoint.map_or_else(|| "its endpoint".to_owned(), |e| e.to_string());
     match why {
         NoPath::NoEndpoint => "no endpoint is configured and the peer has not called".to_owned(),

@@ -54,8 +54,8 @@ impl Daemon {
             if let Some(endpoint @ Endpoint::Host { .. }) = &peer.config.endpoint
                 && let Some(address) = start::lookup(endpoint).await
             {
-                self.sealing.set_endpoint(id, Some(address));
-                let command = Command::Endpoint { peer: id, endpoint: Some(address) };
+                self.sealing.set_endpoint(id, Some(address.into()));
+                let command = Command::Endpoint { peer: id, endpoint: Some(address.into()) };
                 self.node.handle_command(command, clock::now());
             }
         }
@@ -63,7 +63,8 @@ impl Daemon {
 
     /// Resolves one peer's path. Says whether it has changed.
     pub(super) async fn resolve_one(&mut self, id: PeerId) -> bool {
-        let Some(endpoint) = self.node.peer(id).and_then(|view| view.endpoint) else { return false };
+        let endpoint = self.node.peer(id).and_then(|view| view.endpoint?.udp());
+        let Some(endpoint) = endpoint else { return false };
         let reach = self.reach(endpoint.ip()).await;
         if let Ok(reach) = &reach
             && self.kernel.path.is_some()
@@ -153,7 +154,8 @@ impl Daemon {
     /// Puts a peer's link into the maps, or takes it out.
     fn apply_kernel(&mut self, id: PeerId) {
         let Some(view) = self.node.peer(id) else { return };
-        let source_port = view.endpoint.map_or(0, |endpoint| self.port_for(&endpoint));
+        let source_port =
+            view.endpoint.and_then(|endpoint| endpoint.udp()).map_or(0, |endpoint| self.port_for(&endpoint));
         let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(id.0)) else { return };
         // What an earlier run installed serves until its lease ends or the peer has answered.
         if view.path == Path::None(NoPath::NoAnswer) {

@@ -35,7 +35,7 @@ use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Counter;
 use ipop_overlay::session::{CookieKey, Timers};
-use ipop_overlay::{Command, Instant, Node, Output, PeerId, Refusal};
+use ipop_overlay::{Command, Endpoint, Instant, Node, NodeAddress, Output, PeerId, Refusal};
 use socket2::SockRef;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -220,7 +220,7 @@ impl Daemon {
             }
             UserEvent::SessionWanted { slot } => self.sealing.want(of_user_slot(*slot)),
             UserEvent::Authenticated { local, from } => {
-                if let Some(peer) = self.sealing.authenticated(*local, *from) {
+                if let Some(peer) = self.sealing.authenticated(*local, Endpoint::Udp(*from)) {
                     self.node.handle_command(Command::Alive { peer }, clock::now());
                 }
             }
@@ -228,7 +228,7 @@ impl Daemon {
     }
 
     fn shake(&mut self, handshake: &HandshakeDatagram) {
-        match self.sealing.handshake(handshake.from, &handshake.bytes) {
+        match self.sealing.handshake(Endpoint::Udp(handshake.from), &handshake.bytes) {
             Ok(()) => self.counters.add(Counter::RxHandshake, 1),
             Err(Refusal(counter)) => {
                 debug!(from = %handshake.from, counter = counter.name(), "handshake message refused");
@@ -299,7 +299,7 @@ impl Daemon {
             // Before an answer is sent: a peer may use the session as soon as it has the answer.
             self.publish_table();
         }
-        messages.iter().for_each(|(to, datagram)| self.transmit(*to, datagram));
+        messages.into_iter().for_each(|(to, datagram)| self.send(to, datagram));
         self.drain_node(&mut stale);
         self.pings.finish(clock::now());
         // Nothing is decided while the node is drained: what was published is what it says now.
@@ -310,7 +310,7 @@ impl Daemon {
     }
 
     /// Does what a session wants, but for its `messages`.
-    async fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(SocketAddr, Vec<u8>)>, stale: &mut Stale) {
+    async fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(Endpoint, Vec<u8>)>, stale: &mut Stale) {
         let now = clock::now();
         match deed {
             Deed::Transmit { to, datagram } => messages.push((to, datagram)),
@@ -340,7 +340,7 @@ impl Daemon {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Say { peer, message } => match self.sealing.seal(peer, &message) {
-                    Ok((to, datagram)) => self.transmit(to, &datagram),
+                    Ok((to, datagram)) => self.send(to, datagram),
                     Err(counter) => {
                         debug!(peer = self.name_of(peer), counter = counter.name(), "hello not sent");
                         self.counters.add(counter, 1);
@@ -354,6 +354,21 @@ impl Daemon {
                 Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt),
             }
         }
+    }
+
+    /// Sends a datagram the way that its peer is reached.
+    fn send(&mut self, to: Endpoint, datagram: Vec<u8>) {
+        match to {
+            Endpoint::Udp(to) => self.transmit(to, &datagram),
+            Endpoint::Overlay(to) => self.carry(to, datagram),
+        }
+    }
+
+    /// Has other nodes carry a datagram. There is no overlay in this version.
+    fn carry(&mut self, to: NodeAddress, datagram: Vec<u8>) {
+        debug!(?to, len = datagram.len(), "no overlay to carry it");
+        drop(datagram);
+        self.counters.add(Counter::TxNoRoute, 1);
     }
 
     /// Control messages are repeated anyway; one that the socket refuses is counted and let go.

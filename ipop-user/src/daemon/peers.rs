@@ -133,7 +133,7 @@ impl PeerState {
     /// The peer's link in the user path's table; `None` while it is not known where the peer is.
     pub(super) fn user_link(&self, view: &PeerView, sealing: &Sealing, configured: Mtu) -> Option<UserLink> {
         // Also where the kernel path carries the packets: the user path takes what that misses.
-        let endpoint = view.endpoint?;
+        let endpoint = view.endpoint?.udp()?;
         let local = match &self.reach {
             Ok(reach) => reach.path.source.into(),
             Err(_) => Address::default(),

@@ -5,7 +5,6 @@
 //! and as the user path's cipher. What a session has carried is read from its place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use ipop_overlay::session::{
     AddError, Adopted, CookieKey, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers,
     Traffic,
 };
-use ipop_overlay::{Instant, PeerId, Refusal};
+use ipop_overlay::{Endpoint, Instant, PeerId, Refusal};
 use tracing::{debug, warn};
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
@@ -43,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(7);
 #[derive(Debug)]
 pub(super) enum Deed {
     Transmit {
-        to: SocketAddr,
+        to: Endpoint,
         datagram: Vec<u8>,
     },
     /// The sessions with this peer are others than before.
@@ -51,7 +50,7 @@ pub(super) enum Deed {
     /// The peer is somewhere else now.
     Roamed {
         peer: PeerId,
-        to: SocketAddr,
+        to: Endpoint,
     },
     /// The peer does not answer.
     Failed(PeerId),
@@ -84,7 +83,7 @@ pub(super) struct Sealing {
     /// Since when there is no session with a peer.
     without: BTreeMap<PeerId, Instant>,
     /// Where peers are configured to be.
-    configured: BTreeMap<PeerId, SocketAddr>,
+    configured: BTreeMap<PeerId, Endpoint>,
 }
 
 /// What the sessions are made with.
@@ -98,7 +97,7 @@ pub(super) struct Identity {
 pub(super) struct Partner {
     pub(super) id: PeerId,
     pub(super) public_key: [u8; 32],
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint: Option<Endpoint>,
 }
 
 impl Sealing {
@@ -193,7 +192,7 @@ impl Sealing {
     }
 
     /// Takes in a handshake message.
-    pub(super) fn handshake(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn handshake(&mut self, from: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
         let now = now();
         // Whoever hands the messages on has seen those that it did not.
         self.core.set_under_load(self.places.filter().is_closed(now.at.as_nanos()));
@@ -201,7 +200,7 @@ impl Sealing {
     }
 
     /// A packet of a session was authentic: where its peer is, and who that is.
-    pub(super) fn authenticated(&mut self, local: u32, from: SocketAddr) -> Option<PeerId> {
+    pub(super) fn authenticated(&mut self, local: u32, from: Endpoint) -> Option<PeerId> {
         let live = self.live.get(&local)?;
         let peer = live.peer;
         self.core.authenticated_from(now(), local, from);
@@ -214,7 +213,7 @@ impl Sealing {
     }
 
     /// Where a peer is looked for, from now on.
-    pub(super) fn set_endpoint(&mut self, peer: PeerId, endpoint: Option<SocketAddr>) {
+    pub(super) fn set_endpoint(&mut self, peer: PeerId, endpoint: Option<Endpoint>) {
         match endpoint {
             Some(endpoint) => self.configured.insert(peer, endpoint),
             None => self.configured.remove(&peer),
@@ -262,6 +261,7 @@ impl Sealing {
                 sent_data: sent,
                 received,
                 received_data: received,
+                by_udp: received,
                 send_counter: place.sent(),
             };
             self.core.traffic(now, *local, &traffic);
@@ -375,7 +375,7 @@ impl Sealing {
         &self,
         peer: PeerId,
         message: &[u8; hello::LEN],
-    ) -> Result<(SocketAddr, Vec<u8>), Counter> {
+    ) -> Result<(Endpoint, Vec<u8>), Counter> {
         let current = self.current.get(&peer).and_then(|local| self.live.get(local));
         let to = self.core.peer(peer).and_then(|view| view.endpoint);
         let (Some(live), Some(to)) = (current, to) else { return Err(Counter::TxNoSession) };

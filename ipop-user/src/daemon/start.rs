@@ -260,7 +260,8 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
             Some(endpoint) => lookup(endpoint).await,
             None => None,
         };
-        peers.push(PeerConfig { public_key: *peer.public_key.as_bytes(), endpoint });
+        peers
+            .push(PeerConfig { public_key: *peer.public_key.as_bytes(), endpoint: endpoint.map(Into::into) });
     }
     let node_config = NodeConfig {
         public_key: *key.public_key().as_bytes(),

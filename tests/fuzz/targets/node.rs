@@ -13,8 +13,8 @@ use ipop_common::Counter;
 use ipop_common::gpe::LinkId;
 use ipop_common::hello::{Hello, LEN};
 use ipop_overlay::{
-    Command, Config, Instant, NetworkKey, NoPath, Node, Output, Path, PeerConfig, PeerId, Refusal, Security,
-    UserReason,
+    Command, Config, Endpoint, Instant, NetworkKey, NoPath, Node, Output, Path, PeerConfig, PeerId, Refusal,
+    Security, UserReason,
 };
 
 use super::tape::Tape;
@@ -82,7 +82,7 @@ fn config() -> &'static Config {
             .map(|index| PeerConfig {
                 public_key: [index as u8 + 2; 32],
                 // The second peer has to come to us.
-                endpoint: (index == 0).then(|| address(0)),
+                endpoint: (index == 0).then(|| address(0).into()),
             })
             .collect(),
         trusted: vec![(TRUSTED.parse().expect("an address"), 24)],
@@ -288,7 +288,7 @@ impl Run {
             1 => Command::Ping { peer: id, id: u64::from(choice) },
             2 | 3 => {
                 state.endpoint = (choice & 1 != 0).then(|| address(choice >> 3));
-                Command::Endpoint { peer: id, endpoint: state.endpoint }
+                Command::Endpoint { peer: id, endpoint: state.endpoint.map(Endpoint::Udp) }
             }
             4 | 5 => {
                 let local_index = (choice & 1 != 0).then(|| u32::from(choice >> 3));
@@ -330,7 +330,8 @@ impl Run {
         for (index, peer) in self.peers.iter().enumerate() {
             let view = self.node.peer(PeerId(index)).expect("a peer");
             assert_eq!(view.path, peer.path, "a change of path was not told");
-            assert_eq!((view.endpoint, view.takes_clear), (peer.endpoint, peer.takes_clear()));
+            let endpoint = peer.endpoint.map(Endpoint::Udp);
+            assert_eq!((view.endpoint, view.takes_clear), (endpoint, peer.takes_clear()));
             self.is_valid(peer);
         }
         greeted
