@@ -50,6 +50,7 @@ pub use gate::Gate;
 pub use handshake::TransportKey;
 pub use index::SLOT_BITS;
 pub use mac::{CookieKey, Mac1Key};
+pub use peer::{CANDIDATES_MAX, PLACES_AT_ONCE};
 pub use psk::network_psk;
 pub use timers::Timers;
 
@@ -57,7 +58,7 @@ use crate::endpoint::Endpoint;
 use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
 use admission::{Load, Sources};
-use handshake::Identity;
+use handshake::{Identity, Received};
 use index::Indices;
 use mac::Cookies;
 use peer::{Peer, Shared};
@@ -185,6 +186,16 @@ pub enum FailReason {
     NoAnswer,
 }
 
+/// What became of a handshake message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Handled {
+    Done,
+    /// An authentic initiation of a key that is no peer's. It waits for [`Sessions::add_peer`] of that key and
+    /// [`Sessions::answer_stranger`], which must be the next calls.
+    Stranger([u8; 32]),
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Output {
@@ -228,6 +239,13 @@ pub struct Sessions {
     cookies: Cookies,
     load: Load,
     sources: Sources,
+    stranger: Option<Stranger>,
+}
+
+/// An initiation that waits to be answered, and where it came from.
+struct Stranger {
+    source: Endpoint,
+    received: Received,
 }
 
 struct Entry {
@@ -250,6 +268,7 @@ impl Sessions {
             cookies: Cookies::new(&identity.public),
             load: Load::new(),
             sources: Sources::default(),
+            stranger: None,
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -287,12 +306,16 @@ impl Sessions {
         config.persistent_keepalive = config.persistent_keepalive.filter(|interval| !interval.is_zero());
         self.by_key.insert(config.public_key, id);
         self.peers.insert(id, Entry { peer: Peer::new(id, config, now), due: None });
+        // It may be the stranger's.
+        let stranger = self.stranger.take();
         self.with(id, |_, _| ());
+        self.stranger = stranger;
         Ok(())
     }
 
     /// Removes a peer and erases its sessions.
     pub fn remove_peer(&mut self, id: PeerId) {
+        self.stranger = None;
         let Some(Entry { peer, due }) = self.peers.remove(&id) else { return };
         if let Some(at) = due {
             self.due.remove(&(at, id));
@@ -304,6 +327,12 @@ impl Sessions {
     /// Where the next messages to a peer go.
     pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<Endpoint>) {
         self.with(id, |peer, _| peer.set_endpoint(endpoint));
+    }
+
+    /// Where a peer may be beside its endpoint; the first [`CANDIDATES_MAX`] of them. Each initiation goes to
+    /// a few of all these places at once, and the answer tells where the peer is.
+    pub fn set_candidates(&mut self, id: PeerId, candidates: &[Endpoint]) {
+        self.with(id, |peer, _| peer.set_candidates(candidates));
     }
 
     /// The pre-shared key of the handshakes that are completed from now on.
@@ -351,19 +380,42 @@ impl Sessions {
 
     /// Takes in a handshake message.
     ///
+    /// That a stranger has the key it says does not make it a member of the network: the pre-shared key is in
+    /// none of what it has sent. The first packet that is authentic in a session with it shows that.
+    ///
     /// # Errors
     /// Why it was refused. [`Counter::RxCookieSent`] is one: the sender has been told to come again.
-    pub fn handle_handshake(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
+    pub fn handle_handshake(
+        &mut self,
+        now: Now,
+        source: Endpoint,
+        datagram: &[u8],
+    ) -> Result<Handled, Refusal> {
+        self.stranger = None;
         match datagram.first() {
-            Some(&wireguard::TYPE_INITIATION) => self.initiation(now, source, datagram),
-            Some(&wireguard::TYPE_RESPONSE) => self.response(now, source, datagram),
-            Some(&wireguard::TYPE_COOKIE_REPLY) => self.cookie_reply(now, datagram),
-            _ => Err(Refusal(Counter::RxBadHandshake)),
+            Some(&wireguard::TYPE_INITIATION) => return self.initiation(now, source, datagram),
+            Some(&wireguard::TYPE_RESPONSE) => self.response(now, source, datagram)?,
+            Some(&wireguard::TYPE_COOKIE_REPLY) => self.cookie_reply(now, datagram)?,
+            _ => return Err(Refusal(Counter::RxBadHandshake)),
         }
+        Ok(Handled::Done)
+    }
+
+    /// Answers the stranger of [`Handled::Stranger`], whose key is a peer's by now.
+    ///
+    /// # Errors
+    /// Why there is no session: [`Counter::RxUnknownPeer`] where the key is none's, or no stranger waits.
+    pub fn answer_stranger(&mut self, now: Now) -> Result<(), Refusal> {
+        let unknown = Refusal(Counter::RxUnknownPeer);
+        let Stranger { source, received } = self.stranger.take().ok_or(unknown)?;
+        let id = *self.by_key.get(&received.peer).ok_or(unknown)?;
+        self.with(id, |peer, shared| peer.respond(now.at, source, received, shared))
+            .unwrap_or_else(|| unreachable!("keys lead to peers"))
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.stranger = None;
         while let Some((at, id)) = self.due.first().copied().filter(|(at, _)| *at <= now.at) {
             self.with(id, |peer, shared| peer.handle_timeout(now, shared));
             if self.due.contains(&(at, id)) {
@@ -386,16 +438,21 @@ impl Sessions {
         self.peers.get(&id).map(|entry| entry.peer.view())
     }
 
-    fn initiation(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
+    fn initiation(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<Handled, Refusal> {
         let message = Initiation::parse(datagram).ok_or(Refusal(Counter::RxBadHandshake))?;
         self.check_mac1(datagram)?;
         self.admit(now.at, source, datagram, message.sender, &message.mac1)?;
         let ephemeral = self.shared.draw();
         let received = self.shared.identity.receive(&message, ephemeral);
         let received = received.ok_or(Refusal(Counter::RxBadHandshake))?;
-        let id = *self.by_key.get(&received.peer).ok_or(Refusal(Counter::RxUnknownPeer))?;
+        let Some(id) = self.by_key.get(&received.peer).copied() else {
+            let stranger = received.peer;
+            self.stranger = Some(Stranger { source, received });
+            return Ok(Handled::Stranger(stranger));
+        };
         self.with(id, |peer, shared| peer.respond(now.at, source, received, shared))
-            .unwrap_or_else(|| unreachable!("keys lead to peers"))
+            .unwrap_or_else(|| unreachable!("keys lead to peers"))?;
+        Ok(Handled::Done)
     }
 
     fn response(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
@@ -445,6 +502,7 @@ impl Sessions {
 
     /// Does something to a peer, and keeps its timers in order.
     fn with<T>(&mut self, id: PeerId, act: impl FnOnce(&mut Peer, &mut Shared) -> T) -> Option<T> {
+        self.stranger = None;
         let entry = self.peers.get_mut(&id)?;
         let result = act(&mut entry.peer, &mut self.shared);
         let due = entry.peer.settle(&mut self.shared);

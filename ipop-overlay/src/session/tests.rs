@@ -1,9 +1,11 @@
 //! Two nodes with data paths that seal and open for real, and a wire that the test controls.
 
+mod candidates;
 mod handshakes;
 mod hostile;
 mod interop;
 mod schedules;
+mod strangers;
 mod timing;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -198,6 +200,15 @@ impl Host {
         sent
     }
 
+    /// Takes in a handshake message, as a node does that has the peers it has.
+    fn handle(&mut self, now: Now, from: Endpoint, datagram: &[u8]) -> Result<(), Counter> {
+        match self.sessions.handle_handshake(now, from, datagram) {
+            Ok(Handled::Done) => Ok(()),
+            Ok(Handled::Stranger(_)) => Err(Counter::RxUnknownPeer),
+            Err(Refusal(counter)) => Err(counter),
+        }
+    }
+
     fn seal(&mut self, now: Now, packet: &[u8]) -> Option<Vec<u8>> {
         let index = self.used?;
         let session = self.installed.get_mut(&index).unwrap();
@@ -268,7 +279,7 @@ impl World {
         let host = &mut self.hosts[host];
         if datagram.first() == Some(&wireguard::TYPE_TRANSPORT) {
             host.open(now, from, datagram);
-        } else if let Err(Refusal(counter)) = host.sessions.handle_handshake(now, from, datagram) {
+        } else if let Err(counter) = host.handle(now, from, datagram) {
             host.refused.push(counter);
         }
         self.drain();

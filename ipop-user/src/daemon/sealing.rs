@@ -15,8 +15,8 @@ use ipop_common::maps::LinkRef;
 use ipop_common::session::Agreed;
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_overlay::session::{
-    AddError, Adopted, CookieKey, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers,
-    Traffic,
+    AddError, Adopted, CookieKey, FailReason, Handled, Install, Now, Output, PeerConfig, PeerView, Sessions,
+    Timers, Traffic,
 };
 use ipop_overlay::{Endpoint, Instant, PeerId, Refusal};
 use tracing::{debug, warn};
@@ -196,7 +196,10 @@ impl Sealing {
         let now = now();
         // Whoever hands the messages on has seen those that it did not.
         self.core.set_under_load(self.places.filter().is_closed(now.at.as_nanos()));
-        self.core.handle_handshake(now, from, datagram)
+        match self.core.handle_handshake(now, from, datagram)? {
+            Handled::Done => Ok(()),
+            Handled::Stranger(_) => Err(Refusal(Counter::RxUnknownPeer)),
+        }
     }
 
     /// A packet of a session was authentic: where its peer is, and who that is.

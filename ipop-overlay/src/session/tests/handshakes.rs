@@ -280,7 +280,7 @@ fn secrets_are_not_printed() {
     world.want(0);
     let initiation = world.intercept();
     let now = world.time(1);
-    world.hosts[1].sessions.handle_handshake(now, address(0), &initiation).unwrap();
+    world.hosts[1].handle(now, address(0), &initiation).unwrap();
     let mut printed = std::format!("{:?} {:?}", world.hosts[1].sessions, config(1));
     while let Some(output) = world.hosts[1].sessions.poll_output() {
         printed += &std::format!("{output:?}");

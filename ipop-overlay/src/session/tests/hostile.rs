@@ -29,8 +29,7 @@ fn cookie_sent() -> (World, Vec<u8>) {
 fn handle(world: &mut World, host: usize, datagram: &[u8]) -> Result<(), Counter> {
     let now = world.time(host);
     let from = address(1 - host);
-    let result = world.hosts[host].sessions.handle_handshake(now, from, datagram);
-    result.map_err(|Refusal(counter)| counter)
+    world.hosts[host].handle(now, from, datagram)
 }
 
 /// With the right mac1 to `host`, as an attacker can make it.

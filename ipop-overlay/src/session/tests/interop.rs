@@ -56,8 +56,7 @@ impl Pair {
 
     fn take_in(&mut self, datagram: &[u8]) -> Result<(), Counter> {
         let now = self.time();
-        let result = self.ours.sessions.handle_handshake(now, address(1), datagram);
-        result.map_err(|Refusal(counter)| counter)
+        self.ours.handle(now, address(1), datagram)
     }
 
     fn their_packet(&mut self) -> Vec<u8> {

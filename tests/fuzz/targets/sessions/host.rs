@@ -11,7 +11,7 @@ use ipop_common::maps::LinkRef;
 use ipop_common::session::{Agreed, Session as Place};
 use ipop_common::wireguard::{TRANSPORT_HEADER_LEN, TYPE_TRANSPORT, TransportHeader};
 use ipop_overlay::session::{
-    Adopted, Install, Now, Output, PeerConfig, SLOT_BITS, Sessions, Timers, Traffic,
+    Adopted, Handled, Install, Now, Output, PeerConfig, SLOT_BITS, Sessions, Timers, Traffic,
 };
 use ipop_overlay::{Endpoint, Instant, PeerId, Refusal};
 use ipop_tests::random::Random;
@@ -173,7 +173,10 @@ impl Host {
             self.sessions
                 .handle_handshake(self.time(now), datagram.from.into(), &datagram.bytes)
                 .map_err(|Refusal(counter)| counter)
-                .map(|()| None)
+                .map(|handled| {
+                    assert_eq!(handled, Handled::Done, "there is one peer");
+                    None
+                })
         };
         (arrived, self.drain(now))
     }
