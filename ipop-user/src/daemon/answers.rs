@@ -236,7 +236,9 @@ impl Daemon {
 
     /// The path that packets take now, and one sentence why.
     fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
-        if self.config.datapath.seal == config::Seal::User && view.path.security() == Some(Security::Sealed) {
+        let is_direct = !matches!(view.path, Path::Overlay { .. });
+        let is_sealed = view.path.security() == Some(Security::Sealed);
+        if self.config.datapath.seal == config::Seal::User && is_sealed && is_direct {
             return (api::Path::DirectUser, "datapath.seal = \"user\" in the configuration".to_owned());
         }
         match (view.path, &peer.kernel) {
@@ -263,6 +265,9 @@ impl Daemon {
             }
             (Path::User { reason: UserReason::OffThere, .. }, _) => {
                 (api::Path::DirectUser, "the kernel path is off on the peer".to_owned())
+            }
+            (Path::Overlay { .. }, _) => {
+                (api::Path::Overlay, "no way by UDP is known: other nodes carry the packets".to_owned())
             }
             (Path::None(why), _) => (api::Path::None, no_path(why, peer, view.endpoint)),
         }
@@ -403,6 +408,9 @@ impl Daemon {
             return Ok("sealed, as configured".to_owned());
         }
         let underlay = &self.config.underlay;
+        if view.endpoint.is_some_and(|endpoint| endpoint.overlay().is_some()) {
+            return Err("sealed: other nodes carry the packets".to_owned());
+        }
         match (view.endpoint.and_then(Endpoint::udp), &peer.reach) {
             (Some(endpoint), _) if !underlay.trusts(endpoint.ip()) => {
                 Err(format!("sealed: {} is in no trusted prefix", endpoint.ip()))
@@ -430,7 +438,7 @@ impl Daemon {
                 Ok("nobody: the link is clear".to_owned())
             }
             (_, config::Seal::User) => Ok("the daemon, as configured".to_owned()),
-            (Path::User { .. }, _) => Ok("the daemon".to_owned()),
+            (Path::User { .. } | Path::Overlay { .. }, _) => Ok("the daemon".to_owned()),
             _ if !kernel => Ok("the daemon".to_owned()),
             (_, config::Seal::Kernel) => Ok("the kernel, as configured".to_owned()),
             (_, config::Seal::Auto) => Ok("the kernel; flows with super-packets, the daemon".to_owned()),

@@ -424,6 +424,7 @@ impl std::fmt::Display for Described {
             Path::User { endpoint, mtu, security, .. } => {
                 write!(f, "direct-user, {}, to {endpoint}, MTU {mtu}", word(security))
             }
+            Path::Overlay { to, mtu } => write!(f, "overlay, sealed, to {to:?}, MTU {mtu}"),
             Path::None(NoPath::NoEndpoint) => f.write_str("none: no endpoint is known"),
             Path::None(NoPath::NoRoute) => f.write_str("none: no route"),
             Path::None(NoPath::NoAnswer) => f.write_str("none: no session yet"),

@@ -97,6 +97,7 @@ impl PeerState {
         let reach = self.reach.as_ref().map_err(Clone::clone)?;
         let (endpoint, mtu, security, send) = match view.path {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
+            Path::Overlay { .. } => return Err("other nodes carry the packets".to_owned()),
             Path::Kernel { endpoint, mtu, security } => (endpoint, mtu, security, true),
             // On this side off, the switch in the maps says so.
             Path::User { endpoint, mtu, security, reason } => {

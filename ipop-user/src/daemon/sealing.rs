@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ipop_common::Counter;
 use ipop_common::aead;
-use ipop_common::hello;
 use ipop_common::maps::LinkRef;
 use ipop_common::session::Agreed;
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
@@ -374,11 +373,7 @@ impl Sealing {
     ///
     /// # Errors
     /// The counter of the reason: there is no session with it.
-    pub(super) fn seal(
-        &self,
-        peer: PeerId,
-        message: &[u8; hello::LEN],
-    ) -> Result<(Endpoint, Vec<u8>), Counter> {
+    pub(super) fn seal(&self, peer: PeerId, message: &[u8]) -> Result<(Endpoint, Vec<u8>), Counter> {
         let current = self.current.get(&peer).and_then(|local| self.live.get(local));
         let to = self.core.peer(peer).and_then(|view| view.endpoint);
         let (Some(live), Some(to)) = (current, to) else { return Err(Counter::TxNoSession) };

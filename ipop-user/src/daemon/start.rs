@@ -13,7 +13,7 @@ use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LEASE_NS};
 use ipop_common::{Address, sealed};
 use ipop_overlay::session::{AddError, Mac1Key, network_psk};
-use ipop_overlay::{Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
+use ipop_overlay::{AddPeerError, Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -278,12 +278,14 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
         lease: std::time::Duration::from_nanos(LEASE_NS),
     };
     let name = |id: PeerId| config.peers.get(id.0).map_or("?", |peer| peer.name.as_str());
-    let node = Node::new(&node_config, clock::unix_ns(), clock::now()).map_err(|(a, b)| {
-        anyhow::anyhow!(
+    let node = Node::new(&node_config, clock::unix_ns(), clock::now());
+    let node = node.map_err(|(id, error)| match error {
+        AddPeerError::KeyTaken(other) | AddPeerError::LinkIdTaken(other) => anyhow::anyhow!(
             "peers {} and {} derive the same link id: give one of them another key",
-            name(a),
-            name(b)
-        )
+            name(other),
+            name(id)
+        ),
+        AddPeerError::TooMany => anyhow::anyhow!("peer {}: {error}", name(id)),
     })?;
     let link_id = |id| node.peer(id).map(|view| view.link_id);
     let states = config.peers.iter().enumerate().filter_map(|(index, peer)| {

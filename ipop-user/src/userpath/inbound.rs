@@ -18,9 +18,6 @@ use super::pool::{Memory, Piece, Pool};
 use super::session::UserSession;
 use super::{HandshakeDatagram, UserEvent};
 
-/// Longest control message: what is longer is none.
-const MESSAGE_MAX: usize = 256;
-
 /// What one receive call delivered: datagrams of one sender, one after another.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bundle {
@@ -243,9 +240,6 @@ fn deliver(packet: Piece, inner: &Inner, pool: &mut Pool, frames: &mut Coalescer
 
 /// Hands on a text that is no IP packet but a control message.
 fn message(local: u32, text: &[u8], context: &Context<'_>) -> Result<(), Counter> {
-    if text.len() > MESSAGE_MAX {
-        return Err(Counter::RxBadHello);
-    }
     let received_at_ns = super::clock::monotonic_ns();
     let event = UserEvent::Message { local, text: text.into(), received_at_ns };
     context.listeners.events.try_send(event).map_err(|_| Counter::RxHelloFlood)
@@ -492,7 +486,6 @@ mod tests {
             (&longer[..], Counter::RxBadLength),
             (&[0x77; 40][..], Counter::RxBadInner),
             (&[0x45; 4][..], Counter::RxBadInner),
-            (&[1; MESSAGE_MAX + 1][..], Counter::RxBadHello),
         ] {
             let before = node.counters.value(counter);
             node.take("192.0.2.2", &[seal(text)]);
@@ -506,13 +499,18 @@ mod tests {
         let mut node = Node::new(16);
         let seal = sealing(&mut node);
         node.take("192.0.2.2", &[seal(&[])]);
-        node.take("192.0.2.2", &[seal(&[1; 64])]);
         assert!(node.drain().is_empty());
         assert_eq!(node.counted(), [(Counter::RxKeepalive, 1)]);
-        let events: Vec<_> = std::iter::from_fn(|| node.ears.events.try_recv().ok()).collect();
-        assert!(matches!(events[0], UserEvent::Authenticated { local: SESSION, .. }), "{events:?}");
-        let UserEvent::Message { local: SESSION, text, .. } = &events[1] else { panic!("{events:?}") };
-        assert_eq!(text[..], [1; 64]);
+        let event = node.ears.events.try_recv();
+        assert!(matches!(event, Ok(UserEvent::Authenticated { local: SESSION, .. })), "{event:?}");
+        for len in [16, 64, 1312] {
+            let message = vec![1; len];
+            node.take("192.0.2.2", &[seal(&message)]);
+            assert!(node.drain().is_empty());
+            let event = node.ears.events.try_recv();
+            let Ok(UserEvent::Message { local: SESSION, text, .. }) = event else { panic!("{event:?}") };
+            assert_eq!(text[..], message, "of any length");
+        }
     }
 
     #[test]
