@@ -226,6 +226,13 @@ impl Node {
         }
     }
 
+    /// Says which prefixes are trusted, and what no inner packet is larger than, instead of what was configured.
+    pub fn reconfigure(&mut self, trusted: Vec<(IpAddr, u8)>, mtu_max: u16, now: Instant) {
+        (self.trusted, self.mtu_max) = (trusted, mtu_max);
+        self.ids().for_each(|id| self.decide(id, now));
+        self.announce(now);
+    }
+
     /// The peer with this public key.
     pub fn peer_of_key(&self, public_key: &[u8; 32]) -> Option<PeerId> {
         self.by_key.get(public_key).copied()

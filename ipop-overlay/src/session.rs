@@ -313,7 +313,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Removes a peer and erases its sessions.
+    /// Removes a peer and erases its sessions. Nothing more is wanted of it; another may have its id at once.
     pub fn remove_peer(&mut self, id: PeerId) {
         self.stranger = None;
         let Some(Entry { peer, due }) = self.peers.remove(&id) else { return };
@@ -322,6 +322,20 @@ impl Sessions {
         }
         self.by_key.remove(&peer.public);
         peer.remove(&mut self.shared);
+        // Of a session that no data path has been told of, none needs to hear that it is over.
+        let mut untold = BTreeSet::new();
+        self.shared.outputs.retain(|output| match output {
+            Output::Install(install) if install.peer == id => {
+                untold.insert(install.local_index);
+                false
+            }
+            Output::Erase { peer, local_index } => *peer != id || !untold.remove(local_index),
+            Output::Install(_) | Output::Transmit { .. } | Output::Cookies(_) => true,
+            Output::Use { peer, .. }
+            | Output::Keepalive { peer, .. }
+            | Output::Roamed { peer, .. }
+            | Output::Failed { peer, .. } => *peer != id,
+        });
     }
 
     /// Where the next messages to a peer go.

@@ -450,6 +450,18 @@ fn of_a_peer_that_was_removed_nothing_is_left_and_the_others_stay() {
 }
 
 #[test]
+fn what_is_trusted_can_change() {
+    let mut world = World::linked();
+    assert!(matches!(world.path(0), Path::Kernel { security: Security::Clear(_), .. }));
+    let now = world.now;
+    world.hosts[0].node.reconfigure(Vec::new(), 1300, now);
+    world.drain();
+    assert!(matches!(world.path(0), Path::Kernel { security: Security::Sealed, mtu: 1300, .. }));
+    world.deliver();
+    assert!(matches!(world.path(1), Path::Kernel { security: Security::Sealed, .. }), "the peer was told");
+}
+
+#[test]
 fn a_peer_on_the_overlay_has_a_path_there_when_there_is_a_session() {
     let mut world = World::new();
     world.kernels_on();

@@ -8,6 +8,7 @@
 //! | `start` | from a configuration to running data paths, and back |
 //! | `device` | the virtual device |
 //! | `peers` | each peer: reach, table entries, map entries |
+//! | `members` | peers that come and go |
 //! | `sealing` | the sessions with the peers |
 //! | `apply` | bringing host, tables and maps to what the core decided |
 //! | `answers` | what the control socket asks |
@@ -19,6 +20,7 @@ mod answers;
 mod apply;
 mod clock;
 mod device;
+mod members;
 mod peers;
 mod pings;
 mod predecessor;
@@ -34,7 +36,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Counter;
-use ipop_overlay::session::{CookieKey, Timers};
+use ipop_overlay::session::{CookieKey, Handled, Timers};
 use ipop_overlay::{Command, Endpoint, Instant, Node, NodeAddress, Output, PeerId, Refusal};
 use socket2::SockRef;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,7 +52,7 @@ use crate::userpath::{Counters, HandshakeDatagram, RunError, Table, UserEvent, U
 
 use apply::Stale;
 use device::VirtualDevice;
-use peers::{PeerState, of_user_slot};
+use peers::{Peers, of_user_slot};
 use pings::Pings;
 use sealing::{Deed, Sealing};
 use underlays::Underlays;
@@ -118,7 +120,9 @@ struct Daemon {
     public_key: PublicKey,
     node: Node,
     sealing: Sealing,
-    peers: Vec<PeerState>,
+    peers: Peers,
+    /// What of the peers the data paths do not know yet.
+    stale: Stale,
     netlink: Netlink,
     device: VirtualDevice,
     kernel: KernelSlot,
@@ -228,7 +232,12 @@ impl Daemon {
     }
 
     fn shake(&mut self, handshake: &HandshakeDatagram) {
-        match self.sealing.handshake(Endpoint::Udp(handshake.from), &handshake.bytes) {
+        let handled = match self.sealing.handshake(Endpoint::Udp(handshake.from), &handshake.bytes) {
+            Ok(Handled::Done) => Ok(()),
+            Ok(Handled::Stranger(key)) => self.admit_stranger(PublicKey::from_bytes(key)),
+            Err(refusal) => Err(refusal),
+        };
+        match handled {
             Ok(()) => self.counters.add(Counter::RxHandshake, 1),
             Err(Refusal(counter)) => {
                 debug!(from = %handshake.from, counter = counter.name(), "handshake message refused");
@@ -242,13 +251,11 @@ impl Daemon {
         for peer in self.sealing.look() {
             self.node.handle_command(Command::Alive { peer }, now);
         }
-        for index in 0..self.peers.len() {
-            self.sealing.want(PeerId(index));
-        }
+        self.peers.keys().for_each(|peer| self.sealing.want(*peer));
     }
 
     fn name_of(&self, peer: PeerId) -> &str {
-        self.peers.get(peer.0).map_or("", |peer| peer.config.name.as_str())
+        self.peers.get(&peer).map_or("", |peer| peer.config.name.as_str())
     }
 
     fn on_change(&mut self, change: Change) {
@@ -289,10 +296,13 @@ impl Daemon {
 
     /// Carries out what the cores want, until they want no more.
     async fn drain(&mut self) {
-        let mut stale = Stale::default();
+        let mut stale = std::mem::take(&mut self.stale);
         let mut messages = Vec::new();
         while let Some(deed) = self.sealing.poll() {
-            self.carry_out(deed, &mut messages, &mut stale).await;
+            self.carry_out(deed, &mut messages, &mut stale);
+        }
+        for peer in std::mem::take(&mut stale.unresolved) {
+            self.resolve_one(peer).await;
         }
         let is_published = !stale.is_empty();
         if is_published {
@@ -310,7 +320,7 @@ impl Daemon {
     }
 
     /// Does what a session wants, but for its `messages`.
-    async fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(Endpoint, Vec<u8>)>, stale: &mut Stale) {
+    fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(Endpoint, Vec<u8>)>, stale: &mut Stale) {
         let now = clock::now();
         match deed {
             Deed::Transmit { to, datagram } => messages.push((to, datagram)),
@@ -324,9 +334,7 @@ impl Daemon {
             Deed::Roamed { peer, to } => {
                 info!(peer = self.name_of(peer), endpoint = %to, "peer answers from here");
                 self.node.handle_command(Command::Endpoint { peer, endpoint: Some(to) }, now);
-                self.resolve_one(peer).await;
-                stale.peers.insert(peer);
-                stale.paths = true;
+                stale.elsewhere(peer);
             }
             Deed::Failed(peer) => {
                 info!(peer = self.name_of(peer), "no answer to handshakes");

@@ -261,6 +261,33 @@ fn a_removed_peer_leaves_nothing() {
 }
 
 #[test]
+fn of_a_peer_removed_before_anything_was_done_nothing_is_to_be_done() {
+    let mut world = World::connected();
+    let told = world.hosts[1].used.unwrap();
+    world.advance(121 * SECOND);
+    world.send(0, b"replaces the session");
+    while let Some((from, _, datagram)) = world.wire.pop_front() {
+        if datagram[0] == wireguard::TYPE_INITIATION {
+            let now = world.time(1);
+            world.hosts[1].handle(now, from, &datagram).unwrap();
+        }
+    }
+    // The new session waits to be installed, and there is one that is installed.
+    let sessions = &mut world.hosts[1].sessions;
+    sessions.remove_peer(PEER);
+    let mut erased = Vec::new();
+    while let Some(output) = sessions.poll_output() {
+        match output {
+            Output::Erase { local_index, .. } => erased.push(local_index),
+            Output::Transmit { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(erased, [told]);
+    assert_eq!(sessions.shared.indices.taken(), 0);
+}
+
+#[test]
 fn a_peer_that_cannot_be_is_not_added() {
     let mut sessions = Sessions::new(private(0), Timers::WIREGUARD, random(1));
     let now = Instant::default();
