@@ -36,6 +36,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Counter;
+use ipop_common::wireguard::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE, TYPE_TRANSPORT};
 use ipop_overlay::session::{CookieKey, Handled, Timers};
 use ipop_overlay::{Command, Endpoint, Instant, Node, NodeAddress, Output, PeerId, Refusal};
 use socket2::SockRef;
@@ -48,7 +49,7 @@ use crate::control::{Request, ServerHandle};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
-use crate::userpath::{Counters, HandshakeDatagram, RunError, Table, UserEvent, UserPath};
+use crate::userpath::{CarriedDatagram, Counters, HandshakeDatagram, RunError, Table, UserEvent, UserPath};
 
 use apply::Stale;
 use device::VirtualDevice;
@@ -88,6 +89,7 @@ pub async fn run(options: &Options) -> Result<()> {
 struct Events {
     user: mpsc::Receiver<UserEvent>,
     handshakes: mpsc::Receiver<HandshakeDatagram>,
+    carried: mpsc::Receiver<CarriedDatagram>,
     requests: mpsc::Receiver<Request>,
     monitor: Monitor,
     control: ServerHandle,
@@ -99,6 +101,7 @@ struct Events {
 enum Event {
     User(UserEvent),
     Handshake(HandshakeDatagram),
+    Carried(CarriedDatagram),
     Request(Request),
     Change(Change),
     Timer,
@@ -155,10 +158,17 @@ impl Daemon {
                     }
                 }
                 Event::Handshake(handshake) => {
-                    self.shake(&handshake);
+                    self.shake(Endpoint::Udp(handshake.from), &handshake.bytes);
                     for _ in 0..BURST {
                         let Ok(handshake) = events.handshakes.try_recv() else { break };
-                        self.shake(&handshake);
+                        self.shake(Endpoint::Udp(handshake.from), &handshake.bytes);
+                    }
+                }
+                Event::Carried(datagram) => {
+                    self.carry(datagram.to, datagram.bytes);
+                    for _ in 0..BURST {
+                        let Ok(datagram) = events.carried.try_recv() else { break };
+                        self.carry(datagram.to, datagram.bytes);
                     }
                 }
                 Event::Request(request) => self.answer(request).await,
@@ -182,6 +192,7 @@ impl Daemon {
         Ok(tokio::select! {
             Some(event) = events.user.recv() => Event::User(event),
             Some(handshake) = events.handshakes.recv() => Event::Handshake(handshake),
+            Some(datagram) = events.carried.recv() => Event::Carried(datagram),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -224,15 +235,15 @@ impl Daemon {
             }
             UserEvent::SessionWanted { slot } => self.sealing.want(of_user_slot(*slot)),
             UserEvent::Authenticated { local, from } => {
-                if let Some(peer) = self.sealing.authenticated(*local, Endpoint::Udp(*from)) {
+                if let Some(peer) = self.sealing.authenticated(*local, *from) {
                     self.node.handle_command(Command::Alive { peer }, clock::now());
                 }
             }
         }
     }
 
-    fn shake(&mut self, handshake: &HandshakeDatagram) {
-        let handled = match self.sealing.handshake(Endpoint::Udp(handshake.from), &handshake.bytes) {
+    fn shake(&mut self, from: Endpoint, datagram: &[u8]) {
+        let handled = match self.sealing.handshake(from, datagram) {
             Ok(Handled::Done) => Ok(()),
             Ok(Handled::Stranger(key)) => self.admit_stranger(PublicKey::from_bytes(key)),
             Err(refusal) => Err(refusal),
@@ -240,7 +251,7 @@ impl Daemon {
         match handled {
             Ok(()) => self.counters.add(Counter::RxHandshake, 1),
             Err(Refusal(counter)) => {
-                debug!(from = %handshake.from, counter = counter.name(), "handshake message refused");
+                debug!(%from, counter = counter.name(), "handshake message refused");
                 self.counters.add(counter, 1);
             }
         }
@@ -372,11 +383,27 @@ impl Daemon {
         }
     }
 
-    /// Has other nodes carry a datagram. There is no overlay in this version.
+    /// Has other nodes carry a datagram. In this version none does.
     fn carry(&mut self, to: NodeAddress, datagram: Vec<u8>) {
-        debug!(?to, len = datagram.len(), "no overlay to carry it");
+        debug!(?to, len = datagram.len(), "nobody carries it");
         drop(datagram);
-        self.counters.add(Counter::TxNoRoute, 1);
+        self.counters.add(Counter::TxNoCarrier, 1);
+    }
+
+    /// Takes in a datagram that other nodes have carried here, in the name of `from`.
+    #[expect(dead_code, reason = "for the overlay, which is being written")]
+    fn carried_in(&mut self, from: NodeAddress, datagram: &[u8]) {
+        match datagram.first() {
+            Some(&TYPE_TRANSPORT) => {
+                if !self.user.carried_in(from, datagram) {
+                    self.counters.add(Counter::RxCarryFull, 1);
+                }
+            }
+            Some(&(TYPE_INITIATION | TYPE_RESPONSE | TYPE_COOKIE_REPLY)) => {
+                self.shake(Endpoint::Overlay(from), datagram);
+            }
+            _ => self.counters.add(Counter::RxUnknownMessage, 1),
+        }
     }
 
     /// Control messages are repeated anyway; one that the socket refuses is counted and let go.

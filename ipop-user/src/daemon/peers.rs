@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use ipop_common::encapsulation::{Form, Underlay, overhead};
 use ipop_common::gpe::LinkId;
-use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, MTU_MIN};
+use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, MTU_MIN, OVERLAY_MTU};
 use ipop_common::maps::{Link, PrefixKey};
 use ipop_common::{Address, Family, sealed};
 use ipop_overlay::session::AddError;
-use ipop_overlay::{AddPeerError, NoPath, Path, PeerId, PeerView, Security, UserReason};
+use ipop_overlay::{AddPeerError, Endpoint, NoPath, Path, PeerId, PeerView, Security, UserReason};
 
 use super::sealing::Sealing;
 use crate::config::{self, Mtu, Seal};
@@ -160,14 +160,22 @@ impl PeerState {
     /// The peer's link in the user path's table; `None` while it is not known where the peer is.
     pub(super) fn user_link(&self, view: &PeerView, sealing: &Sealing, configured: Mtu) -> Option<UserLink> {
         // Also where the kernel path carries the packets: the user path takes what that misses.
-        let endpoint = view.endpoint?.udp()?;
-        let local = match &self.reach {
-            Ok(reach) => reach.path.source.into(),
-            Err(_) => Address::default(),
+        let name = &self.config.name;
+        let mut link = match view.endpoint? {
+            Endpoint::Udp(endpoint) => {
+                let local = match &self.reach {
+                    Ok(reach) => reach.path.source.into(),
+                    Err(_) => Address::default(),
+                };
+                let waiting = self.reach.as_ref().map_or(MTU_IPV6_MIN, |reach| reach.sealed_mtu(configured));
+                let mtu = view.path.mtu().unwrap_or(waiting);
+                UserLink::new(name, self.link_id, local, endpoint, mtu)
+            }
+            Endpoint::Overlay(to) => {
+                let mtu = view.path.mtu().unwrap_or(OVERLAY_MTU.min(mtu_max(configured)));
+                UserLink::on_overlay(name, self.link_id, to, mtu)
+            }
         };
-        let waiting_mtu = self.reach.as_ref().map_or(MTU_IPV6_MIN, |reach| reach.sealed_mtu(configured));
-        let mtu = view.path.mtu().unwrap_or(waiting_mtu);
-        let mut link = UserLink::new(&self.config.name, self.link_id, local, endpoint, mtu);
         if !view.takes_clear {
             link.link.flags &= !Link::TAKES_CLEAR;
         }

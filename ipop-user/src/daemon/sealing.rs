@@ -67,6 +67,8 @@ struct Live {
     confirmed: bool,
     /// When data had last come, by the last look.
     received_ns: u64,
+    /// When other nodes had last carried something here, by the last look.
+    carried_ns: u64,
 }
 
 /// The sessions of one node.
@@ -188,6 +190,7 @@ impl Sealing {
             created: Instant::from_nanos(now.as_nanos().saturating_sub(nanos(age))),
             confirmed: true,
             received_ns: 0,
+            carried_ns: 0,
         };
         self.add(agreed.local, live);
         self.current.entry(peer).or_insert(agreed.local);
@@ -217,8 +220,14 @@ impl Sealing {
     /// A packet of a session was authentic: where its peer is, and who that is.
     pub(super) fn authenticated(&mut self, local: u32, from: Endpoint) -> Option<PeerId> {
         let live = self.live.get(&local)?;
-        let peer = live.peer;
-        self.core.authenticated_from(now(), local, from);
+        let (peer, now) = (live.peer, now());
+        if from.overlay().is_some() {
+            // It does not count against where UDP brings packets from; of those the core is to know.
+            let (_, received) = self.places.of(local).last_traffic();
+            let by_udp = at(received.max(live.user.heard().udp_ns));
+            self.core.traffic(now, local, &Traffic { by_udp, ..Traffic::default() });
+        }
+        self.core.authenticated_from(now, local, from);
         Some(peer)
     }
 
@@ -264,25 +273,33 @@ impl Sealing {
     /// last look.
     pub(super) fn look(&mut self) -> Vec<PeerId> {
         let now = now();
-        let at = |ns: u64| (ns != 0).then(|| Instant::from_nanos(ns));
         let mut alive = Vec::new();
         for (local, live) in &mut self.live {
             let place = self.places.of(*local);
-            let (sent, received) = place.last_traffic();
+            let (sent, by_udp) = place.last_traffic();
+            let heard = live.user.heard();
+            let received = by_udp.max(heard.carried_data_ns);
             if received > live.received_ns {
                 live.received_ns = received;
                 alive.push(live.peer);
             }
-            let (sent, received) = (at(sent), at(received));
+            let (sent, received, by_udp) = (at(sent), at(received), at(by_udp.max(heard.udp_ns)));
             let traffic = Traffic {
                 sent,
                 sent_data: sent,
                 received,
                 received_data: received,
-                by_udp: received,
+                by_udp,
                 send_counter: place.sent(),
             };
             self.core.traffic(now, *local, &traffic);
+            // Told again, since UDP may have fallen silent meanwhile.
+            if let Some((from, at_ns)) = heard.carried
+                && at_ns > live.carried_ns
+            {
+                live.carried_ns = at_ns;
+                self.core.authenticated_from(now, *local, Endpoint::Overlay(from));
+            }
         }
         alive
     }
@@ -350,6 +367,7 @@ impl Sealing {
             created: install.created,
             confirmed: false,
             received_ns: 0,
+            carried_ns: 0,
         };
         self.add(local, live);
         install.peer
@@ -468,6 +486,11 @@ impl Sealing {
 
 fn now() -> Now {
     Now { at: clock::now(), unix: Duration::from_nanos(clock::unix_ns()) }
+}
+
+/// A time as data paths note it.
+fn at(ns: u64) -> Option<Instant> {
+    (ns != 0).then(|| Instant::from_nanos(ns))
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -40,6 +40,8 @@ use crate::{config as cfg, control};
 const EVENT_QUEUE: usize = 256;
 /// Handshake messages likewise.
 const HANDSHAKE_QUEUE: usize = 128;
+/// Datagrams for other nodes to carry likewise: some super-packets, each of which is up to fifty.
+const CARRIED_QUEUE: usize = 512;
 /// Requests of operators under way.
 const REQUEST_QUEUE: usize = 16;
 /// Of a large host's CPUs no more than this carry the daemon's packets unless it is told to.
@@ -63,9 +65,11 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
 
     let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
     let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
+    let (carried_tx, carried) = mpsc::channel(CARRIED_QUEUE);
     let listeners = Listeners {
         events: user_tx,
         handshakes: handshake_tx,
+        carried: carried_tx,
         mac1: Mac1Key::new(private_key.public_key().as_bytes()),
         cookies: Arc::default(),
     };
@@ -130,8 +134,17 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         next_renewal: now.after(RENEWAL),
         refresh_at: None,
     };
-    let events =
-        Events { user: user_rx, handshakes, requests, monitor, control, terminate, interrupt, hangup };
+    let events = Events {
+        user: user_rx,
+        handshakes,
+        carried,
+        requests,
+        monitor,
+        control,
+        terminate,
+        interrupt,
+        hangup,
+    };
     if let Err(error) = daemon.begin().await {
         daemon.stop(events).await;
         return Err(error);
