@@ -76,6 +76,9 @@ counters! {
     TxUnreachable, "tx_unreachable", Refused, "no path to the peer: answered with ICMP destination unreachable";
     TxQueueFull, "tx_queue_full", Dropped, "the socket's queue stayed full";
     TxSendError, "tx_send_error", Dropped, "the socket refused the datagram";
+    TxCarried, "tx_carried", Ok, "sealed, and left to other nodes to carry to the peer";
+    TxCarryFull, "tx_carry_full", Dropped, "for other nodes to carry, and more than the daemon hands on at a time";
+    TxNoCarrier, "tx_no_carrier", Dropped, "for other nodes to carry, and none is known";
     TxGsoFallback, "tx_gso_fallback", Passed, "segmentation offload refused, sent one datagram at a time";
     RxDecapsulated, "rx_decapsulated", Ok, "received from a peer and delivered";
     RxXdpDecapsulated, "rx_xdp_decapsulated", Ok, "decapsulated by XDP, delivered by TC";
@@ -105,6 +108,7 @@ counters! {
     RxWindowBusy, "rx_window_busy", Dropped, "other CPUs kept changing the replay window";
     RxBadInner, "rx_bad_inner", Refused, "the inner packet is not the IP packet that the header promises";
     RxWrongInnerSource, "rx_wrong_inner_source", Refused, "the inner source address does not belong to the link's peer";
+    RxCarryFull, "rx_carry_full", Dropped, "carried here by other nodes, and more than the user path takes at a time";
     RxNoRoom, "rx_no_room", Dropped, "the kernel could not remove the outer header";
     RxDeviceError, "rx_device_error", Dropped, "the virtual device refused the packet";
     RxBadChecksum, "rx_bad_checksum", Refused, "the inner transport checksum is wrong";

@@ -22,5 +22,8 @@ pub const KERNEL_PORT: u16 = 4790;
 pub const MTU_MIN: u16 = 576;
 /// The smallest MTU of a link that carries IPv6 (RFC 8200, section 5).
 pub const MTU_IPV6_MIN: u16 = 1280;
+/// The largest inner packet to a peer that other nodes carry packets to: sealed and behind what the overlay puts
+/// before it, it fits the wires that there may be on the way, none of which anybody asks.
+pub const OVERLAY_MTU: u16 = MTU_IPV6_MIN;
 /// The largest inner packet: what fits into one UDP datagram over IPv4 with our header.
 pub const INNER_LEN_MAX: usize = 65_535 - 20 - 8 - 8;

@@ -2,11 +2,10 @@
 //! --example handshakes -p ipop-overlay`
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement, run by hand")]
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant as Stopwatch};
 
-use ipop_overlay::session::{Mac1Key, Now, Output, PeerConfig, Random, Sessions, Timers};
-use ipop_overlay::{Instant, PeerId};
+use ipop_overlay::session::{Handled, Mac1Key, Now, Output, PeerConfig, Random, Sessions, Timers};
+use ipop_overlay::{Endpoint, Instant, PeerId};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
@@ -43,7 +42,7 @@ fn measure(seed: u64) -> [f64; 5] {
         StaticSecret::from(bytes)
     };
     let now = Now { at: Instant::from_nanos(1), unix: Duration::from_secs(1_700_000_000) };
-    let address = |number: usize| SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 15000));
+    let address = |number: usize| Endpoint::Udp(([10, 0, (number >> 8) as u8, number as u8], 15000).into());
 
     let mut responder = Sessions::new(key(0), Timers::WIREGUARD, random(seed));
     let responder_key = PublicKey::from(&key(0)).to_bytes();
@@ -61,7 +60,8 @@ fn measure(seed: u64) -> [f64; 5] {
 
     let accepted = per_second(|| {
         for (number, initiation) in initiations.iter().enumerate() {
-            responder.handle_handshake(now, address(number + 1), initiation).unwrap();
+            let handled = responder.handle_handshake(now, address(number + 1), initiation);
+            assert_eq!(handled, Ok(Handled::Done));
         }
     });
     let mut responses = Vec::new();
@@ -72,7 +72,7 @@ fn measure(seed: u64) -> [f64; 5] {
     }
     let finished = per_second(|| {
         for (initiator, response) in initiators.iter_mut().zip(&responses) {
-            initiator.handle_handshake(now, address(0), response).unwrap();
+            assert_eq!(initiator.handle_handshake(now, address(0), response), Ok(Handled::Done));
         }
     });
 
@@ -97,7 +97,7 @@ fn per_second(act: impl FnOnce()) -> f64 {
     PEERS as f64 / start.elapsed().as_secs_f64()
 }
 
-fn peer(public_key: [u8; 32], endpoint: SocketAddr) -> PeerConfig {
+fn peer(public_key: [u8; 32], endpoint: Endpoint) -> PeerConfig {
     PeerConfig {
         public_key,
         psk: Zeroizing::new([3; 32]),

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 type Deriver = blake2::Blake2sMac256;
 
 /// Derived from the network's name and secret; every member has it.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct NetworkKey([u8; 32]);
 
 impl core::fmt::Debug for NetworkKey {

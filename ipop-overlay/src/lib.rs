@@ -4,7 +4,7 @@
 //! and the simulator do, and drive the same code. One mutation, then drain
 //! [`Node::poll_output`] until it is empty and ask [`Node::poll_timeout`] when to come back.
 //!
-//! In this version peers are static. [`session`] makes and keeps the session with each of them, as
+//! Peers come with the configuration, and come and go while the node runs. [`session`] makes and keeps the session with each of them, as
 //! every WireGuard does; inside it the node keeps one control conversation (`hello`), learns from it
 //! how the peer can be reached, and decides which path packets to it take and whether they are
 //! sealed.
@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 mod address;
+mod endpoint;
 mod keys;
 mod node;
 mod peer;
@@ -23,7 +24,8 @@ pub mod session;
 mod time;
 
 pub use address::{Distance, NodeAddress, ParseAddressError};
+pub use endpoint::Endpoint;
 pub use keys::NetworkKey;
-pub use node::{Command, Config, Node, Output, PeerConfig, PeerId, Refusal};
+pub use node::{AddPeerError, Command, Config, Node, Output, PeerConfig, PeerId, Refusal};
 pub use peer::{NoPath, Path, PeerView, Said, Security, UserReason};
 pub use time::{Instant, Reason};

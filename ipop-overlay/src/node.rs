@@ -2,12 +2,15 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::time::Duration;
 
 use ipop_common::Counter;
-use ipop_common::hello::{self, Hello};
+use ipop_common::gpe::LinkId;
+use ipop_common::hello::Hello;
+use ipop_common::limits::LINKS_MAX;
 
+use crate::endpoint::Endpoint;
 use crate::keys::NetworkKey;
 use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
 use crate::time::{Instant, Reason};
@@ -15,7 +18,8 @@ use crate::time::{Instant, Reason};
 /// How long a node without a kernel path may be silent.
 const USER_LEASE: Duration = Duration::from_secs(5);
 
-/// A configured peer: its place in [`Config::peers`].
+/// A peer. Those of [`Config::peers`] are numbered in their order; one that is added later has the lowest number
+/// that is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub usize);
 
@@ -23,6 +27,7 @@ pub struct PeerId(pub usize);
 pub struct Config {
     pub public_key: [u8; 32],
     pub network: NetworkKey,
+    /// Those that are there from the start.
     pub peers: Vec<PeerConfig>,
     /// Prefixes within which links may be clear, as address and length; none: all are sealed.
     pub trusted: Vec<(IpAddr, u8)>,
@@ -46,8 +51,35 @@ impl core::fmt::Debug for Config {
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
     pub public_key: [u8; 32],
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
 }
+
+/// Why a peer was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddPeerError {
+    /// Another peer has the same public key.
+    KeyTaken(PeerId),
+    /// The link id that follows from its key is another peer's.
+    LinkIdTaken(PeerId),
+    /// There are as many peers as links.
+    TooMany,
+}
+
+impl core::fmt::Display for AddPeerError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::KeyTaken(PeerId(other)) => {
+                write!(f, "peer {other} has the same public key; each peer needs its own")
+            }
+            Self::LinkIdTaken(PeerId(other)) => {
+                write!(f, "peer {other} derives the same link id; one of them needs another key")
+            }
+            Self::TooMany => write!(f, "there are {LINKS_MAX} peers already; remove one first"),
+        }
+    }
+}
+
+impl core::error::Error for AddPeerError {}
 
 /// What the node is told.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +91,7 @@ pub enum Command {
     /// sends by it.
     Kernel { port: u16, send: bool },
     /// Where a peer is: as configured, or where its last authentic packet came from.
-    Endpoint { peer: PeerId, endpoint: Option<SocketAddr> },
+    Endpoint { peer: PeerId, endpoint: Option<Endpoint> },
     /// The session with a peer that is sent on, by its local index.
     Session { peer: PeerId, local_index: Option<u32> },
     /// A packet of a peer's session has come since the node last heard of it.
@@ -73,12 +105,12 @@ pub enum Command {
 }
 
 /// What the node wants done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send a control message in the session with a peer.
     Say {
         peer: PeerId,
-        message: [u8; hello::LEN],
+        message: Vec<u8>,
     },
     /// The path to a peer has changed.
     Path {
@@ -92,13 +124,26 @@ pub enum Output {
     },
 }
 
+impl Output {
+    fn peer(&self) -> PeerId {
+        match self {
+            Self::Say { peer, .. } | Self::Path { peer, .. } | Self::Pong { peer, .. } => *peer,
+        }
+    }
+}
+
 /// Why a message was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal(pub Counter);
 
 /// One node. See the crate's documentation for how to drive it.
 pub struct Node {
-    peers: Vec<Peer>,
+    public_key: [u8; 32],
+    network: NetworkKey,
+    /// By number; a number whose peer was removed is free.
+    peers: Vec<Option<Peer>>,
+    by_key: BTreeMap<[u8; 32], PeerId>,
+    by_link: BTreeMap<LinkId, PeerId>,
     trusted: Vec<(IpAddr, u8)>,
     mtu_max: u16,
     boot: u64,
@@ -111,7 +156,7 @@ pub struct Node {
 
 impl core::fmt::Debug for Node {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Node").field("peers", &self.peers.len()).finish_non_exhaustive()
+        f.debug_struct("Node").field("peers", &self.by_key.len()).finish_non_exhaustive()
     }
 }
 
@@ -119,19 +164,14 @@ impl Node {
     /// Makes a node; `seed` spreads its timers.
     ///
     /// # Errors
-    /// Two peers whose link ids are the same: one of them needs another key.
-    pub fn new(config: &Config, seed: u64, now: Instant) -> Result<Self, (PeerId, PeerId)> {
-        let mut by_link = BTreeMap::new();
-        let mut peers = Vec::with_capacity(config.peers.len());
-        for (index, peer) in config.peers.iter().enumerate() {
-            let link_id = config.network.link_id(&config.public_key, &peer.public_key);
-            if let Some(other) = by_link.insert(link_id, PeerId(index)) {
-                return Err((other, PeerId(index)));
-            }
-            peers.push(Peer::new(link_id, peer.endpoint, now));
-        }
-        Ok(Self {
-            peers,
+    /// The peer that cannot be added, by its place in the configuration, and why.
+    pub fn new(config: &Config, seed: u64, now: Instant) -> Result<Self, (PeerId, AddPeerError)> {
+        let mut node = Self {
+            public_key: config.public_key,
+            network: config.network.clone(),
+            peers: Vec::with_capacity(config.peers.len()),
+            by_key: BTreeMap::new(),
+            by_link: BTreeMap::new(),
             trusted: config.trusted.clone(),
             mtu_max: config.mtu_max,
             boot: config.boot,
@@ -140,14 +180,70 @@ impl Node {
             kernel_send: false,
             jitter: seed | 1,
             outputs: VecDeque::new(),
-        })
+        };
+        for (index, peer) in config.peers.iter().enumerate() {
+            node.add_peer(peer, now).map_err(|error| (PeerId(index), error))?;
+        }
+        Ok(node)
+    }
+
+    /// Adds a peer under the lowest free number.
+    ///
+    /// # Errors
+    /// If it is there already, cannot be told from another, or there is no room.
+    pub fn add_peer(&mut self, config: &PeerConfig, now: Instant) -> Result<PeerId, AddPeerError> {
+        let link_id = self.network.link_id(&self.public_key, &config.public_key);
+        if let Some(other) = self.by_key.get(&config.public_key) {
+            return Err(AddPeerError::KeyTaken(*other));
+        }
+        if let Some(other) = self.by_link.get(&link_id) {
+            return Err(AddPeerError::LinkIdTaken(*other));
+        }
+        let free = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
+        if free >= LINKS_MAX as usize {
+            return Err(AddPeerError::TooMany);
+        }
+        if free == self.peers.len() {
+            self.peers.push(None);
+        }
+        let id = PeerId(free);
+        if let Some(place) = self.peers.get_mut(free) {
+            *place = Some(Peer::new(config.public_key, link_id, config.endpoint, now));
+        }
+        self.by_key.insert(config.public_key, id);
+        self.by_link.insert(link_id, id);
+        Ok(id)
+    }
+
+    /// Forgets a peer, and what it wanted said to it and of it. Its number is free for another.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id.0).and_then(Option::take) else { return };
+        self.by_key.remove(&peer.public_key);
+        self.by_link.remove(&peer.link_id);
+        self.outputs.retain(|output| output.peer() != id);
+        while self.peers.last().is_some_and(Option::is_none) {
+            self.peers.pop();
+        }
+    }
+
+    /// Says which prefixes are trusted, and what no inner packet is larger than, instead of what was configured.
+    pub fn reconfigure(&mut self, trusted: Vec<(IpAddr, u8)>, mtu_max: u16, now: Instant) {
+        (self.trusted, self.mtu_max) = (trusted, mtu_max);
+        self.ids().for_each(|id| self.decide(id, now));
+        self.announce(now);
+    }
+
+    /// The peer with this public key.
+    pub fn peer_of_key(&self, public_key: &[u8; 32]) -> Option<PeerId> {
+        self.by_key.get(public_key).copied()
     }
 
     /// Takes in a control message that came in a session with a peer.
     pub fn handle_message(&mut self, id: PeerId, message: &[u8], now: Instant) -> Result<(), Refusal> {
         let hello = Hello::parse(message).ok_or(Refusal(Counter::RxBadHello))?;
-        let Some(peer) = self.peers.get_mut(id.0) else { return Err(Refusal(Counter::RxBadHello)) };
-        match peer.hear(&hello, self.boot, now) {
+        let boot = self.boot;
+        let Some(peer) = self.peer_mut(id) else { return Err(Refusal(Counter::RxBadHello)) };
+        match peer.hear(&hello, boot, now) {
             Heard::Flood => return Err(Refusal(Counter::RxHelloFlood)),
             Heard::Stale => return Err(Refusal(Counter::RxStaleHello)),
             Heard::New { echo } => {
@@ -168,7 +264,7 @@ impl Node {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Underlay { peer, reach } => {
-                if let Some(state) = self.peers.get_mut(peer.0) {
+                if let Some(state) = self.peer_mut(peer) {
                     state.underlay = reach.map(|(local, mtu)| Underlay { local, mtu });
                     self.decide(peer, now);
                 }
@@ -182,19 +278,19 @@ impl Node {
                 }
             }
             Command::Endpoint { peer, endpoint } => {
-                if let Some(state) = self.peers.get_mut(peer.0) {
-                    state.endpoint = endpoint;
+                if let Some(state) = self.peer_mut(peer) {
+                    state.set_endpoint(endpoint);
                     self.decide(peer, now);
                 }
             }
             Command::Session { peer, local_index } => {
-                if let Some(state) = self.peers.get_mut(peer.0) {
+                if let Some(state) = self.peer_mut(peer) {
                     state.set_session(local_index, now);
                     self.decide(peer, now);
                 }
             }
             Command::Alive { peer } => {
-                if let Some(state) = self.peers.get_mut(peer.0) {
+                if let Some(state) = self.peer_mut(peer) {
                     state.is_alive(now);
                     self.decide(peer, now);
                 }
@@ -211,11 +307,11 @@ impl Node {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         for id in self.ids() {
-            let Some(peer) = self.peers.get_mut(id.0) else { continue };
+            let Some(peer) = self.peer_mut(id) else { continue };
             if peer.next_hello <= now {
                 peer.next_hello = now.after(peer.interval());
                 let jitter = self.next_jitter();
-                if let Some(peer) = self.peers.get_mut(id.0) {
+                if let Some(peer) = self.peer_mut(id) {
                     peer.next_hello = peer.next_hello.after(jitter);
                 }
                 self.say_hello(id, true, now);
@@ -231,10 +327,9 @@ impl Node {
     /// When to call [`Node::handle_timeout`] at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
         let hellos =
-            self.peers.iter().filter(|peer| peer.has_session()).map(|peer| (peer.next_hello, Reason::Hello));
+            self.known().filter(|peer| peer.has_session()).map(|peer| (peer.next_hello, Reason::Hello));
         let silences = self
-            .peers
-            .iter()
+            .known()
             .filter(|p| !matches!(p.path, Path::None(_)))
             .filter_map(|peer| peer.silent_at().map(|at| (at, Reason::Silence)));
         hellos.chain(silences).min()
@@ -242,9 +337,22 @@ impl Node {
 
     /// A peer as an operator sees it.
     pub fn peer(&self, id: PeerId) -> Option<PeerView> {
-        self.peers.get(id.0).map(|peer| peer.view(peer.takes_clear(|address| self.trusts(address))))
+        self.peer_at(id).map(|peer| peer.view(peer.takes_clear(|address| self.trusts(address))))
     }
 
+    fn peer_at(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.get(id.0)?.as_ref()
+    }
+
+    fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.peers.get_mut(id.0)?.as_mut()
+    }
+
+    fn known(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().flatten()
+    }
+
+    /// The numbers of all peers, and the free ones between them.
     fn ids(&self) -> impl Iterator<Item = PeerId> + use<> {
         (0..self.peers.len()).map(PeerId)
     }
@@ -255,7 +363,7 @@ impl Node {
 
     fn ping(&mut self, id: PeerId, ping: u64, now: Instant) {
         self.say_hello(id, true, now);
-        if let Some(peer) = self.peers.get_mut(id.0).filter(|peer| peer.has_session()) {
+        if let Some(peer) = self.peer_mut(id).filter(|peer| peer.has_session()) {
             peer.expect_pong(ping);
         }
     }
@@ -263,7 +371,8 @@ impl Node {
     /// Tells a peer about this node; not where there is no session to tell it in.
     fn say_hello(&mut self, id: PeerId, answer: bool, now: Instant) {
         let trusted = |address: IpAddr| self.trusted.iter().any(|prefix| contains(*prefix, address));
-        let Some(peer) = self.peers.get_mut(id.0).filter(|peer| peer.has_session()) else { return };
+        let place = self.peers.get_mut(id.0).and_then(Option::as_mut);
+        let Some(peer) = place.filter(|peer| peer.has_session()) else { return };
         // Nothing of a node without a kernel path goes on when its daemon is gone.
         let lease = if self.kernel_port == 0 { self.lease.min(USER_LEASE) } else { self.lease };
         let mut hello = Hello {
@@ -279,7 +388,7 @@ impl Node {
             answer,
         };
         peer.stamp(&mut hello, now);
-        self.outputs.push_back(Output::Say { peer: id, message: hello.to_bytes() });
+        self.outputs.push_back(Output::Say { peer: id, message: hello.to_bytes().to_vec() });
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -290,10 +399,10 @@ impl Node {
     fn decide(&mut self, id: PeerId, now: Instant) {
         let kernel = self.kernel_send && self.kernel_port != 0;
         let here = Here { kernel, mtu_max: self.mtu_max, now };
-        let Some(peer) = self.peers.get(id.0) else { return };
+        let Some(peer) = self.peer_at(id) else { return };
         let path = peer.decide(peer.takes_clear(|address| self.trusts(address)), here);
         if path != peer.path {
-            if let Some(peer) = self.peers.get_mut(id.0) {
+            if let Some(peer) = self.peer_mut(id) {
                 peer.path = path;
             }
             self.outputs.push_back(Output::Path { peer: id, path });

@@ -6,8 +6,11 @@ use core::time::Duration;
 
 use ipop_common::gpe::LinkId;
 use ipop_common::hello::Hello;
+use ipop_common::limits::OVERLAY_MTU;
 use ipop_common::{encapsulation, sealed};
 
+use crate::address::NodeAddress;
+use crate::endpoint::Endpoint;
 use crate::time::Instant;
 
 /// How often a hello is sent to each peer.
@@ -46,6 +49,11 @@ pub enum Path {
         mtu: u16,
         security: Security,
     },
+    /// Through both daemons, sealed, and carried between them by other nodes.
+    Overlay {
+        to: NodeAddress,
+        mtu: u16,
+    },
 }
 
 impl Path {
@@ -53,7 +61,7 @@ impl Path {
     pub fn mtu(self) -> Option<u16> {
         match self {
             Path::None(_) => None,
-            Path::User { mtu, .. } | Path::Kernel { mtu, .. } => Some(mtu),
+            Path::User { mtu, .. } | Path::Kernel { mtu, .. } | Path::Overlay { mtu, .. } => Some(mtu),
         }
     }
 
@@ -61,6 +69,7 @@ impl Path {
         match self {
             Path::None(_) => None,
             Path::User { security, .. } | Path::Kernel { security, .. } => Some(security),
+            Path::Overlay { .. } => Some(Security::Sealed),
         }
     }
 }
@@ -110,7 +119,7 @@ pub struct PeerView {
     /// What clear packets from the peer carry.
     pub link_id: LinkId,
     pub path: Path,
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
     /// Smoothed round-trip time of hellos.
     pub rtt: Option<Duration>,
     /// When the peer was last heard of in its session.
@@ -146,8 +155,9 @@ pub(crate) enum Heard {
 }
 
 pub(crate) struct Peer {
+    pub(crate) public_key: [u8; 32],
     pub(crate) link_id: LinkId,
-    pub(crate) endpoint: Option<SocketAddr>,
+    endpoint: Option<Endpoint>,
     pub(crate) underlay: Option<Underlay>,
     /// The session that is sent on.
     session: Option<u32>,
@@ -185,8 +195,14 @@ pub(crate) struct Here {
 }
 
 impl Peer {
-    pub(crate) fn new(link_id: LinkId, endpoint: Option<SocketAddr>, now: Instant) -> Self {
+    pub(crate) fn new(
+        public_key: [u8; 32],
+        link_id: LinkId,
+        endpoint: Option<Endpoint>,
+        now: Instant,
+    ) -> Self {
         Self {
+            public_key,
             link_id,
             endpoint,
             underlay: None,
@@ -202,6 +218,14 @@ impl Peer {
             tokens: HELLOS_PER_SECOND,
             tokens_at: now,
             path: Path::None(NoPath::NoAnswer),
+        }
+    }
+
+    /// Takes in where the peer is. No address of this host leads to one that others carry to.
+    pub(crate) fn set_endpoint(&mut self, endpoint: Option<Endpoint>) {
+        self.endpoint = endpoint;
+        if endpoint.is_some_and(|endpoint| endpoint.overlay().is_some()) {
+            self.underlay = None;
         }
     }
 
@@ -324,20 +348,30 @@ impl Peer {
 
     /// Whether this end trusts the wire to the peer, and so takes clear packets from it.
     pub(crate) fn takes_clear(&self, trusted: impl Fn(IpAddr) -> bool) -> bool {
-        let ends = self.endpoint.zip(self.underlay);
+        let ends = self.endpoint.and_then(Endpoint::udp).zip(self.underlay);
         ends.is_some_and(|(endpoint, underlay)| trusted(endpoint.ip()) && trusted(underlay.local))
     }
 
     /// The path that follows from all that is known.
     pub(crate) fn decide(&self, takes_clear: bool, here: Here) -> Path {
-        let Some(endpoint) = self.endpoint else { return Path::None(NoPath::NoEndpoint) };
-        let Some(underlay) = self.underlay else { return Path::None(NoPath::NoRoute) };
+        let way = match self.endpoint {
+            None => return Path::None(NoPath::NoEndpoint),
+            Some(Endpoint::Overlay(to)) => Err(to),
+            Some(Endpoint::Udp(endpoint)) => match self.underlay {
+                None => return Path::None(NoPath::NoRoute),
+                Some(underlay) => Ok((endpoint, underlay)),
+            },
+        };
         if self.session.is_none() {
             return Path::None(NoPath::NoAnswer);
         }
         if self.is_silent(here.now) {
             return Path::None(NoPath::Silent);
         }
+        let (endpoint, underlay) = match way {
+            Ok(direct) => direct,
+            Err(to) => return Path::Overlay { to, mtu: OVERLAY_MTU.min(here.mtu_max) },
+        };
         let theirs = self.said.map(|said| said.mtu).filter(|mtu| *mtu != 0);
         let clear_mtu = underlay.mtu.min(theirs.unwrap_or(u16::MAX));
         let clear = self.said.and_then(|said| said.clear).filter(|_| takes_clear);

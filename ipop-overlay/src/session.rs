@@ -37,7 +37,6 @@ mod timers;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
-use core::net::SocketAddr;
 use core::time::Duration;
 
 use ipop_common::Counter;
@@ -51,13 +50,15 @@ pub use gate::Gate;
 pub use handshake::TransportKey;
 pub use index::SLOT_BITS;
 pub use mac::{CookieKey, Mac1Key};
+pub use peer::{CANDIDATES_MAX, PLACES_AT_ONCE};
 pub use psk::network_psk;
 pub use timers::Timers;
 
+use crate::endpoint::Endpoint;
 use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
 use admission::{Load, Sources};
-use handshake::Identity;
+use handshake::{Identity, Received};
 use index::Indices;
 use mac::Cookies;
 use peer::{Peer, Shared};
@@ -82,7 +83,7 @@ pub struct PeerConfig {
     /// See [`network_psk`]; all zeros for none.
     pub psk: Zeroizing<[u8; 32]>,
     /// Where initiations go; where the peer's own packets come from replaces it.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
     /// Something is sent at least this often, so that a NAT does not forget this node.
     pub persistent_keepalive: Option<Duration>,
 }
@@ -185,11 +186,21 @@ pub enum FailReason {
     NoAnswer,
 }
 
+/// What became of a handshake message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Handled {
+    Done,
+    /// An authentic initiation of a key that is no peer's. It waits for [`Sessions::add_peer`] of that key and
+    /// [`Sessions::answer_stranger`], which must be the next calls.
+    Stranger([u8; 32]),
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Output {
     /// Send a handshake message.
-    Transmit { to: SocketAddr, datagram: Vec<u8> },
+    Transmit { to: Endpoint, datagram: Vec<u8> },
     /// Receive on this session from now on.
     Install(Install),
     /// Send on this session from now on.
@@ -199,7 +210,7 @@ pub enum Output {
     /// Send an empty packet on this session, unless a packet waits and is sent now.
     Keepalive { peer: PeerId, local_index: u32 },
     /// The peer is somewhere else now.
-    Roamed { peer: PeerId, to: SocketAddr },
+    Roamed { peer: PeerId, to: Endpoint },
     /// No session could be made, and packets that wait for one should not wait any longer.
     Failed { peer: PeerId, reason: FailReason },
     /// From now on, cookies that this node has given follow from this: for [`Gate::admit`].
@@ -209,7 +220,7 @@ pub enum Output {
 /// A peer's sessions as an operator sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerView {
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
     /// The session that is sent on.
     pub current: Option<u32>,
     /// An attempt to make a session is under way.
@@ -228,6 +239,13 @@ pub struct Sessions {
     cookies: Cookies,
     load: Load,
     sources: Sources,
+    stranger: Option<Stranger>,
+}
+
+/// An initiation that waits to be answered, and where it came from.
+struct Stranger {
+    source: Endpoint,
+    received: Received,
 }
 
 struct Entry {
@@ -250,6 +268,7 @@ impl Sessions {
             cookies: Cookies::new(&identity.public),
             load: Load::new(),
             sources: Sources::default(),
+            stranger: None,
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -287,23 +306,47 @@ impl Sessions {
         config.persistent_keepalive = config.persistent_keepalive.filter(|interval| !interval.is_zero());
         self.by_key.insert(config.public_key, id);
         self.peers.insert(id, Entry { peer: Peer::new(id, config, now), due: None });
+        // It may be the stranger's.
+        let stranger = self.stranger.take();
         self.with(id, |_, _| ());
+        self.stranger = stranger;
         Ok(())
     }
 
-    /// Removes a peer and erases its sessions.
+    /// Removes a peer and erases its sessions. Nothing more is wanted of it; another may have its id at once.
     pub fn remove_peer(&mut self, id: PeerId) {
+        self.stranger = None;
         let Some(Entry { peer, due }) = self.peers.remove(&id) else { return };
         if let Some(at) = due {
             self.due.remove(&(at, id));
         }
         self.by_key.remove(&peer.public);
         peer.remove(&mut self.shared);
+        // Of a session that no data path has been told of, none needs to hear that it is over.
+        let mut untold = BTreeSet::new();
+        self.shared.outputs.retain(|output| match output {
+            Output::Install(install) if install.peer == id => {
+                untold.insert(install.local_index);
+                false
+            }
+            Output::Erase { peer, local_index } => *peer != id || !untold.remove(local_index),
+            Output::Install(_) | Output::Transmit { .. } | Output::Cookies(_) => true,
+            Output::Use { peer, .. }
+            | Output::Keepalive { peer, .. }
+            | Output::Roamed { peer, .. }
+            | Output::Failed { peer, .. } => *peer != id,
+        });
     }
 
     /// Where the next messages to a peer go.
-    pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<SocketAddr>) {
+    pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<Endpoint>) {
         self.with(id, |peer, _| peer.set_endpoint(endpoint));
+    }
+
+    /// Where a peer may be beside its endpoint; the first [`CANDIDATES_MAX`] of them. Each initiation goes to
+    /// a few of all these places at once, and the answer tells where the peer is.
+    pub fn set_candidates(&mut self, id: PeerId, candidates: &[Endpoint]) {
+        self.with(id, |peer, _| peer.set_candidates(candidates));
     }
 
     /// The pre-shared key of the handshakes that are completed from now on.
@@ -331,7 +374,7 @@ impl Sessions {
 
     /// A packet of the session, not seen before and with a valid tag, came from `source`. Told of the
     /// first one, and of those that come from elsewhere than the one before.
-    pub fn authenticated_from(&mut self, now: Now, local_index: u32, source: SocketAddr) {
+    pub fn authenticated_from(&mut self, now: Now, local_index: u32, source: Endpoint) {
         let Some(id) = self.shared.indices.owner(local_index) else { return };
         self.with(id, |peer, shared| peer.authenticated_from(now, local_index, source, shared));
     }
@@ -351,19 +394,42 @@ impl Sessions {
 
     /// Takes in a handshake message.
     ///
+    /// That a stranger has the key it says does not make it a member of the network: the pre-shared key is in
+    /// none of what it has sent. The first packet that is authentic in a session with it shows that.
+    ///
     /// # Errors
     /// Why it was refused. [`Counter::RxCookieSent`] is one: the sender has been told to come again.
-    pub fn handle_handshake(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    pub fn handle_handshake(
+        &mut self,
+        now: Now,
+        source: Endpoint,
+        datagram: &[u8],
+    ) -> Result<Handled, Refusal> {
+        self.stranger = None;
         match datagram.first() {
-            Some(&wireguard::TYPE_INITIATION) => self.initiation(now, source, datagram),
-            Some(&wireguard::TYPE_RESPONSE) => self.response(now, source, datagram),
-            Some(&wireguard::TYPE_COOKIE_REPLY) => self.cookie_reply(now, datagram),
-            _ => Err(Refusal(Counter::RxBadHandshake)),
+            Some(&wireguard::TYPE_INITIATION) => return self.initiation(now, source, datagram),
+            Some(&wireguard::TYPE_RESPONSE) => self.response(now, source, datagram)?,
+            Some(&wireguard::TYPE_COOKIE_REPLY) => self.cookie_reply(now, datagram)?,
+            _ => return Err(Refusal(Counter::RxBadHandshake)),
         }
+        Ok(Handled::Done)
+    }
+
+    /// Answers the stranger of [`Handled::Stranger`], whose key is a peer's by now.
+    ///
+    /// # Errors
+    /// Why there is no session: [`Counter::RxUnknownPeer`] where the key is none's, or no stranger waits.
+    pub fn answer_stranger(&mut self, now: Now) -> Result<(), Refusal> {
+        let unknown = Refusal(Counter::RxUnknownPeer);
+        let Stranger { source, received } = self.stranger.take().ok_or(unknown)?;
+        let id = *self.by_key.get(&received.peer).ok_or(unknown)?;
+        self.with(id, |peer, shared| peer.respond(now.at, source, received, shared))
+            .unwrap_or_else(|| unreachable!("keys lead to peers"))
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.stranger = None;
         while let Some((at, id)) = self.due.first().copied().filter(|(at, _)| *at <= now.at) {
             self.with(id, |peer, shared| peer.handle_timeout(now, shared));
             if self.due.contains(&(at, id)) {
@@ -386,19 +452,24 @@ impl Sessions {
         self.peers.get(&id).map(|entry| entry.peer.view())
     }
 
-    fn initiation(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    fn initiation(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<Handled, Refusal> {
         let message = Initiation::parse(datagram).ok_or(Refusal(Counter::RxBadHandshake))?;
         self.check_mac1(datagram)?;
         self.admit(now.at, source, datagram, message.sender, &message.mac1)?;
         let ephemeral = self.shared.draw();
         let received = self.shared.identity.receive(&message, ephemeral);
         let received = received.ok_or(Refusal(Counter::RxBadHandshake))?;
-        let id = *self.by_key.get(&received.peer).ok_or(Refusal(Counter::RxUnknownPeer))?;
+        let Some(id) = self.by_key.get(&received.peer).copied() else {
+            let stranger = received.peer;
+            self.stranger = Some(Stranger { source, received });
+            return Ok(Handled::Stranger(stranger));
+        };
         self.with(id, |peer, shared| peer.respond(now.at, source, received, shared))
-            .unwrap_or_else(|| unreachable!("keys lead to peers"))
+            .unwrap_or_else(|| unreachable!("keys lead to peers"))?;
+        Ok(Handled::Done)
     }
 
-    fn response(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    fn response(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
         let message = Response::parse(datagram).ok_or(Refusal(Counter::RxBadHandshake))?;
         self.check_mac1(datagram)?;
         let owner = self.shared.indices.owner(message.receiver);
@@ -424,7 +495,7 @@ impl Sessions {
     fn admit(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Endpoint,
         datagram: &[u8],
         sender: u32,
         mac1: &[u8; wireguard::MAC_LEN],
@@ -445,6 +516,7 @@ impl Sessions {
 
     /// Does something to a peer, and keeps its timers in order.
     fn with<T>(&mut self, id: PeerId, act: impl FnOnce(&mut Peer, &mut Shared) -> T) -> Option<T> {
+        self.stranger = None;
         let entry = self.peers.get_mut(&id)?;
         let result = act(&mut entry.peer, &mut self.shared);
         let due = entry.peer.settle(&mut self.shared);

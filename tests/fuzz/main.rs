@@ -189,6 +189,7 @@ fn the_corpus_reaches_every_kind_of_path() {
         "no answer",
         "no endpoint",
         "no route",
+        "overlay",
         "silent",
         "user, clear, off here",
         "user, clear, off there",

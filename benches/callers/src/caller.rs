@@ -103,7 +103,7 @@ impl Callers {
                 let config = PeerConfig {
                     public_key: key,
                     psk: network_psk(secret.as_bytes()),
-                    endpoint: Some(node.into()),
+                    endpoint: Some(SocketAddr::V4(node).into()),
                     persistent_keepalive: None,
                 };
                 sessions
@@ -222,7 +222,7 @@ impl Caller {
     /// Takes in an answer and adds what follows from it. Says whether it was one to the last call.
     fn take(&mut self, node: SocketAddrV4, datagram: &[u8], out: &mut Vec<(Ipv4Addr, Vec<u8>)>) -> bool {
         if !matches!(datagram.first(), Some(&(TYPE_RESPONSE | TYPE_COOKIE_REPLY)))
-            || self.sessions.handle_handshake(self.now, SocketAddr::V4(node), datagram).is_err()
+            || self.sessions.handle_handshake(self.now, SocketAddr::V4(node).into(), datagram).is_err()
         {
             return false;
         }

@@ -2,8 +2,10 @@
 //! other as if it had been sealed and opened.
 
 use super::*;
+use crate::address::NodeAddress;
 use crate::peer::{NoPath, Security, UNANSWERED_INTERVAL, UserReason};
 use alloc::vec;
+use core::net::SocketAddr;
 use ipop_common::gpe::LinkId;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,7 +21,7 @@ struct Host {
 struct World {
     now: Instant,
     hosts: [Host; 2],
-    wire: VecDeque<(usize, [u8; hello::LEN])>,
+    wire: VecDeque<(usize, Vec<u8>)>,
     delay: Duration,
     cut: bool,
     said: usize,
@@ -33,11 +35,15 @@ fn address(host: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host + 1], 15000))
 }
 
+fn udp(text: &str) -> Endpoint {
+    text.parse::<SocketAddr>().unwrap().into()
+}
+
 fn node(own: u8, other: u8, boot: u64, now: Instant) -> Node {
     let config = Config {
         public_key: key(own),
         network: NetworkKey::derive("test", b"the very same secret"),
-        peers: vec![PeerConfig { public_key: key(other), endpoint: Some(address(other)) }],
+        peers: vec![PeerConfig { public_key: key(other), endpoint: Some(address(other).into()) }],
         trusted: vec![("10.0.0.0".parse().unwrap(), 24)],
         mtu_max: u16::MAX,
         boot,
@@ -192,7 +198,7 @@ fn over_ipv6_the_kernel_path_seals_for_nodes_with_a_kernel_path() {
     let mut world = World::new();
     world.kernels_on();
     for host in 0..2 {
-        let endpoint = Some("[2001:db8::9]:15000".parse().unwrap());
+        let endpoint = Some(udp("[2001:db8::9]:15000"));
         world.command(host, Command::Endpoint { peer: PEER, endpoint });
     }
     world.sessions(1);
@@ -225,7 +231,7 @@ fn a_link_is_clear_only_if_both_ends_say_so() {
 #[test]
 fn a_peer_outside_the_trusted_prefixes_is_not_told_a_link_id() {
     let mut world = World::new();
-    let endpoint = Some("192.0.2.9:15000".parse().unwrap());
+    let endpoint = Some(udp("192.0.2.9:15000"));
     world.command(1, Command::Endpoint { peer: PEER, endpoint });
     world.command(1, Command::Session { peer: PEER, local_index: Some(1) });
     world.command(1, Command::Announce);
@@ -296,7 +302,7 @@ fn a_goodbye_ends_the_path_at_once_and_a_new_session_brings_it_back() {
 fn a_peer_that_moves_is_followed() {
     let mut world = World::linked();
     let moved: SocketAddr = "10.0.0.77:16000".parse().unwrap();
-    world.command(0, Command::Endpoint { peer: PEER, endpoint: Some(moved) });
+    world.command(0, Command::Endpoint { peer: PEER, endpoint: Some(moved.into()) });
     let endpoint = SocketAddr::new(moved.ip(), 4790);
     assert!(matches!(world.path(0), Path::Kernel { endpoint: at, .. } if at == endpoint));
 }
@@ -361,7 +367,124 @@ fn two_peers_with_one_key_are_refused() {
         boot: 1,
         lease: SECOND,
     };
-    assert_eq!(Node::new(&config, 1, Instant::default()).unwrap_err(), (PeerId(0), PeerId(1)));
+    let refused = (PeerId(1), AddPeerError::KeyTaken(PeerId(0)));
+    assert_eq!(Node::new(&config, 1, Instant::default()).unwrap_err(), refused);
+}
+
+/// Another peer, whose key follows from `number`.
+fn another(number: u32) -> PeerConfig {
+    let mut public_key = [0xee; 32];
+    public_key[..4].copy_from_slice(&number.to_be_bytes());
+    PeerConfig { public_key, endpoint: Some(udp("10.0.0.9:15000")) }
+}
+
+/// What a node says and reports now, and of which peers.
+fn drained(node: &mut Node) -> Vec<Output> {
+    core::iter::from_fn(|| node.poll_output()).collect()
+}
+
+#[test]
+fn a_peer_has_the_lowest_free_number() {
+    let mut node = node(0, 1, 1, Instant::default());
+    let now = Instant::default();
+    let ids: Vec<_> = (0..3).map(|number| node.add_peer(&another(number), now).unwrap().0).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    node.remove_peer(PeerId(2));
+    node.remove_peer(PeerId(0));
+    node.remove_peer(PeerId(7));
+    assert_eq!(node.add_peer(&another(2), now), Err(AddPeerError::KeyTaken(PeerId(3))));
+    assert_eq!(node.add_peer(&another(7), now), Ok(PeerId(0)));
+    assert_eq!(node.add_peer(&another(1), now), Ok(PeerId(2)), "it may come again");
+    assert_eq!(node.peer_of_key(&another(1).public_key), Some(PeerId(2)));
+    assert_eq!(node.peer_of_key(&key(1)), None);
+    node.remove_peer(PeerId(3));
+    assert!(node.peer(PeerId(3)).is_none());
+    assert_eq!(node.add_peer(&another(8), now), Ok(PeerId(3)));
+}
+
+#[test]
+fn there_are_no_more_peers_than_links() {
+    let mut node = node(0, 1, 1, Instant::default());
+    let mut added = 1;
+    let refused = (0..).find_map(|number| match node.add_peer(&another(number), Instant::default()) {
+        Ok(_) => {
+            added += 1;
+            None
+        }
+        // One in four thousand keys derives a link id that is taken.
+        Err(AddPeerError::LinkIdTaken(_)) => None,
+        Err(error) => Some(error),
+    });
+    assert_eq!((refused, added), (Some(AddPeerError::TooMany), LINKS_MAX));
+    node.remove_peer(PeerId(77));
+    let next = (10_000..).find_map(|number| node.add_peer(&another(number), Instant::default()).ok());
+    assert_eq!(next, Some(PeerId(77)));
+}
+
+#[test]
+fn of_a_peer_that_was_removed_nothing_is_left_and_the_others_stay() {
+    let mut world = World::linked();
+    let now = world.now;
+    let node = &mut world.hosts[0].node;
+    let id = node.add_peer(&another(1), now).unwrap();
+    let later = node.add_peer(&another(2), now).unwrap();
+    for peer in [id, later] {
+        node.handle_command(
+            Command::Underlay { peer, reach: Some(("10.0.0.1".parse().unwrap(), 1464)) },
+            now,
+        );
+        node.handle_command(Command::Session { peer, local_index: Some(8) }, now);
+    }
+    node.handle_command(Command::Ping { peer: id, id: 5 }, now);
+    node.remove_peer(id);
+    assert!(drained(node).iter().all(|output| output.peer() == later));
+    node.handle_command(Command::Session { peer: id, local_index: Some(9) }, now);
+    assert_eq!(node.handle_message(id, &[1; 64], now), Err(Refusal(Counter::RxBadHello)));
+    world.pass(3 * SECOND);
+    assert!(matches!(world.path(0), Path::Kernel { .. }));
+    let node = &mut world.hosts[0].node;
+    assert!(matches!(node.peer(later).unwrap().path, Path::Kernel { .. }));
+    node.remove_peer(later);
+    node.remove_peer(PEER);
+    assert_eq!(node.poll_timeout(), None);
+}
+
+#[test]
+fn what_is_trusted_can_change() {
+    let mut world = World::linked();
+    assert!(matches!(world.path(0), Path::Kernel { security: Security::Clear(_), .. }));
+    let now = world.now;
+    world.hosts[0].node.reconfigure(Vec::new(), 1300, now);
+    world.drain();
+    assert!(matches!(world.path(0), Path::Kernel { security: Security::Sealed, mtu: 1300, .. }));
+    world.deliver();
+    assert!(matches!(world.path(1), Path::Kernel { security: Security::Sealed, .. }), "the peer was told");
+}
+
+#[test]
+fn a_peer_on_the_overlay_has_a_path_there_when_there_is_a_session() {
+    let mut world = World::new();
+    world.kernels_on();
+    for host in 0..2 {
+        let endpoint = Some(NodeAddress([host as u8; 20]).into());
+        world.command(host, Command::Endpoint { peer: PEER, endpoint });
+        assert_eq!(world.path(host), Path::None(NoPath::NoAnswer));
+    }
+    world.sessions(1);
+    world.pass(SECOND);
+    for host in 0..2 {
+        let path = Path::Overlay { to: NodeAddress([host as u8; 20]), mtu: 1280 };
+        assert_eq!((world.path(host), path.security()), (path, Some(Security::Sealed)));
+        assert!(!world.hosts[host].node.peer(PEER).unwrap().takes_clear);
+    }
+    // Found by UDP, it is on the kernel path as soon as it is known how this host gets there.
+    world.command(0, Command::Endpoint { peer: PEER, endpoint: Some(address(1).into()) });
+    assert_eq!(world.path(0), Path::None(NoPath::NoRoute));
+    world.command(0, Command::Underlay { peer: PEER, reach: Some((address(0).ip(), 1464)) });
+    assert!(matches!(world.path(0), Path::Kernel { .. }));
+    world.cut = true;
+    world.pass(60 * SECOND);
+    assert_eq!(world.path(1), Path::None(NoPath::Silent));
 }
 
 #[test]

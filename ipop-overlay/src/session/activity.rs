@@ -21,6 +21,9 @@ pub struct Traffic {
     pub received: Option<Instant>,
     /// Such a packet that was not empty.
     pub received_data: Option<Instant>,
+    /// When the last packet with a valid tag came by UDP, of whatever kind. Of those that came otherwise,
+    /// [`Sessions::authenticated_from`](super::Sessions::authenticated_from) is told.
+    pub by_udp: Option<Instant>,
     /// How many packets have been sealed so far.
     pub send_counter: u64,
 }

@@ -2,11 +2,13 @@
 //! takes from one source.
 
 use alloc::collections::BTreeMap;
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::time::Duration;
 
 use ipop_common::filter::HYSTERESIS_NS;
 
+use crate::address::NodeAddress;
+use crate::endpoint::Endpoint;
 use crate::time::Instant;
 
 /// Handshake messages taken per second before senders must show a cookie. The curve arithmetic of
@@ -91,14 +93,14 @@ impl Load {
 /// What has been taken lately from whom.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    buckets: BTreeMap<IpAddr, Bucket>,
+    buckets: BTreeMap<Holder, Bucket>,
     swept: Instant,
 }
 
 impl Sources {
     /// Whether one more message of `source` is taken.
-    pub(super) fn admit(&mut self, now: Instant, source: SocketAddr) -> bool {
-        let source = whole(source.ip());
+    pub(super) fn admit(&mut self, now: Instant, source: Endpoint) -> bool {
+        let source = whole(source);
         if !self.buckets.contains_key(&source) && self.buckets.len() >= SOURCES_MAX {
             self.sweep(now);
             if self.buckets.len() >= SOURCES_MAX {
@@ -120,24 +122,36 @@ impl Sources {
     }
 }
 
-/// What one sender can be assumed to hold: an IPv4 address, or an IPv6 /64.
-fn whole(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+/// What one sender can be assumed to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Holder {
+    /// An IPv4 address, or an IPv6 /64.
+    Host(IpAddr),
+    Node(NodeAddress),
+}
+
+fn whole(source: Endpoint) -> Holder {
+    let address = match source {
+        Endpoint::Overlay(address) => return Holder::Node(address),
+        Endpoint::Udp(address) => address.ip().to_canonical(),
+    };
+    Holder::Host(match address {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
         v4 @ IpAddr::V4(_) => v4,
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::net::SocketAddr;
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanos(ms * 1_000_000)
     }
 
-    fn v4(number: u32) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(number.into()), 1)
+    fn v4(number: u32) -> Endpoint {
+        SocketAddr::new(IpAddr::V4(number.into()), 1).into()
     }
 
     #[test]
@@ -155,8 +169,18 @@ mod tests {
     #[test]
     fn one_ipv6_network_is_one_source() {
         let mut sources = Sources::default();
-        let address = |host: u16| SocketAddr::new(IpAddr::V6([0x2001, 0xdb8, 0, 1, 0, 0, 0, host].into()), 1);
+        let address = |host: u16| {
+            Endpoint::Udp(SocketAddr::new(IpAddr::V6([0x2001, 0xdb8, 0, 1, 0, 0, 0, host].into()), 1))
+        };
         assert_eq!((0..50).filter(|host| sources.admit(at(1), address(*host))).count(), 5);
+    }
+
+    #[test]
+    fn one_node_is_one_source_whoever_carries_its_messages() {
+        let mut sources = Sources::default();
+        let node = |last: u8| Endpoint::Overlay(NodeAddress([last; 20]));
+        assert_eq!((0..50).filter(|_| sources.admit(at(1), node(1))).count(), 5);
+        assert!(sources.admit(at(1), node(2)));
     }
 
     #[test]

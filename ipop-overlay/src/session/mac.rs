@@ -1,7 +1,7 @@
 //! mac1, mac2 and cookies: what a handshake message carries besides the handshake, so that nobody
 //! makes this node work who has not shown what is cheap to check (the WireGuard paper, section 5.4.4).
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::time::Duration;
 
 use blake2::digest::{FixedOutput, Mac, Update};
@@ -11,6 +11,7 @@ use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use ipop_common::wireguard::{self, COOKIE_NONCE_LEN, CookieReply, Initiation, KEY_LEN, MAC_LEN, Response};
 use zeroize::Zeroizing;
 
+use crate::endpoint::Endpoint;
 use crate::time::Instant;
 
 const LABEL_MAC1: &[u8; 8] = b"mac1----";
@@ -128,7 +129,7 @@ impl CookieKey {
     }
 
     /// Whether a message from `source` has the mac2 that follows from a cookie given to `source`.
-    pub fn admits(&self, now: Instant, source: SocketAddr, datagram: &[u8]) -> bool {
+    pub fn admits(&self, now: Instant, source: Endpoint, datagram: &[u8]) -> bool {
         let Some((_, mac2)) = macs_of(datagram).filter(|_| self.is_in_use(now)) else { return false };
         let (covered, mac) = datagram.split_at(mac2);
         // Most senders have no cookie, and do not claim to have one.
@@ -155,7 +156,7 @@ impl Cookies {
     }
 
     /// As [`CookieKey::admits`].
-    pub(super) fn admit(&self, now: Instant, source: SocketAddr, datagram: &[u8]) -> bool {
+    pub(super) fn admit(&self, now: Instant, source: Endpoint, datagram: &[u8]) -> bool {
         self.key.as_ref().is_some_and(|key| key.admits(now, source, datagram))
     }
 
@@ -168,7 +169,7 @@ impl Cookies {
     pub(super) fn reply(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Endpoint,
         receiver: u32,
         mac1: &[u8; MAC_LEN],
         random: &mut dyn FnMut(&mut [u8]),
@@ -195,14 +196,20 @@ impl Cookies {
     }
 }
 
-/// What `source` must show: nobody who cannot receive at that address and port learns it.
-fn cookie(secret: &[u8; 32], source: SocketAddr) -> [u8; MAC_LEN] {
+/// What `source` must show: nobody who cannot receive there learns it. No two places are the same bytes:
+/// of an address and a port over IPv4 there are 6, over IPv6 18, and of a node's address 20.
+fn cookie(secret: &[u8; 32], source: Endpoint) -> [u8; MAC_LEN] {
     let mut mac = keyed(secret);
-    match source.ip() {
-        IpAddr::V4(address) => Update::update(&mut mac, &address.octets()),
-        IpAddr::V6(address) => Update::update(&mut mac, &address.octets()),
+    match source {
+        Endpoint::Udp(source) => {
+            match source.ip() {
+                IpAddr::V4(address) => Update::update(&mut mac, &address.octets()),
+                IpAddr::V6(address) => Update::update(&mut mac, &address.octets()),
+            }
+            Update::update(&mut mac, &source.port().to_be_bytes());
+        }
+        Endpoint::Overlay(address) => Update::update(&mut mac, &address.0),
     }
-    Update::update(&mut mac, &source.port().to_be_bytes());
     mac.finalize_fixed().into()
 }
 
@@ -253,6 +260,7 @@ impl PeerMacs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::net::SocketAddr;
     use std::vec;
 
     const PUBLIC: [u8; 32] = [9; 32];
@@ -261,8 +269,8 @@ mod tests {
         Instant::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn source(port: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], port))
+    fn source(port: u16) -> Endpoint {
+        SocketAddr::from(([10, 0, 0, 1], port)).into()
     }
 
     fn message(macs: &mut PeerMacs, now: Instant) -> vec::Vec<u8> {
@@ -310,7 +318,10 @@ mod tests {
         let second = message(&mut macs, at(3));
         assert!(cookies.admit(at(3), source(1), &second));
         assert!(!cookies.admit(at(3), source(2), &second), "another port");
-        assert!(!cookies.admit(at(3), SocketAddr::from(([10, 0, 0, 2], 1)), &second), "another address");
+        assert!(
+            !cookies.admit(at(3), SocketAddr::from(([10, 0, 0, 2], 1)).into(), &second),
+            "another address"
+        );
         assert!(!cookies.admit(at(121), source(1), &second), "the secret is old");
         let late = message(&mut macs, at(118));
         assert_eq!(Response::parse(&late).unwrap().mac2, [0; MAC_LEN], "the cookie is about to end");

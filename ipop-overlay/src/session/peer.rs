@@ -1,7 +1,7 @@
 //! One peer: its handshakes, its sessions and its timers.
 
 use alloc::collections::VecDeque;
-use core::net::SocketAddr;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use ipop_common::Counter;
@@ -15,6 +15,7 @@ use super::keyring::{Keyring, Session};
 use super::mac::PeerMacs;
 use super::timers::Timers;
 use super::{Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Random};
+use crate::endpoint::Endpoint;
 use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
 
@@ -23,6 +24,13 @@ const INITIATIONS_APART: Duration = Duration::from_millis(20);
 /// Timestamps are rounded down to this, as Linux does, so that they do not tell this host's clock to
 /// the nanosecond.
 const TIMESTAMP_STEP: Duration = Duration::from_nanos(1 << 24);
+/// Places, beside its endpoint, where a peer is looked for.
+pub const CANDIDATES_MAX: usize = 12;
+/// Places that one initiation goes to.
+pub const PLACES_AT_ONCE: usize = 6;
+/// A peer that UDP has brought something of within this time is not looked for on the overlay: where it is by
+/// UDP is the shorter way, and a packet that went round is none against it.
+const UDP_LASTS: Duration = Duration::from_secs(3);
 /// Whatever the timers say, a try is not its own next.
 const RETRY_MIN: Duration = Duration::from_millis(1);
 
@@ -65,6 +73,8 @@ struct Attempt {
     since: Instant,
     /// When the next initiation is due.
     next_at: Instant,
+    /// How many candidates have been tried: the next initiation goes to those that follow.
+    tried: usize,
     /// The last one, and the index that it names this side by.
     sent: Option<(u32, Initiated)>,
 }
@@ -73,7 +83,11 @@ pub(super) struct Peer {
     id: PeerId,
     pub(super) public: [u8; 32],
     psk: Zeroizing<[u8; 32]>,
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Endpoint>,
+    /// Where else it may be; its endpoint may be among them.
+    candidates: Vec<Endpoint>,
+    /// When something authentic last came by UDP.
+    udp_at: Option<Instant>,
     persistent_keepalive: Option<Duration>,
     persistent_at: Option<Instant>,
     macs: PeerMacs,
@@ -99,6 +113,8 @@ impl Peer {
             public: config.public_key,
             psk: config.psk,
             endpoint: config.endpoint,
+            candidates: Vec::new(),
+            udp_at: None,
             persistent_keepalive: config.persistent_keepalive,
             persistent_at: config.persistent_keepalive.map(|_| now),
             keyring: Keyring::default(),
@@ -112,8 +128,34 @@ impl Peer {
         }
     }
 
-    pub(super) fn set_endpoint(&mut self, endpoint: Option<SocketAddr>) {
+    pub(super) fn set_endpoint(&mut self, endpoint: Option<Endpoint>) {
         self.endpoint = endpoint;
+    }
+
+    pub(super) fn set_candidates(&mut self, candidates: &[Endpoint]) {
+        self.candidates.clear();
+        for candidate in candidates {
+            if self.candidates.len() < CANDIDATES_MAX && !self.candidates.contains(candidate) {
+                self.candidates.push(*candidate);
+            }
+        }
+    }
+
+    fn has_a_place(&self) -> bool {
+        self.endpoint.is_some() || !self.candidates.is_empty()
+    }
+
+    /// Where the next initiation goes: to the endpoint, and in turn to the candidates.
+    fn places(&mut self) -> Vec<Endpoint> {
+        let mut places: Vec<Endpoint> = self.endpoint.into_iter().collect();
+        let Some(attempt) = &mut self.attempt else { return places };
+        let others = self.candidates.iter().filter(|place| Some(**place) != self.endpoint);
+        let count = others.clone().count();
+        let share = count.min(PLACES_AT_ONCE - places.len());
+        let from = attempt.tried.checked_rem(count).unwrap_or(0);
+        places.extend(others.cycle().skip(from).take(share));
+        attempt.tried = from + share;
+        places
     }
 
     pub(super) fn set_psk(&mut self, psk: Zeroizing<[u8; 32]>) {
@@ -135,7 +177,7 @@ impl Peer {
         if self.keyring.current.is_some() {
             return;
         }
-        if self.endpoint.is_none() {
+        if !self.has_a_place() {
             shared.outputs.push_back(Output::Failed { peer: self.id, reason: FailReason::NoEndpoint });
         }
         self.begin(now, shared);
@@ -145,7 +187,7 @@ impl Peer {
     pub(super) fn respond(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Endpoint,
         received: Received,
         shared: &mut Shared,
     ) -> Result<(), Refusal> {
@@ -165,12 +207,12 @@ impl Peer {
         };
         self.greatest = Some((timestamp, now));
         self.activity.receives(now);
-        self.roam(source, shared);
+        self.roam(now, source, shared);
         // Before the response goes out: the peer may send as soon as it has it.
         let session = self.install(now, local_index, remote_index, false, keys, shared);
         let replaced = self.keyring.add_answered(session);
         self.erase(replaced, shared);
-        self.transmit(now, source, &mut response.to_bytes(), shared);
+        self.transmit(now, &[source], &mut response.to_bytes(), shared);
         Ok(())
     }
 
@@ -178,7 +220,7 @@ impl Peer {
     pub(super) fn finish(
         &mut self,
         now: Now,
-        source: SocketAddr,
+        source: Endpoint,
         response: &Response,
         shared: &mut Shared,
     ) -> Result<(), Refusal> {
@@ -191,7 +233,7 @@ impl Peer {
         // The index is the session's from here on.
         self.attempt = None;
         self.activity.receives(now.at);
-        self.roam(source, shared);
+        self.roam(now.at, source, shared);
         let session = self.install(now.at, local_index, response.sender, true, keys, shared);
         let replaced = self.keyring.add_initiated(session);
         shared.outputs.push_back(Output::Use { peer: self.id, local_index });
@@ -212,11 +254,11 @@ impl Peer {
         &mut self,
         now: Now,
         local_index: u32,
-        source: SocketAddr,
+        source: Endpoint,
         shared: &mut Shared,
     ) {
         if self.keyring.contains(local_index) {
-            self.roam(source, shared);
+            self.roam(now.at, source, shared);
             let traffic = Traffic { received: Some(now.at), ..Traffic::default() };
             self.traffic(now, local_index, &traffic, shared);
         }
@@ -228,6 +270,7 @@ impl Peer {
             return;
         }
         let (sent, received) = self.activity.see(now.at, traffic);
+        self.udp_at = self.udp_at.max(traffic.by_udp.filter(|at| *at <= now.at));
         if sent || received {
             self.put_persistent_off();
         }
@@ -301,12 +344,12 @@ impl Peer {
 
     /// Begins an attempt, unless one is under way.
     fn begin(&mut self, now: Now, shared: &mut Shared) {
-        if self.attempt.is_some() || self.endpoint.is_none() {
+        if self.attempt.is_some() || !self.has_a_place() {
             return;
         }
         let earliest = self.handshake_sent.map(|sent| sent.after(shared.timers.rekey_timeout));
         let at = earliest.map_or(now.at, |earliest| earliest.max(now.at));
-        self.attempt = Some(Attempt { since: at, next_at: at, sent: None });
+        self.attempt = Some(Attempt { since: at, next_at: at, tried: 0, sent: None });
         if at <= now.at {
             self.retry(now, shared);
         }
@@ -331,10 +374,13 @@ impl Peer {
         }
     }
 
-    /// Sends an initiation. Where there is no index for it or no endpoint any more, the next try
-    /// may find one.
+    /// Sends an initiation to where the peer may be. Where there is no index for it or no place any more,
+    /// the next try may find one.
     fn initiate(&mut self, now: Now, shared: &mut Shared) {
-        let Some(to) = self.endpoint else { return };
+        let to = self.places();
+        if to.is_empty() {
+            return;
+        }
         let Some(local_index) = self.allocate(shared) else { return };
         let (timestamp, ephemeral) = (shared.stamp(now.unix), shared.draw());
         let begun = shared.identity.initiate(&self.public, local_index, timestamp, ephemeral);
@@ -342,7 +388,7 @@ impl Peer {
             unreachable!("an attempt is under way, with a peer whose key was checked")
         };
         attempt.sent = Some((local_index, initiated));
-        self.transmit(now.at, to, &mut message.to_bytes(), shared);
+        self.transmit(now.at, &to, &mut message.to_bytes(), shared);
     }
 
     /// An index, if need be at the cost of the session that is used the least.
@@ -356,12 +402,14 @@ impl Peer {
         shared.indices.allocate(upper, self.id)
     }
 
-    fn transmit(&mut self, now: Instant, to: SocketAddr, datagram: &mut [u8], shared: &mut Shared) {
+    /// Sends the same message to each of these places.
+    fn transmit(&mut self, now: Instant, to: &[Endpoint], datagram: &mut [u8], shared: &mut Shared) {
         self.macs.fill_in(now, datagram);
         self.handshake_sent = Some(now);
         self.activity.sends(now);
         self.put_persistent_off();
-        shared.outputs.push_back(Output::Transmit { to, datagram: datagram.to_vec() });
+        let message = |to: &Endpoint| Output::Transmit { to: *to, datagram: datagram.to_vec() };
+        shared.outputs.extend(to.iter().map(message));
     }
 
     fn install(
@@ -460,7 +508,17 @@ impl Peer {
         self.renew_in_time(now, shared);
     }
 
-    fn roam(&mut self, source: SocketAddr, shared: &mut Shared) {
+    /// Something authentic came from `source`: the peer is there, unless that is the long way round.
+    fn roam(&mut self, now: Instant, source: Endpoint, shared: &mut Shared) {
+        match (source, self.endpoint) {
+            (Endpoint::Udp(_), _) => self.udp_at = Some(now),
+            (Endpoint::Overlay(_), Some(Endpoint::Udp(_)))
+                if self.udp_at.is_some_and(|at| now.since(at) < UDP_LASTS) =>
+            {
+                return;
+            }
+            (Endpoint::Overlay(_), _) => {}
+        }
         if self.endpoint.replace(source) != Some(source) {
             shared.outputs.push_back(Output::Roamed { peer: self.id, to: source });
         }

@@ -1,9 +1,11 @@
 //! Two nodes with data paths that seal and open for real, and a wire that the test controls.
 
+mod candidates;
 mod handshakes;
 mod hostile;
 mod interop;
 mod schedules;
+mod strangers;
 mod timing;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -20,6 +22,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::address::NodeAddress;
 
 const SECOND: Duration = Duration::from_secs(1);
 const PEER: PeerId = PeerId(3);
@@ -71,12 +74,12 @@ impl Installed {
 /// A node and its data path.
 struct Host {
     sessions: Sessions,
-    address: SocketAddr,
+    address: Endpoint,
     installed: BTreeMap<u32, Installed>,
     used: Option<u32>,
     /// Packets opened, keepalives as empty ones.
     opened: Vec<Vec<u8>>,
-    roamed: Vec<SocketAddr>,
+    roamed: Vec<Endpoint>,
     failed: Vec<FailReason>,
     refused: Vec<Counter>,
     /// Sessions installed so far, and those that this node initiated.
@@ -86,7 +89,7 @@ struct Host {
 }
 
 /// Where from, where to, what.
-type Sent = (SocketAddr, SocketAddr, Vec<u8>);
+type Sent = (Endpoint, Endpoint, Vec<u8>);
 
 struct World {
     now: Instant,
@@ -104,8 +107,17 @@ fn public(host: usize) -> [u8; 32] {
     PublicKey::from(&private(host)).to_bytes()
 }
 
-fn address(host: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, host as u8 + 1], 15000))
+fn address(host: usize) -> Endpoint {
+    udp([10, 0, 0, host as u8 + 1], 15000)
+}
+
+fn udp(address: [u8; 4], port: u16) -> Endpoint {
+    SocketAddr::from((address, port)).into()
+}
+
+/// Where a host is on the overlay.
+fn overlay(host: usize) -> Endpoint {
+    NodeAddress([host as u8 + 1; 20]).into()
 }
 
 /// Marsaglia's xorshift64: repeatable, which is all that a test wants of it.
@@ -149,7 +161,7 @@ impl Host {
     }
 
     /// Does what the core says; returns what goes to the wire.
-    fn drain(&mut self, now: Now) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn drain(&mut self, now: Now) -> Vec<(Endpoint, Vec<u8>)> {
         let mut sent = Vec::new();
         while let Some(output) = self.sessions.poll_output() {
             match output {
@@ -188,6 +200,15 @@ impl Host {
         sent
     }
 
+    /// Takes in a handshake message, as a node does that has the peers it has.
+    fn handle(&mut self, now: Now, from: Endpoint, datagram: &[u8]) -> Result<(), Counter> {
+        match self.sessions.handle_handshake(now, from, datagram) {
+            Ok(Handled::Done) => Ok(()),
+            Ok(Handled::Stranger(_)) => Err(Counter::RxUnknownPeer),
+            Err(Refusal(counter)) => Err(counter),
+        }
+    }
+
     fn seal(&mut self, now: Now, packet: &[u8]) -> Option<Vec<u8>> {
         let index = self.used?;
         let session = self.installed.get_mut(&index).unwrap();
@@ -204,7 +225,7 @@ impl Host {
     }
 
     /// Opens a transport packet and tells the core.
-    fn open(&mut self, now: Now, source: SocketAddr, datagram: &[u8]) -> bool {
+    fn open(&mut self, now: Now, source: Endpoint, datagram: &[u8]) -> bool {
         let Some(header) = TransportHeader::parse(datagram) else { return false };
         let Some(session) = self.installed.get(&header.receiver) else { return false };
         assert!(now.at.since(session.created) < Timers::WIREGUARD.reject_after, "should be erased");
@@ -252,13 +273,13 @@ impl World {
     }
 
     /// Gives one datagram to whom it is for.
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+    fn arrive(&mut self, from: Endpoint, to: Endpoint, datagram: &[u8]) {
         let Some(host) = (0..2).find(|host| self.hosts[*host].address == to) else { return };
         let now = self.time(host);
         let host = &mut self.hosts[host];
         if datagram.first() == Some(&wireguard::TYPE_TRANSPORT) {
             host.open(now, from, datagram);
-        } else if let Err(Refusal(counter)) = host.sessions.handle_handshake(now, from, datagram) {
+        } else if let Err(counter) = host.handle(now, from, datagram) {
             host.refused.push(counter);
         }
         self.drain();

@@ -1,13 +1,13 @@
 //! What the control socket asks, answered from the daemon's state.
 
-use std::net::SocketAddr;
-
 use ipop_common::Counter;
-use ipop_overlay::{NoPath, Path, PeerId, PeerView, Security, UserReason};
+use ipop_overlay::{Endpoint, NoPath, Node, Path, PeerView, Security, UserReason};
 use tracing::info;
 
-use super::peers::PeerState;
+use super::apply::Stale;
+use super::peers::{PeerState, Peers, mtu_max};
 use super::pings::micros;
+use super::sealing::Sealing;
 use super::{Daemon, clock, start};
 use crate::api::{self, Step};
 use crate::config;
@@ -21,10 +21,10 @@ impl Daemon {
         match request {
             Request::Status(reply) => drop(reply.send(self.status())),
             Request::Peers(reply) => {
-                drop(reply.send(self.peers.iter().filter_map(|p| self.peer(p)).collect()));
+                drop(reply.send(self.peers.values().filter_map(|p| self.peer(p)).collect()));
             }
             Request::Links(reply) => {
-                drop(reply.send(self.peers.iter().filter_map(|p| self.link(p)).collect()));
+                drop(reply.send(self.peers.values().filter_map(|p| self.link(p)).collect()));
             }
             Request::Routes(reply) => drop(reply.send(self.routes())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),
@@ -46,8 +46,8 @@ impl Daemon {
     }
 
     fn find(&self, selector: &api::Selector) -> Result<&PeerState, String> {
-        self.peers.iter().find(|peer| selector.matches(&peer.config)).ok_or_else(|| {
-            let names: Vec<&str> = self.peers.iter().map(|p| p.config.name.as_str()).collect();
+        self.peers.values().find(|peer| selector.matches(&peer.config)).ok_or_else(|| {
+            let names: Vec<&str> = self.peers.values().map(|p| p.config.name.as_str()).collect();
             format!(
                 "no such peer: this node has {}",
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
@@ -81,15 +81,11 @@ impl Daemon {
         if new == self.config {
             return Ok("the configuration has not changed".to_owned());
         }
-        let (node, mut peers) = start::build_node(&new, &key).await.map_err(|error| format!("{error:#}"))?;
+        // Before anything changes, all that can be refused.
+        let (node, peers) = start::build_node(&new, &key).await.map_err(|error| format!("{error:#}"))?;
         let places = self.sealing.places();
-        let mut sealing = start::build_sealing(&new, &key, &node, &self.options, places)
+        let sealing = start::build_sealing(&new, &key, &node, &self.options, places)
             .map_err(|error| format!("{error:#}"))?;
-        for peer in &mut peers {
-            if let Some(old) = self.peers.iter().find(|old| old.link_id == peer.link_id) {
-                peer.traffic = std::sync::Arc::clone(&old.traffic);
-            }
-        }
         let addresses: Vec<_> = new.network.addresses.iter().map(|p| (p.addr(), p.len())).collect();
         self.netlink
             .sync_addresses(self.device.ifindex, &addresses)
@@ -97,23 +93,35 @@ impl Daemon {
             .map_err(|error| error.to_string())?;
         if let Some(path) = &mut self.kernel.path {
             let local: Vec<_> = addresses.iter().map(|(address, _)| (*address).into()).collect();
-            let keep = peers.iter().map(|peer| peer.link_id).collect();
-            path.set_local(&local).and_then(|()| path.retain(&keep)).map_err(|error| error.to_string())?;
+            path.set_local(&local).map_err(|error| error.to_string())?;
         }
-        let message = format!("reloaded: {} peers, {} before", peers.len(), self.peers.len());
-        // With another secret no session of before is one of this network's.
-        let is_same_network = new.network.secret == self.config.network.secret;
-        let old_key = |id: PeerId| self.peers.get(id.0).map(|peer| peer.config.public_key);
-        sealing.take_over(&self.sealing, |id| {
-            let key = old_key(id).filter(|_| is_same_network)?;
-            peers.iter().find(|peer| peer.config.public_key == key).map(|peer| peer.id)
-        });
-        (self.node, self.sealing, self.peers) = (node, sealing, peers);
+        let network = |config: &config::Config| (config.network.name.clone(), config.network.secret.clone());
+        let is_same_network = network(&new) == network(&self.config);
+        let message = format!("reloaded: {} peers, {} before", peers.len(), self.config.peers.len());
         (self.config, self.warnings) = (new, warnings);
-        self.tell_core_about_sessions();
-        self.tell_core_about_kernel();
+        if is_same_network {
+            let config = &self.config;
+            self.node.reconfigure(start::trusted(config), mtu_max(config.network.mtu), clock::now());
+            let endpoint = |id| node.peer(id).and_then(|view| view.endpoint);
+            self.follow(peers.into_values().map(|peer| (peer.config, endpoint(peer.id))).collect());
+        } else {
+            self.enter(node, sealing, peers)?;
+        }
         self.refresh().await;
         Ok(message)
+    }
+
+    /// Begins anew in another network, of which no session of before is.
+    fn enter(&mut self, node: Node, sealing: Sealing, peers: Peers) -> Result<(), String> {
+        if let Some(path) = &mut self.kernel.path {
+            let keep = peers.values().map(|peer| peer.link_id).collect();
+            path.retain(&keep).map_err(|error| error.to_string())?;
+        }
+        self.sealing.close();
+        (self.node, self.sealing, self.peers) = (node, sealing, peers);
+        self.stale = Stale::default();
+        self.tell_core_about_kernel();
+        Ok(())
     }
 
     /// The first setting that differs and cannot be changed while running.
@@ -132,7 +140,7 @@ impl Daemon {
 
     fn status(&self) -> api::Status {
         let now = clock::now();
-        let paths = self.peers.iter().filter_map(|peer| self.node.peer(peer.id)).map(|view| view.path);
+        let paths = self.peers.values().filter_map(|peer| self.node.peer(peer.id)).map(|view| view.path);
         api::Status {
             name: self.config.node.name.clone(),
             address: self.public_key.node_address(),
@@ -147,8 +155,10 @@ impl Daemon {
             datapath: self.datapath(),
             interfaces: self.interfaces(),
             peers_total: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
-            peers_direct: u32::try_from(paths.filter(|path| !matches!(path, Path::None(_))).count())
-                .unwrap_or(0),
+            peers_direct: u32::try_from(
+                paths.filter(|path| matches!(path, Path::Kernel { .. } | Path::User { .. })).count(),
+            )
+            .unwrap_or(0),
             warnings: self.warnings.clone(),
         }
     }
@@ -238,7 +248,9 @@ impl Daemon {
 
     /// The path that packets take now, and one sentence why.
     fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
-        if self.config.datapath.seal == config::Seal::User && view.path.security() == Some(Security::Sealed) {
+        let is_direct = !matches!(view.path, Path::Overlay { .. });
+        let is_sealed = view.path.security() == Some(Security::Sealed);
+        if self.config.datapath.seal == config::Seal::User && is_sealed && is_direct {
             return (api::Path::DirectUser, "datapath.seal = \"user\" in the configuration".to_owned());
         }
         match (view.path, &peer.kernel) {
@@ -266,13 +278,16 @@ impl Daemon {
             (Path::User { reason: UserReason::OffThere, .. }, _) => {
                 (api::Path::DirectUser, "the kernel path is off on the peer".to_owned())
             }
+            (Path::Overlay { .. }, _) => {
+                (api::Path::Overlay, "no way by UDP is known: other nodes carry the packets".to_owned())
+            }
             (Path::None(why), _) => (api::Path::None, no_path(why, peer, view.endpoint)),
         }
     }
 
     fn link(&self, peer: &PeerState) -> Option<api::Link> {
         let view = self.node.peer(peer.id)?;
-        let endpoint = view.endpoint?;
+        let endpoint = view.endpoint?.udp()?;
         let entry = self.kernel.path.as_ref().and_then(|path| path.entry(peer.link_id));
         let reach = peer.reach.as_ref().ok();
         let lease = entry.map(|link| link.lease_until_ns.saturating_sub(clock::now().as_nanos()) / 1_000_000);
@@ -297,7 +312,7 @@ impl Daemon {
 
     fn routes(&self) -> Vec<api::Route> {
         let mut routes = Vec::new();
-        for peer in &self.peers {
+        for peer in self.peers.values() {
             let Some(view) = self.node.peer(peer.id) else { continue };
             let (path, _) = self.effective(peer, &view);
             let link_id = (path != api::Path::None).then(|| api::link_id(peer.link_id.value()));
@@ -405,7 +420,10 @@ impl Daemon {
             return Ok("sealed, as configured".to_owned());
         }
         let underlay = &self.config.underlay;
-        match (view.endpoint, &peer.reach) {
+        if view.endpoint.is_some_and(|endpoint| endpoint.overlay().is_some()) {
+            return Err("sealed: other nodes carry the packets".to_owned());
+        }
+        match (view.endpoint.and_then(Endpoint::udp), &peer.reach) {
             (Some(endpoint), _) if !underlay.trusts(endpoint.ip()) => {
                 Err(format!("sealed: {} is in no trusted prefix", endpoint.ip()))
             }
@@ -432,7 +450,7 @@ impl Daemon {
                 Ok("nobody: the link is clear".to_owned())
             }
             (_, config::Seal::User) => Ok("the daemon, as configured".to_owned()),
-            (Path::User { .. }, _) => Ok("the daemon".to_owned()),
+            (Path::User { .. } | Path::Overlay { .. }, _) => Ok("the daemon".to_owned()),
             _ if !kernel => Ok("the daemon".to_owned()),
             (_, config::Seal::Kernel) => Ok("the kernel, as configured".to_owned()),
             (_, config::Seal::Auto) => Ok("the kernel; flows with super-packets, the daemon".to_owned()),
@@ -448,7 +466,7 @@ fn security(view: &PeerView) -> api::Security {
     }
 }
 
-fn no_path(why: NoPath, peer: &PeerState, endpoint: Option<SocketAddr>) -> String {
+fn no_path(why: NoPath, peer: &PeerState, endpoint: Option<Endpoint>) -> String {
     let place = endpoint.map_or_else(|| "its endpoint".to_owned(), |e| e.to_string());
     match why {
         NoPath::NoEndpoint => "no endpoint is configured and the peer has not called".to_owned(),

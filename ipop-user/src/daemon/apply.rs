@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipop_common::Address;
 use ipop_common::limits::LEASE_NS;
-use ipop_overlay::{Command, NoPath, Path, PeerId, Security};
+use ipop_overlay::{Command, Endpoint as Place, NoPath, Path, PeerId, Security};
 use tracing::{debug, warn};
 
 use super::peers::{PeerState, Reach, device_mtu, route_mtu, table};
@@ -15,11 +15,16 @@ use super::{Daemon, SILENCE, clock, start};
 use crate::config::Endpoint;
 use crate::netlink::Route;
 
+/// Why this host's routes say nothing about a peer.
+const CARRIED: &str = "other nodes carry the packets";
+
 /// What does not know yet what the cores have decided.
 #[derive(Debug, Default)]
 pub(super) struct Stale {
     /// Peers with other sessions or another path than before.
     pub(super) peers: BTreeSet<PeerId>,
+    /// Of those, the ones whose way from this host is to be looked up anew.
+    pub(super) unresolved: BTreeSet<PeerId>,
     /// A path has changed, and with it what the virtual device can carry.
     pub(super) paths: bool,
 }
@@ -28,6 +33,13 @@ impl Stale {
     pub(super) fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }
+
+    /// A peer is somewhere else.
+    pub(super) fn elsewhere(&mut self, peer: PeerId) {
+        self.peers.insert(peer);
+        self.unresolved.insert(peer);
+        self.paths = true;
+    }
 }
 
 impl Daemon {
@@ -35,8 +47,8 @@ impl Daemon {
     pub(super) async fn refresh(&mut self) {
         self.resolve_names().await;
         let mut changed = false;
-        for index in 0..self.peers.len() {
-            changed |= self.resolve_one(PeerId(index)).await;
+        for id in self.ids() {
+            changed |= self.resolve_one(id).await;
         }
         if changed {
             // A peer must hear at once what has changed here: our address may have.
@@ -47,15 +59,14 @@ impl Daemon {
 
     /// Names that gave no address yet.
     async fn resolve_names(&mut self) {
-        for index in 0..self.peers.len() {
-            let id = PeerId(index);
+        for id in self.ids() {
             let unknown = self.node.peer(id).is_some_and(|view| view.endpoint.is_none());
-            let Some(peer) = self.peers.get(index).filter(|_| unknown) else { continue };
+            let Some(peer) = self.peers.get(&id).filter(|_| unknown) else { continue };
             if let Some(endpoint @ Endpoint::Host { .. }) = &peer.config.endpoint
                 && let Some(address) = start::lookup(endpoint).await
             {
-                self.sealing.set_endpoint(id, Some(address));
-                let command = Command::Endpoint { peer: id, endpoint: Some(address) };
+                self.sealing.set_endpoint(id, Some(address.into()));
+                let command = Command::Endpoint { peer: id, endpoint: Some(address.into()) };
                 self.node.handle_command(command, clock::now());
             }
         }
@@ -63,8 +74,11 @@ impl Daemon {
 
     /// Resolves one peer's path. Says whether it has changed.
     pub(super) async fn resolve_one(&mut self, id: PeerId) -> bool {
-        let Some(endpoint) = self.node.peer(id).and_then(|view| view.endpoint) else { return false };
-        let reach = self.reach(endpoint.ip()).await;
+        let reach = match self.node.peer(id).and_then(|view| view.endpoint) {
+            None => return false,
+            Some(Place::Udp(endpoint)) => self.reach(endpoint.ip()).await,
+            Some(Place::Overlay(_)) => Err(CARRIED.to_owned()),
+        };
         if let Ok(reach) = &reach
             && self.kernel.path.is_some()
             && !self.underlays.contains(reach.path.ifindex)
@@ -75,7 +89,7 @@ impl Daemon {
                 warn!(interface, %error, "no kernel path on this interface");
             }
         }
-        let Some(peer) = self.peers.get_mut(id.0) else { return false };
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
         let changed = peer.reach != reach;
         peer.reach = reach;
         let reach = peer.reach.as_ref().ok().map(|reach| (reach.path.source, reach.clear_mtu()));
@@ -113,7 +127,7 @@ impl Daemon {
     /// A neighbour's link-layer address has changed: the header templates of its links follow.
     pub(super) fn on_neighbour(&mut self, ifindex: u32, address: IpAddr, mac: Option<[u8; 6]>) {
         let mut changed = Vec::new();
-        for peer in &mut self.peers {
+        for peer in self.peers.values_mut() {
             if let Ok(reach) = &mut peer.reach
                 && (reach.path.ifindex, reach.path.next_hop) == (ifindex, address)
                 && mac.is_some()
@@ -146,15 +160,21 @@ impl Daemon {
         }
     }
 
+    /// All peers, while what is known of them may change.
+    pub(super) fn ids(&self) -> Vec<PeerId> {
+        self.peers.keys().copied().collect()
+    }
+
     fn path(&self, id: PeerId) -> Path {
         self.node.peer(id).map_or(Path::None(NoPath::NoEndpoint), |view| view.path)
     }
 
     /// Puts a peer's link into the maps, or takes it out.
-    fn apply_kernel(&mut self, id: PeerId) {
+    pub(super) fn apply_kernel(&mut self, id: PeerId) {
         let Some(view) = self.node.peer(id) else { return };
-        let source_port = view.endpoint.map_or(0, |endpoint| self.port_for(&endpoint));
-        let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(id.0)) else { return };
+        let source_port =
+            view.endpoint.and_then(|endpoint| endpoint.udp()).map_or(0, |endpoint| self.port_for(&endpoint));
+        let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(&id)) else { return };
         // What an earlier run installed serves until its lease ends or the peer has answered.
         if view.path == Path::None(NoPath::NoAnswer) {
             peer.kernel = Err("the peer has not answered yet".to_owned());
@@ -183,15 +203,15 @@ impl Daemon {
 
     /// Brings all links in the maps up to date, and renews their leases.
     pub(super) fn renew(&mut self) {
-        for index in 0..self.peers.len() {
-            self.apply_kernel(PeerId(index));
+        for id in self.ids() {
+            self.apply_kernel(id);
         }
     }
 
     /// Has the kernel look for the next hops of peers that have fallen silent: one that got another
     /// link-layer address without a word is found in a millisecond, and would be after minutes else.
     pub(super) async fn ask_for_silent(&self, now: ipop_overlay::Instant) {
-        for peer in &self.peers {
+        for peer in self.peers.values() {
             let heard = self.node.peer(peer.id).and_then(|view| view.last_heard);
             if let (Some(heard), Ok(reach)) = (heard, &peer.reach)
                 && now.since(heard) > SILENCE
@@ -229,13 +249,13 @@ impl Daemon {
         };
         let addresses = &self.config.network.addresses;
         let has_ipv6 = addresses.iter().any(|prefix| prefix.addr().is_ipv6());
-        let links = self.peers.iter().filter_map(mtu_of);
+        let links = self.peers.values().filter_map(mtu_of);
         let device = device_mtu(configured, links, has_ipv6).unwrap_or(self.device.mtu);
         let source = |prefix: IpAddr| {
             addresses.iter().map(|own| own.addr()).find(|own| own.is_ipv4() == prefix.is_ipv4())
         };
         let mut routes = Vec::new();
-        for peer in &self.peers {
+        for peer in self.peers.values() {
             for prefix in &peer.config.addresses {
                 let mtu = mtu_of(peer).and_then(|mtu| route_mtu(prefix.addr(), mtu, device));
                 let source = source(prefix.addr());

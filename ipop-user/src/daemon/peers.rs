@@ -1,14 +1,16 @@
 //! The daemon's side of each peer: how the host reaches it, and what the two data paths were told.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipop_common::encapsulation::{Form, Underlay, overhead};
 use ipop_common::gpe::LinkId;
-use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, MTU_IPV6_MIN, MTU_MIN};
+use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, MTU_MIN, OVERLAY_MTU};
 use ipop_common::maps::{Link, PrefixKey};
 use ipop_common::{Address, Family, sealed};
-use ipop_overlay::{NoPath, Path, PeerId, PeerView, Security, UserReason};
+use ipop_overlay::session::AddError;
+use ipop_overlay::{AddPeerError, Endpoint, NoPath, Path, PeerId, PeerView, Security, UserReason};
 
 use super::sealing::Sealing;
 use crate::config::{self, Mtu, Seal};
@@ -56,11 +58,34 @@ pub(super) fn mtu_max(configured: Mtu) -> u16 {
     }
 }
 
+/// All peers.
+pub(super) type Peers = BTreeMap<PeerId, PeerState>;
+
+/// Where this node knows a peer from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It has a `[[peer]]` in the configuration.
+    Configured,
+    /// The overlay has found it, or it has called.
+    Found,
+}
+
+/// Why a node is not made a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotAdded {
+    #[error(transparent)]
+    Node(#[from] AddPeerError),
+    #[error(transparent)]
+    Session(#[from] AddError),
+}
+
 /// What the daemon keeps of one peer.
 #[derive(Debug)]
 pub(super) struct PeerState {
     pub(super) id: PeerId,
     pub(super) link_id: LinkId,
+    pub(super) origin: Origin,
+    /// Of a peer that was found: its name, its key, and the addresses that it may use by now.
     pub(super) config: config::Peer,
     pub(super) reach: Result<Reach, String>,
     /// What the kernel's maps hold of this peer, or why nothing.
@@ -69,10 +94,11 @@ pub(super) struct PeerState {
 }
 
 impl PeerState {
-    pub(super) fn new(id: PeerId, link_id: LinkId, config: config::Peer) -> Self {
+    pub(super) fn new(id: PeerId, link_id: LinkId, origin: Origin, config: config::Peer) -> Self {
         Self {
             id,
             link_id,
+            origin,
             config,
             reach: Err("not resolved yet".to_owned()),
             kernel: Err("not set up yet".to_owned()),
@@ -97,6 +123,7 @@ impl PeerState {
         let reach = self.reach.as_ref().map_err(Clone::clone)?;
         let (endpoint, mtu, security, send) = match view.path {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
+            Path::Overlay { .. } => return Err("other nodes carry the packets".to_owned()),
             Path::Kernel { endpoint, mtu, security } => (endpoint, mtu, security, true),
             // On this side off, the switch in the maps says so.
             Path::User { endpoint, mtu, security, reason } => {
@@ -133,14 +160,22 @@ impl PeerState {
     /// The peer's link in the user path's table; `None` while it is not known where the peer is.
     pub(super) fn user_link(&self, view: &PeerView, sealing: &Sealing, configured: Mtu) -> Option<UserLink> {
         // Also where the kernel path carries the packets: the user path takes what that misses.
-        let endpoint = view.endpoint?;
-        let local = match &self.reach {
-            Ok(reach) => reach.path.source.into(),
-            Err(_) => Address::default(),
+        let name = &self.config.name;
+        let mut link = match view.endpoint? {
+            Endpoint::Udp(endpoint) => {
+                let local = match &self.reach {
+                    Ok(reach) => reach.path.source.into(),
+                    Err(_) => Address::default(),
+                };
+                let waiting = self.reach.as_ref().map_or(MTU_IPV6_MIN, |reach| reach.sealed_mtu(configured));
+                let mtu = view.path.mtu().unwrap_or(waiting);
+                UserLink::new(name, self.link_id, local, endpoint, mtu)
+            }
+            Endpoint::Overlay(to) => {
+                let mtu = view.path.mtu().unwrap_or(OVERLAY_MTU.min(mtu_max(configured)));
+                UserLink::on_overlay(name, self.link_id, to, mtu)
+            }
         };
-        let waiting_mtu = self.reach.as_ref().map_or(MTU_IPV6_MIN, |reach| reach.sealed_mtu(configured));
-        let mtu = view.path.mtu().unwrap_or(waiting_mtu);
-        let mut link = UserLink::new(&self.config.name, self.link_id, local, endpoint, mtu);
         if !view.takes_clear {
             link.link.flags &= !Link::TAKES_CLEAR;
         }
@@ -159,6 +194,8 @@ impl PeerState {
 
 /// The slot of a peer in the user path's table; as in the kernel's, each peer has two.
 pub(super) const fn user_slot(peer: PeerId) -> u32 {
+    // The node numbers no more peers than there are links.
+    debug_assert!(peer.0 < LINKS_MAX as usize);
     peer.0 as u32 * 2
 }
 
@@ -170,12 +207,12 @@ pub(super) const fn of_user_slot(slot: u32) -> PeerId {
 /// The table of the user path for all peers. `link` gives each peer's link.
 pub(super) fn table(
     own: &[config::Prefix],
-    peers: &[PeerState],
+    peers: &Peers,
     sealing: &Sealing,
     link: impl Fn(&PeerState) -> Option<UserLink>,
 ) -> Table {
     let mut table = Table::new();
-    for peer in peers {
+    for peer in peers.values() {
         let slot = user_slot(peer.id);
         for session in sealing.all(peer.id) {
             table.insert_session(slot, Arc::clone(session));

@@ -89,6 +89,15 @@ impl Pings {
         }
     }
 
+    /// A peer has gone: nobody waits for its answers any more.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        let (gone, open) = std::mem::take(&mut self.orders).into_iter().partition(|o| o.peer == peer);
+        self.orders = open;
+        for order in Vec::from_iter::<Vec<Order>>(gone) {
+            let _ = order.reply.send(Err(format!("{} has left the network", order.name)));
+        }
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadline = |o: &Order| if o.sent.len() < o.count { o.next } else { o.until };
         self.orders.iter().map(deadline).min()

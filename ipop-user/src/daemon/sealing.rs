@@ -5,21 +5,19 @@
 //! and as the user path's cipher. What a session has carried is read from its place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipop_common::Counter;
 use ipop_common::aead;
-use ipop_common::hello;
 use ipop_common::maps::LinkRef;
 use ipop_common::session::Agreed;
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_overlay::session::{
-    AddError, Adopted, CookieKey, FailReason, Install, Now, Output, PeerConfig, PeerView, Sessions, Timers,
-    Traffic,
+    AddError, Adopted, CookieKey, FailReason, Handled, Install, Now, Output, PeerConfig, PeerView, Sessions,
+    Timers, Traffic,
 };
-use ipop_overlay::{Instant, PeerId, Refusal};
+use ipop_overlay::{Endpoint, Instant, PeerId, Refusal};
 use tracing::{debug, warn};
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
@@ -43,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(7);
 #[derive(Debug)]
 pub(super) enum Deed {
     Transmit {
-        to: SocketAddr,
+        to: Endpoint,
         datagram: Vec<u8>,
     },
     /// The sessions with this peer are others than before.
@@ -51,7 +49,7 @@ pub(super) enum Deed {
     /// The peer is somewhere else now.
     Roamed {
         peer: PeerId,
-        to: SocketAddr,
+        to: Endpoint,
     },
     /// The peer does not answer.
     Failed(PeerId),
@@ -65,11 +63,12 @@ struct Live {
     peer: PeerId,
     user: Arc<UserSession>,
     created: Instant,
-    initiator: bool,
     /// No packet has to come to the daemon for it to be used: all may be opened in the kernel.
     confirmed: bool,
     /// When data had last come, by the last look.
     received_ns: u64,
+    /// When other nodes had last carried something here, by the last look.
+    carried_ns: u64,
 }
 
 /// The sessions of one node.
@@ -77,6 +76,8 @@ pub(super) struct Sealing {
     core: Sessions,
     places: Arc<Places>,
     timers: Timers,
+    /// Of every handshake in this network.
+    psk: Zeroizing<[u8; 32]>,
     live: BTreeMap<u32, Live>,
     /// Of each peer, its keys in `live`.
     of_peer: BTreeMap<PeerId, BTreeSet<u32>>,
@@ -84,7 +85,7 @@ pub(super) struct Sealing {
     /// Since when there is no session with a peer.
     without: BTreeMap<PeerId, Instant>,
     /// Where peers are configured to be.
-    configured: BTreeMap<PeerId, SocketAddr>,
+    configured: BTreeMap<PeerId, Endpoint>,
 }
 
 /// What the sessions are made with.
@@ -98,7 +99,7 @@ pub(super) struct Identity {
 pub(super) struct Partner {
     pub(super) id: PeerId,
     pub(super) public_key: [u8; 32],
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint: Option<Endpoint>,
 }
 
 impl Sealing {
@@ -120,27 +121,49 @@ impl Sealing {
             core: Sessions::new(identity.private_key, timers, random),
             places,
             timers,
+            psk: identity.psk,
             live: BTreeMap::new(),
             of_peer: BTreeMap::new(),
             current: BTreeMap::new(),
             without: BTreeMap::new(),
             configured: BTreeMap::new(),
         };
-        let now = clock::now();
         for partner in partners {
-            let config = PeerConfig {
-                public_key: partner.public_key,
-                psk: identity.psk.clone(),
-                endpoint: partner.endpoint,
-                persistent_keepalive: Some(PERSISTENT_KEEPALIVE.min(timers.rekey_after / 4)),
-            };
-            sealing.core.add_peer(now, partner.id, config).map_err(|error| (partner.id, error))?;
-            sealing.without.insert(partner.id, now);
-            if let Some(endpoint) = partner.endpoint {
-                sealing.configured.insert(partner.id, endpoint);
-            }
+            sealing.add_peer(partner).map_err(|error| (partner.id, error))?;
         }
         Ok(sealing)
+    }
+
+    /// Knows one more peer.
+    ///
+    /// # Errors
+    /// If there can be no session with it.
+    pub(super) fn add_peer(&mut self, partner: &Partner) -> Result<(), AddError> {
+        let now = clock::now();
+        let config = PeerConfig {
+            public_key: partner.public_key,
+            psk: self.psk.clone(),
+            endpoint: partner.endpoint,
+            persistent_keepalive: Some(PERSISTENT_KEEPALIVE.min(self.timers.rekey_after / 4)),
+        };
+        self.core.add_peer(now, partner.id, config)?;
+        self.without.insert(partner.id, now);
+        if let Some(endpoint) = partner.endpoint {
+            self.configured.insert(partner.id, endpoint);
+        }
+        Ok(())
+    }
+
+    /// Forgets a peer, its sessions and their keys.
+    pub(super) fn remove_peer(&mut self, peer: PeerId) {
+        self.core.remove_peer(peer);
+        for local in self.of_peer.remove(&peer).into_iter().flatten() {
+            self.places.of(local).vacate();
+            self.live.remove(&local);
+        }
+        self.current.remove(&peer);
+        self.without.remove(&peer);
+        self.configured.remove(&peer);
     }
 
     pub(super) fn places(&self) -> &Arc<Places> {
@@ -149,11 +172,12 @@ impl Sealing {
 
     /// Goes on with a session whose keys are at its place already; of one peer's, the one that is sent
     /// on first. Says whether that is possible; if not, the keys are erased.
-    pub(super) fn adopt(&mut self, peer: PeerId, agreed: &Agreed, initiator: bool) -> bool {
+    pub(super) fn adopt(&mut self, peer: PeerId, agreed: &Agreed) -> bool {
         let now = clock::now();
         let left = Duration::from_nanos(agreed.expires_ns.saturating_sub(now.as_nanos()));
         let age = self.timers.reject_after.saturating_sub(left);
-        let adopted = Adopted { local_index: agreed.local, initiator, age };
+        // Who began it, its place does not say; it is replaced soon, whoever that was.
+        let adopted = Adopted { local_index: agreed.local, initiator: false, age };
         if let Err(error) = self.core.adopt(now, peer, &adopted) {
             debug!(?peer, %error, "an earlier session is not used");
             self.places.of(agreed.local).vacate();
@@ -164,9 +188,9 @@ impl Sealing {
             peer,
             user: Arc::new(UserSession::new(agreed.local, &send, &receive)),
             created: Instant::from_nanos(now.as_nanos().saturating_sub(nanos(age))),
-            initiator,
             confirmed: true,
             received_ns: 0,
+            carried_ns: 0,
         };
         self.add(agreed.local, live);
         self.current.entry(peer).or_insert(agreed.local);
@@ -174,37 +198,36 @@ impl Sealing {
         true
     }
 
-    /// Goes on with the sessions of `old` for the peers that are still there, `same` says as whom.
-    pub(super) fn take_over(&mut self, old: &Self, same: impl Fn(PeerId) -> Option<PeerId>) {
-        let is_current = |local: &u32, live: &Live| old.current.get(&live.peer) == Some(local);
-        let mut all: Vec<(&u32, &Live)> = old.live.iter().filter(|(_, live)| live.confirmed).collect();
-        all.sort_by_key(|(local, live)| !is_current(local, live));
-        for (local, live) in all {
-            let agreed = self.places.of(*local).read(0);
-            let kept = same(live.peer)
-                .zip(agreed)
-                .is_some_and(|(peer, agreed)| self.adopt(peer, &agreed, live.initiator));
-            if !kept {
-                self.places.of(*local).vacate();
-            }
-        }
-        let dropped = old.live.iter().filter(|(_, live)| !live.confirmed);
-        dropped.for_each(|(local, _)| self.places.of(*local).vacate());
+    /// Where a peer may be beside its endpoint.
+    pub(super) fn set_candidates(&mut self, peer: PeerId, candidates: &[Endpoint]) {
+        self.core.set_candidates(peer, candidates);
     }
 
     /// Takes in a handshake message.
-    pub(super) fn handshake(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn handshake(&mut self, from: Endpoint, datagram: &[u8]) -> Result<Handled, Refusal> {
         let now = now();
         // Whoever hands the messages on has seen those that it did not.
         self.core.set_under_load(self.places.filter().is_closed(now.at.as_nanos()));
         self.core.handle_handshake(now, from, datagram)
     }
 
+    /// Answers the stranger that the last handshake message was from, who is a peer by now.
+    #[expect(dead_code, reason = "for the overlay, which is being written")]
+    pub(super) fn answer_stranger(&mut self) -> Result<(), Refusal> {
+        self.core.answer_stranger(now())
+    }
+
     /// A packet of a session was authentic: where its peer is, and who that is.
-    pub(super) fn authenticated(&mut self, local: u32, from: SocketAddr) -> Option<PeerId> {
+    pub(super) fn authenticated(&mut self, local: u32, from: Endpoint) -> Option<PeerId> {
         let live = self.live.get(&local)?;
-        let peer = live.peer;
-        self.core.authenticated_from(now(), local, from);
+        let (peer, now) = (live.peer, now());
+        if from.overlay().is_some() {
+            // It does not count against where UDP brings packets from; of those the core is to know.
+            let (_, received) = self.places.of(local).last_traffic();
+            let by_udp = at(received.max(live.user.heard().udp_ns));
+            self.core.traffic(now, local, &Traffic { by_udp, ..Traffic::default() });
+        }
+        self.core.authenticated_from(now, local, from);
         Some(peer)
     }
 
@@ -214,12 +237,17 @@ impl Sealing {
     }
 
     /// Where a peer is looked for, from now on.
-    pub(super) fn set_endpoint(&mut self, peer: PeerId, endpoint: Option<SocketAddr>) {
+    pub(super) fn set_endpoint(&mut self, peer: PeerId, endpoint: Option<Endpoint>) {
         match endpoint {
             Some(endpoint) => self.configured.insert(peer, endpoint),
             None => self.configured.remove(&peer),
         };
         self.core.set_endpoint(peer, endpoint);
+    }
+
+    /// A peer is looked for where it was last seen, and nowhere else.
+    pub(super) fn forget_configured(&mut self, peer: PeerId) {
+        self.configured.remove(&peer);
     }
 
     /// Begins a handshake with a peer, unless there is a session or one is under way. A peer that has
@@ -238,33 +266,40 @@ impl Sealing {
         {
             self.core.set_endpoint(peer, configured);
         }
-        if configured.is_some() || view.endpoint.is_some() {
-            self.core.want_session(now, peer);
-        }
+        self.core.want_session(now, peer);
     }
 
     /// Tells the core what the data paths have carried; the peers that data has come from since the
     /// last look.
     pub(super) fn look(&mut self) -> Vec<PeerId> {
         let now = now();
-        let at = |ns: u64| (ns != 0).then(|| Instant::from_nanos(ns));
         let mut alive = Vec::new();
         for (local, live) in &mut self.live {
             let place = self.places.of(*local);
-            let (sent, received) = place.last_traffic();
+            let (sent, by_udp) = place.last_traffic();
+            let heard = live.user.heard();
+            let received = by_udp.max(heard.carried_data_ns);
             if received > live.received_ns {
                 live.received_ns = received;
                 alive.push(live.peer);
             }
-            let (sent, received) = (at(sent), at(received));
+            let (sent, received, by_udp) = (at(sent), at(received), at(by_udp.max(heard.udp_ns)));
             let traffic = Traffic {
                 sent,
                 sent_data: sent,
                 received,
                 received_data: received,
+                by_udp,
                 send_counter: place.sent(),
             };
             self.core.traffic(now, *local, &traffic);
+            // Told again, since UDP may have fallen silent meanwhile.
+            if let Some((from, at_ns)) = heard.carried
+                && at_ns > live.carried_ns
+            {
+                live.carried_ns = at_ns;
+                self.core.authenticated_from(now, *local, Endpoint::Overlay(from));
+            }
         }
         alive
     }
@@ -330,9 +365,9 @@ impl Sealing {
             peer: install.peer,
             user: Arc::new(UserSession::new(local, send, receive)),
             created: install.created,
-            initiator: install.initiator,
             confirmed: false,
             received_ns: 0,
+            carried_ns: 0,
         };
         self.add(local, live);
         install.peer
@@ -344,8 +379,11 @@ impl Sealing {
     }
 
     fn erase(&mut self, peer: PeerId, local: u32) {
+        // With its peer it has gone already.
+        if self.live.remove(&local).is_none() {
+            return;
+        }
         self.places.of(local).vacate();
-        self.live.remove(&local);
         if let Some(of_peer) = self.of_peer.get_mut(&peer) {
             of_peer.remove(&local);
         }
@@ -371,11 +409,7 @@ impl Sealing {
     ///
     /// # Errors
     /// The counter of the reason: there is no session with it.
-    pub(super) fn seal(
-        &self,
-        peer: PeerId,
-        message: &[u8; hello::LEN],
-    ) -> Result<(SocketAddr, Vec<u8>), Counter> {
+    pub(super) fn seal(&self, peer: PeerId, message: &[u8]) -> Result<(Endpoint, Vec<u8>), Counter> {
         let current = self.current.get(&peer).and_then(|local| self.live.get(local));
         let to = self.core.peer(peer).and_then(|view| view.endpoint);
         let (Some(live), Some(to)) = (current, to) else { return Err(Counter::TxNoSession) };
@@ -452,6 +486,11 @@ impl Sealing {
 
 fn now() -> Now {
     Now { at: clock::now(), unix: Duration::from_nanos(clock::unix_ns()) }
+}
+
+/// A time as data paths note it.
+fn at(ns: u64) -> Option<Instant> {
+    (ns != 0).then(|| Instant::from_nanos(ns))
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -3,7 +3,7 @@
 //! The order matters: everything that can be refused without touching the host comes first, so
 //! that a daemon that cannot start leaves nothing behind and does not disturb one that runs.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -13,12 +13,13 @@ use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LEASE_NS};
 use ipop_common::{Address, sealed};
 use ipop_overlay::session::{AddError, Mac1Key, network_psk};
-use ipop_overlay::{Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
+use ipop_overlay::{AddPeerError, Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::apply::Stale;
 use super::device::VirtualDevice;
-use super::peers::{PeerState, mtu_max};
+use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
 use super::predecessor::outlive;
 use super::sealing::{Identity, Partner, Sealing};
@@ -39,6 +40,8 @@ use crate::{config as cfg, control};
 const EVENT_QUEUE: usize = 256;
 /// Handshake messages likewise.
 const HANDSHAKE_QUEUE: usize = 128;
+/// Datagrams for other nodes to carry likewise: some super-packets, each of which is up to fifty.
+const CARRIED_QUEUE: usize = 512;
 /// Requests of operators under way.
 const REQUEST_QUEUE: usize = 16;
 /// Of a large host's CPUs no more than this carry the daemon's packets unless it is told to.
@@ -62,9 +65,11 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
 
     let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
     let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
+    let (carried_tx, carried) = mpsc::channel(CARRIED_QUEUE);
     let listeners = Listeners {
         events: user_tx,
         handshakes: handshake_tx,
+        carried: carried_tx,
         mac1: Mac1Key::new(private_key.public_key().as_bytes()),
         cookies: Arc::default(),
     };
@@ -112,6 +117,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         node,
         sealing,
         peers,
+        stale: Stale::default(),
         underlays: Underlays::new(XdpPlan::decide(config.datapath.xdp, merges)),
         config,
         netlink,
@@ -128,8 +134,17 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         next_renewal: now.after(RENEWAL),
         refresh_at: None,
     };
-    let events =
-        Events { user: user_rx, handshakes, requests, monitor, control, terminate, interrupt, hangup };
+    let events = Events {
+        user: user_rx,
+        handshakes,
+        carried,
+        requests,
+        monitor,
+        control,
+        terminate,
+        interrupt,
+        hangup,
+    };
     if let Err(error) = daemon.begin().await {
         daemon.stop(events).await;
         return Err(error);
@@ -140,7 +155,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
 impl Daemon {
     /// The first round: what is adopted is sorted out, paths are resolved, peers are greeted.
     async fn begin(&mut self) -> Result<()> {
-        let keep = self.peers.iter().map(|peer| peer.link_id).collect();
+        let keep = self.peers.values().map(|peer| peer.link_id).collect();
         let local: Vec<Address> = self.config.network.addresses.iter().map(|p| p.addr().into()).collect();
         if let Some(path) = &mut self.kernel.path {
             path.retain(&keep)?;
@@ -170,10 +185,10 @@ impl Daemon {
     fn adopt_sessions(&mut self) {
         let adopted = self.kernel.path.as_ref().map(KernelPath::adopted_sessions).unwrap_or_default();
         for session in adopted {
-            let peer = self.peers.iter().find(|peer| peer.link_id == session.link).map(|peer| peer.id);
+            let peer = self.peers.values().find(|peer| peer.link_id == session.link).map(|peer| peer.id);
             let local = session.agreed.local;
             match peer {
-                Some(peer) => drop(self.sealing.adopt(peer, &session.agreed, false)),
+                Some(peer) => drop(self.sealing.adopt(peer, &session.agreed)),
                 None => self.sealing.places().of(local).vacate(),
             }
         }
@@ -182,7 +197,7 @@ impl Daemon {
 
     /// The core must know with which peers there are sessions.
     pub(super) fn tell_core_about_sessions(&mut self) {
-        for peer in &self.peers {
+        for peer in self.peers.values() {
             let local_index = self.sealing.current(peer.id).map(|session| session.local());
             self.node.handle_command(Command::Session { peer: peer.id, local_index }, clock::now());
         }
@@ -252,7 +267,7 @@ async fn check_interfaces(netlink: &Netlink, config: &Config) -> Result<()> {
 }
 
 /// Makes the core and the daemon's record of each peer.
-pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Node, Vec<PeerState>)> {
+pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Node, Peers)> {
     let secret = config.network.secret.as_ref().map(cfg::Secret::expose).unwrap_or_default();
     let mut peers = Vec::with_capacity(config.peers.len());
     for peer in &config.peers {
@@ -260,38 +275,46 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
             Some(endpoint) => lookup(endpoint).await,
             None => None,
         };
-        peers.push(PeerConfig { public_key: *peer.public_key.as_bytes(), endpoint });
+        peers
+            .push(PeerConfig { public_key: *peer.public_key.as_bytes(), endpoint: endpoint.map(Into::into) });
     }
     let node_config = NodeConfig {
         public_key: *key.public_key().as_bytes(),
         network: NetworkKey::derive(&config.network.name, secret),
         peers,
-        trusted: match config.datapath.security {
-            cfg::Security::Sealed => Vec::new(),
-            cfg::Security::ClearIfTrusted => {
-                config.underlay.trusted.iter().map(|p| (p.addr(), p.len())).collect()
-            }
-        },
+        trusted: trusted(config),
         mtu_max: mtu_max(config.network.mtu),
         boot: clock::unix_ns(),
         lease: std::time::Duration::from_nanos(LEASE_NS),
     };
     let name = |id: PeerId| config.peers.get(id.0).map_or("?", |peer| peer.name.as_str());
-    let node = Node::new(&node_config, clock::unix_ns(), clock::now()).map_err(|(a, b)| {
-        anyhow::anyhow!(
+    let node = Node::new(&node_config, clock::unix_ns(), clock::now());
+    let node = node.map_err(|(id, error)| match error {
+        AddPeerError::KeyTaken(other) | AddPeerError::LinkIdTaken(other) => anyhow::anyhow!(
             "peers {} and {} derive the same link id: give one of them another key",
-            name(a),
-            name(b)
-        )
+            name(other),
+            name(id)
+        ),
+        AddPeerError::TooMany => anyhow::anyhow!("peer {}: {error}", name(id)),
     })?;
     let link_id = |id| node.peer(id).map(|view| view.link_id);
     let states = config.peers.iter().enumerate().filter_map(|(index, peer)| {
         let id = PeerId(index);
         let link_id: LinkId = link_id(id)?;
-        Some(PeerState::new(id, link_id, peer.clone()))
+        Some((id, PeerState::new(id, link_id, Origin::Configured, peer.clone())))
     });
     let states = states.collect();
     Ok((node, states))
+}
+
+/// Where links may be clear.
+pub(super) fn trusted(config: &Config) -> Vec<(IpAddr, u8)> {
+    match config.datapath.security {
+        cfg::Security::Sealed => Vec::new(),
+        cfg::Security::ClearIfTrusted => {
+            config.underlay.trusted.iter().map(|p| (p.addr(), p.len())).collect()
+        }
+    }
 }
 
 /// Makes the sessions' core, which knows the peers and where they are as the node does.

@@ -10,7 +10,7 @@ use ipop_common::inner::Inner;
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
 use ipop_common::{Address, Counter, Cursor, gpe, sealed};
 use ipop_overlay::session::Gate;
-use ipop_overlay::{Instant, Refusal};
+use ipop_overlay::{Endpoint, Instant, Refusal};
 
 use super::coalesce::Coalescer;
 use super::outbound::Context;
@@ -18,16 +18,14 @@ use super::pool::{Memory, Piece, Pool};
 use super::session::UserSession;
 use super::{HandshakeDatagram, UserEvent};
 
-/// Longest control message: what is longer is none.
-const MESSAGE_MAX: usize = 256;
-
 /// What one receive call delivered: datagrams of one sender, one after another.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bundle {
     pub(super) piece: Piece,
     /// Length of each datagram but the last, which may be shorter. Never 0.
     pub(super) segment_len: u32,
-    pub(super) from: SocketAddr,
+    pub(super) from: Endpoint,
+    /// That it came in on, if it came by UDP.
     pub(super) socket: u8,
 }
 
@@ -130,12 +128,14 @@ impl Inbound {
         context: &Context<'_>,
     ) {
         let bytes = pool.bytes(datagram);
-        let result = match bytes.first() {
-            Some(&gpe::FLAGS) => self.clear(datagram, bundle, pool, frames, context),
-            Some(&wireguard::TYPE_TRANSPORT) => self.sealed(datagram, bundle, pool, frames, context),
-            Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)) => {
-                handshake(&mut self.gate, bytes, bundle, context)
-            }
+        // Who carries could have written what is not sealed. Handshakes do not come this way.
+        let result = match (bytes.first(), bundle.from) {
+            (Some(&gpe::FLAGS), Endpoint::Udp(from)) => self.clear(datagram, from, pool, frames, context),
+            (Some(&wireguard::TYPE_TRANSPORT), _) => self.sealed(datagram, bundle, pool, frames, context),
+            (
+                Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)),
+                Endpoint::Udp(from),
+            ) => handshake(&mut self.gate, bytes, (from, bundle.socket), context),
             _ => Err(Counter::RxUnknownMessage),
         };
         if let Err(counter) = result {
@@ -146,7 +146,7 @@ impl Inbound {
     fn clear(
         &mut self,
         datagram: Piece,
-        bundle: &Bundle,
+        from: SocketAddr,
         pool: &mut Pool,
         frames: &mut Coalescer,
         context: &Context<'_>,
@@ -154,7 +154,7 @@ impl Inbound {
         let bytes = pool.bytes(datagram);
         let len = u16::try_from(datagram.len).map_err(|_| Counter::RxBadLength)?;
         let clear = ingress::clear(bytes, 0, len)?;
-        self.admit(bytes, &clear, bundle, context)?;
+        self.admit(bytes, &clear, from, context)?;
         deliver(datagram.behind(gpe::HEADER_LEN as u32), &clear.inner, pool, frames);
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Inbound {
         &mut self,
         bytes: &[u8],
         clear: &Clear,
-        bundle: &Bundle,
+        from: SocketAddr,
         context: &Context<'_>,
     ) -> Result<(), Counter> {
         let header = bytes.bytes(0).ok_or(Counter::RxTruncated)?;
@@ -172,7 +172,7 @@ impl Inbound {
         let slot = match &self.run {
             Some(run) if run.header == header && run.source == source => run.slot,
             _ => {
-                let from = Address::from(bundle.from.ip());
+                let from = Address::from(from.ip());
                 ingress::admit(context.table, clear, from, context.now_ns)?.slot
             }
         };
@@ -207,7 +207,10 @@ impl Inbound {
         if bytes.first().is_some_and(|first| sealed::is_message(*first)) {
             return message(header.receiver, bytes, context);
         }
-        place.note_received(context.now_ns);
+        match bundle.from {
+            Endpoint::Udp(_) => place.note_received(context.now_ns),
+            Endpoint::Overlay(_) => session.note_carried_data(context.now_ns),
+        }
         let inner = sealed::admit(context.table, bytes, text.len, slot)?;
         self.count(slot, u64::from(inner.total_len), context);
         deliver(Piece { len: u32::from(inner.total_len), ..text }, &inner, pool, frames);
@@ -243,35 +246,36 @@ fn deliver(packet: Piece, inner: &Inner, pool: &mut Pool, frames: &mut Coalescer
 
 /// Hands on a text that is no IP packet but a control message.
 fn message(local: u32, text: &[u8], context: &Context<'_>) -> Result<(), Counter> {
-    if text.len() > MESSAGE_MAX {
-        return Err(Counter::RxBadHello);
-    }
     let received_at_ns = super::clock::monotonic_ns();
     let event = UserEvent::Message { local, text: text.into(), received_at_ns };
     context.listeners.events.try_send(event).map_err(|_| Counter::RxHelloFlood)
 }
 
 /// Hands on what the gate admits: what costs a handshake, or may.
-fn handshake(gate: &mut Gate, bytes: &[u8], bundle: &Bundle, context: &Context<'_>) -> Result<(), Counter> {
+fn handshake(
+    gate: &mut Gate,
+    bytes: &[u8],
+    (from, socket): (SocketAddr, u8),
+    context: &Context<'_>,
+) -> Result<(), Counter> {
     let now = Instant::from_nanos(context.now_ns);
     let cookies = context.listeners.cookies.load();
     let is_peers = |address| context.table.has_peer_at(address);
     let filter = context.places.filter();
     gate.tell_load(filter.is_closed(context.now_ns));
-    let verdict = gate.admit(now, bundle.from, bytes, cookies.as_deref(), is_peers);
+    let verdict = gate.admit(now, from, bytes, cookies.as_deref(), is_peers);
     if gate.load_until() > now {
         filter.close(gate.load_until().as_nanos());
     }
     verdict.map_err(|Refusal(counter)| counter)?;
-    let socket = usize::from(bundle.socket);
-    let datagram = HandshakeDatagram { from: bundle.from, socket, bytes: bytes.into() };
+    let datagram = HandshakeDatagram { from, socket: socket.into(), bytes: bytes.into() };
     context.listeners.handshakes.try_send(datagram).map_err(|_| Counter::RxHandshakeFlood)
 }
 
 /// Tells the control task where an authentic packet came from, if that is news or `always`. A peer
 /// that has much to tell finds the queue full and is told of with its next packet.
 fn tell_authenticated(session: &UserSession, bundle: &Bundle, always: bool, context: &Context<'_>) {
-    if session.came_from(bundle.from) || always {
+    if session.came_from(bundle.from, context.now_ns) || always {
         let event = UserEvent::Authenticated { local: session.local(), from: bundle.from };
         if context.listeners.events.try_send(event).is_err() {
             session.forget_source();
@@ -288,6 +292,7 @@ mod tests {
     use ipop_common::gpe::{LinkId, NextProtocol};
     use ipop_common::maps::{LinkRef, PrefixKey};
     use ipop_common::session::Agreed;
+    use ipop_overlay::NodeAddress;
     use ipop_overlay::session::Mac1Key;
     use proptest::prelude::*;
 
@@ -344,7 +349,7 @@ mod tests {
             let piece = Piece { buffer, start: 0, len: bytes.len() as u32 };
             self.pool.fill(buffer, &bytes);
             let segment_len = datagrams.first().map_or(1, |datagram| datagram.len().max(1) as u32);
-            let from = format!("{from}:15000").parse().unwrap();
+            let from = Endpoint::Udp(format!("{from}:15000").parse().unwrap());
             self.inbound.take(Bundle { piece, segment_len, from, socket: 0 }, &mut self.pool);
         }
 
@@ -476,8 +481,58 @@ mod tests {
         let Ok(UserEvent::Authenticated { local, from }) = node.ears.events.try_recv() else {
             panic!("it is told where the peer is")
         };
-        assert_eq!((local, from.ip()), (SESSION, "192.0.2.9".parse::<IpAddr>().unwrap()));
+        let from = from.udp().map(|from| from.ip());
+        assert_eq!((local, from), (SESSION, "192.0.2.9".parse().ok()));
         assert!(node.ears.events.try_recv().is_err(), "and told once");
+    }
+
+    /// Takes a datagram as other nodes have carried it here.
+    fn take_carried(node: &mut Node, datagram: &[u8]) {
+        let buffer = node.pool.take().unwrap();
+        node.pool.fill(buffer, datagram);
+        let len = datagram.len() as u32;
+        let piece = Piece { buffer, start: 0, len };
+        let from = Endpoint::Overlay(NodeAddress([3; 20]));
+        node.inbound.take(Bundle { piece, segment_len: len, from, socket: 0 }, &mut node.pool);
+    }
+
+    #[test]
+    fn sealed_packets_that_others_have_carried_are_delivered() {
+        let mut node = Node::new(16);
+        let seal = sealing(&mut node);
+        let packet = peer_packet().bytes();
+        let sealed = seal(&packet);
+        take_carried(&mut node, &sealed);
+        assert_eq!(node.drain(), std::slice::from_ref(&packet));
+        let event = node.ears.events.try_recv();
+        assert!(
+            matches!(event, Ok(UserEvent::Authenticated { from: Endpoint::Overlay(_), .. })),
+            "{event:?}"
+        );
+        let heard = node.table.user_session(SESSION).unwrap().1.heard();
+        assert_eq!((heard.udp_ns, heard.carried_data_ns), (0, 1));
+        assert_eq!(node.places.of(SESSION).last_traffic(), (0, 0), "UDP has brought nothing");
+        node.take("192.0.2.2", &[sealed]);
+        assert_eq!(node.counted(), []);
+        assert!(node.drain().is_empty());
+        assert_eq!(node.counted(), [(Counter::RxReplay, 1)], "once, whichever way it comes");
+        node.take("192.0.2.2", &[seal(&packet)]);
+        assert_eq!(node.drain().len(), 1);
+        assert_eq!(node.places.of(SESSION).last_traffic(), (0, 1));
+    }
+
+    #[test]
+    fn what_others_have_carried_and_is_not_sealed_is_refused() {
+        let mut node = Node::new(16);
+        let mut initiation = vec![0; wireguard::INITIATION_LEN];
+        initiation[0] = wireguard::TYPE_INITIATION;
+        Mac1Key::new(&PUBLIC_KEY).fill_in(&mut initiation);
+        for datagram in [&frame(&peer_packet().bytes())[..], &initiation, &[0x77; 40]] {
+            take_carried(&mut node, datagram);
+        }
+        assert!(node.drain().is_empty());
+        assert_eq!(node.counted(), [(Counter::RxUnknownMessage, 3)]);
+        assert!(node.ears.handshakes.try_recv().is_err());
     }
 
     #[test]
@@ -492,7 +547,6 @@ mod tests {
             (&longer[..], Counter::RxBadLength),
             (&[0x77; 40][..], Counter::RxBadInner),
             (&[0x45; 4][..], Counter::RxBadInner),
-            (&[1; MESSAGE_MAX + 1][..], Counter::RxBadHello),
         ] {
             let before = node.counters.value(counter);
             node.take("192.0.2.2", &[seal(text)]);
@@ -506,13 +560,18 @@ mod tests {
         let mut node = Node::new(16);
         let seal = sealing(&mut node);
         node.take("192.0.2.2", &[seal(&[])]);
-        node.take("192.0.2.2", &[seal(&[1; 64])]);
         assert!(node.drain().is_empty());
         assert_eq!(node.counted(), [(Counter::RxKeepalive, 1)]);
-        let events: Vec<_> = std::iter::from_fn(|| node.ears.events.try_recv().ok()).collect();
-        assert!(matches!(events[0], UserEvent::Authenticated { local: SESSION, .. }), "{events:?}");
-        let UserEvent::Message { local: SESSION, text, .. } = &events[1] else { panic!("{events:?}") };
-        assert_eq!(text[..], [1; 64]);
+        let event = node.ears.events.try_recv();
+        assert!(matches!(event, Ok(UserEvent::Authenticated { local: SESSION, .. })), "{event:?}");
+        for len in [16, 64, 1312] {
+            let message = vec![1; len];
+            node.take("192.0.2.2", &[seal(&message)]);
+            assert!(node.drain().is_empty());
+            let event = node.ears.events.try_recv();
+            let Ok(UserEvent::Message { local: SESSION, text, .. }) = event else { panic!("{event:?}") };
+            assert_eq!(text[..], message, "of any length");
+        }
     }
 
     #[test]

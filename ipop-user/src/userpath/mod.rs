@@ -9,6 +9,11 @@
 //! TUN -> outbound (route, segment) -> batch  -> UDP     pure: virtio, segment, coalesce, flow
 //! UDP -> inbound (admit, coalesce) -> frames -> TUN     system calls: engine::{uring, epoll}
 //! ```
+//!
+//! A peer that no UDP leads to is reached through the control task, which has other nodes carry its datagrams:
+//! ```text
+//! outbound -> Listeners::carried        UserPath::carried_in -> inbox -> inbound
+//! ```
 
 mod batch;
 mod clock;
@@ -18,6 +23,7 @@ mod engine;
 mod flow;
 mod icmp_error;
 mod inbound;
+mod inbox;
 mod outbound;
 #[cfg(test)]
 mod packets;
@@ -40,7 +46,9 @@ use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::{self, JoinHandle};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use ipop_common::wireguard::TransportHeader;
 use ipop_overlay::session::{CookieKey, Mac1Key};
+use ipop_overlay::{Endpoint, NodeAddress};
 use tokio::sync::mpsc;
 
 pub use counters::{Counters, LinkTraffic};
@@ -51,6 +59,7 @@ pub use udp::{UdpError, bind, bind_queues};
 
 use crate::places::Places;
 use engine::{Engine, Opened, Queue, SOCKETS_MAX, Wake};
+use inbox::Inbox;
 
 /// Which system calls move the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -91,7 +100,14 @@ pub enum UserEvent {
     SessionWanted { slot: u32 },
     /// A packet of the session `local` was authentic, and it is the first, or an empty one, or comes
     /// from elsewhere than the one before.
-    Authenticated { local: u32, from: SocketAddr },
+    Authenticated { local: u32, from: Endpoint },
+}
+
+/// A sealed datagram for other nodes to carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarriedDatagram {
+    pub to: NodeAddress,
+    pub bytes: Vec<u8>,
 }
 
 /// Where the data threads turn to. What finds a queue full is dropped and counted.
@@ -100,6 +116,8 @@ pub struct Listeners {
     pub events: mpsc::Sender<UserEvent>,
     /// Handshake messages, apart: a flood of them must not drown the events.
     pub handshakes: mpsc::Sender<HandshakeDatagram>,
+    /// What other nodes are to carry, apart: there is as much of it as of packets.
+    pub carried: mpsc::Sender<CarriedDatagram>,
     /// Tells who knows this node's public key.
     pub mac1: Mac1Key,
     /// Tells who has a cookie of this node, once it has given one.
@@ -166,6 +184,7 @@ pub struct UserPath {
 #[derive(Debug)]
 struct DataThread {
     wake: Arc<Wake>,
+    inbox: Arc<Inbox>,
     handle: JoinHandle<()>,
 }
 
@@ -203,6 +222,7 @@ impl UserPath {
                 counters: counters.clone(),
                 listeners: listeners.clone(),
                 wake: Arc::new(Wake::new().map_err(|error| StartError::thread(&error))?),
+                inbox: Arc::default(),
                 syscalls: path.syscalls.clone(),
             };
             // Dropping `path` ends those that have been started.
@@ -217,13 +237,13 @@ impl UserPath {
         queue: Queue,
         failed: mpsc::UnboundedSender<RunError>,
     ) -> Result<(), StartError> {
-        let (wake, queue) = (queue.wake.clone(), Arc::new(queue));
+        let (wake, inbox, queue) = (queue.wake.clone(), queue.inbox.clone(), Arc::new(queue));
         let (ready, is_ready) = sync_mpsc::sync_channel(1);
         let handle = thread::Builder::new()
             .name(format!("ipop-queue-{}", self.threads.len()))
             .spawn(move || run(io, &queue, &ready, &failed))
             .map_err(|error| StartError::thread(&error))?;
-        self.threads.push(DataThread { wake, handle });
+        self.threads.push(DataThread { wake, inbox, handle });
         let (io, reason) = is_ready.recv().map_err(|error| StartError::thread(&error))??;
         if io == Io::Epoll {
             (self.io, self.reason) = (io, reason);
@@ -244,6 +264,24 @@ impl UserPath {
     /// Has the data threads look at a table just published: packets may wait for what is in it.
     pub fn table_changed(&self) {
         self.threads.iter().for_each(|thread| thread.wake.ring());
+    }
+
+    /// Takes in a transport message that other nodes have carried here in the name of `from`; says whether there
+    /// is room for it. Those of one session go to one thread, which keeps them in order.
+    pub fn carried_in(&self, from: NodeAddress, datagram: &[u8]) -> bool {
+        let session = TransportHeader::parse(datagram).map_or(0, |header| header.receiver as usize);
+        let Some(thread) = session.checked_rem(self.threads.len()).and_then(|at| self.threads.get(at)) else {
+            return false;
+        };
+        match thread.inbox.push(from, datagram) {
+            Ok(was_empty) => {
+                if was_empty {
+                    thread.wake.ring();
+                }
+                true
+            }
+            Err(inbox::Full) => false,
+        }
     }
 
     /// How many threads carry packets.

@@ -11,11 +11,11 @@ use ipop_common::maps::LinkRef;
 use ipop_common::tables::{Stale, Tables, follow};
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_common::{Counter, Family, egress};
+use ipop_overlay::{Endpoint, NodeAddress};
 
-use super::Listeners;
 use super::batch::{Batch, Company, Part, Route};
 use super::coalesce::Coalescer;
-use super::counters::Counters;
+use super::counters::{Counters, LinkTraffic};
 use super::engine::SOCKETS_MAX;
 use super::icmp_error::{ERROR_LEN_MAX, IcmpErrors};
 use super::pool::{Memory, Piece, Pool};
@@ -24,6 +24,7 @@ use super::session::{UserSession, sealed_len};
 use super::stage::Stage;
 use super::table::{Carriage, Table, UserLink};
 use super::virtio;
+use super::{CarriedDatagram, Listeners};
 use crate::places::Places;
 
 /// Where the packet starts in a read buffer, and where the clear header is then put before it.
@@ -61,9 +62,20 @@ const SEGMENTATION_PAUSE_NS: u64 = 10_000_000_000;
 #[derive(Debug)]
 struct Leaving {
     buffer: u16,
-    route: Route,
+    way: Way,
     company: Company,
     cut: Cut,
+}
+
+/// How its datagrams go.
+#[derive(Debug)]
+enum Way {
+    Send(Route),
+    /// Handed to the control task, which has other nodes carry them.
+    Carry {
+        to: NodeAddress,
+        traffic: Arc<LinkTraffic>,
+    },
 }
 
 #[derive(Debug)]
@@ -209,7 +221,17 @@ impl Outbound {
 
     /// Adds datagrams of the packet taken to the batch; true when it is wholly there.
     pub(super) fn fill(&mut self, batch: &mut Batch, pool: &mut Pool, context: &Context<'_>) -> bool {
-        let Some(Leaving { buffer, route, company, cut }) = &mut self.leaving else { return true };
+        let Some(Leaving { buffer, way, company, cut }) = &mut self.leaving else { return true };
+        let route = match (way, &mut *cut) {
+            (Way::Send(route), _) => route,
+            (Way::Carry { to, traffic }, Cut::Sealed(sealed)) => {
+                sealed.carry(*to, traffic, pool, context);
+                pool.release(*buffer);
+                self.leaving = None;
+                return true;
+            }
+            (Way::Carry { .. }, _) => unreachable!("what others carry is sealed"),
+        };
         match cut {
             Cut::Whole(datagram) => {
                 if !batch.has_room(0) {
@@ -261,8 +283,8 @@ impl Outbound {
             return Err(Refusal::Count(Counter::TxTruncated));
         };
         let (slot, link) = look_up(&inner, context)?;
-        let socket = self.families.socket_for(&link.endpoint).filter(|_| link.reachable);
-        let Some(socket) = socket else {
+        let way = self.way(link).filter(|_| link.reachable);
+        let Some(way) = way else {
             return Err(Refusal::Answer(Counter::TxUnreachable, icmp::Error::Unreachable));
         };
         let session = session_for(link, slot, context)?;
@@ -272,7 +294,7 @@ impl Outbound {
         };
         let len = whole.as_ref().map_or(packet.len(), SuperPacket::segment_len_max);
         let company = match fit(&inner, len, link.link.mtu, context.counters)? {
-            Company::Segmented if self.is_paused(socket, context.now_ns) => Company::Alone,
+            Company::Segmented if self.is_paused(&way, context.now_ns) => Company::Alone,
             company => company,
         };
         let packet = Piece { buffer: read.buffer, start: PACKET_START, len: u32::from(inner.total_len) };
@@ -293,11 +315,25 @@ impl Outbound {
                 Cut::Whole(in_place(packet, clear_header(*id, inner.family), pool)?)
             }
         };
-        let route = Route { socket, endpoint: link.endpoint, traffic: link.traffic.clone() };
-        Ok(Leaving { buffer: read.buffer, route, company, cut })
+        Ok(Leaving { buffer: read.buffer, way, company, cut })
     }
 
-    fn is_paused(&self, socket: u8, now_ns: u64) -> bool {
+    /// `None` where there is no socket for it, or what others would carry is not sealed.
+    fn way(&self, link: &UserLink) -> Option<Way> {
+        let traffic = link.traffic.clone();
+        match (link.endpoint, &link.carriage) {
+            (Endpoint::Udp(endpoint), _) => {
+                let socket = self.families.socket_for(&endpoint)?;
+                Some(Way::Send(Route { socket, endpoint, traffic }))
+            }
+            (Endpoint::Overlay(to), Carriage::Sealed(_)) => Some(Way::Carry { to, traffic }),
+            (Endpoint::Overlay(_), Carriage::Clear(_)) => None,
+        }
+    }
+
+    fn is_paused(&self, way: &Way, now_ns: u64) -> bool {
+        let Way::Send(Route { socket, .. }) = way else { return false };
+        let socket = *socket;
         self.paused_until_ns.get(usize::from(socket)).is_some_and(|&until_ns| now_ns < until_ns)
     }
 
@@ -339,9 +375,36 @@ impl Sealed {
 
     /// Seals the next segment into the batch: the message, and how many bytes it carries.
     fn seal(&self, batch: &mut Batch, pool: &Pool, context: &Context<'_>) -> Result<(Part, usize), Counter> {
+        let (part, block) = batch.block(self.block_len()).ok_or(Counter::TxQueueFull)?;
+        Ok((part, self.seal_into(block, pool, context)?))
+    }
+
+    /// Seals all segments and hands them on.
+    fn carry(&mut self, to: NodeAddress, traffic: &LinkTraffic, pool: &Pool, context: &Context<'_>) {
+        while self.next < self.segments() {
+            // No counter of the session is spent on what nobody takes.
+            let result = context.listeners.carried.try_reserve().map_err(|_| Counter::TxCarryFull);
+            let result = result.and_then(|place| {
+                let mut bytes = vec![0; self.block_len()];
+                let len = self.seal_into(&mut bytes, pool, context)?;
+                place.send(CarriedDatagram { to, bytes });
+                Ok(len)
+            });
+            match result {
+                Ok(len) => {
+                    traffic.sent(1, len as u64);
+                    context.counters.add(Counter::TxCarried, 1);
+                }
+                Err(counter) => context.counters.add(counter, 1),
+            }
+            self.next += 1;
+        }
+    }
+
+    /// Seals the next segment into a block of its length; how many bytes it carries.
+    fn seal_into(&self, block: &mut [u8], pool: &Pool, context: &Context<'_>) -> Result<usize, Counter> {
         let text_len = self.text_len(self.next);
         let no_room = Counter::TxQueueFull;
-        let (part, block) = batch.block(self.block_len()).ok_or(no_room)?;
         let text = block.get_mut(TRANSPORT_HEADER_LEN..).and_then(|rest| rest.get_mut(..text_len));
         let (text, packet) = (text.ok_or(no_room)?, pool.bytes(self.packet));
         match &self.whole {
@@ -359,7 +422,7 @@ impl Sealed {
         }
         let place = context.places.of(self.session.local());
         self.session.seal(place, block, text_len, context.now_ns)?;
-        Ok((part, text_len))
+        Ok(text_len)
     }
 }
 

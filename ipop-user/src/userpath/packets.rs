@@ -8,7 +8,7 @@ use ipop_common::inner::protocol;
 use ipop_overlay::session::Mac1Key;
 use tokio::sync::mpsc;
 
-use super::{HandshakeDatagram, Listeners, UserEvent};
+use super::{CarriedDatagram, HandshakeDatagram, Listeners, UserEvent};
 
 /// Public key of the node that tests receive as.
 pub(super) const PUBLIC_KEY: [u8; 32] = [9; 32];
@@ -19,16 +19,22 @@ pub(super) struct Ears {
     pub(super) listeners: Listeners,
     pub(super) events: mpsc::Receiver<UserEvent>,
     pub(super) handshakes: mpsc::Receiver<HandshakeDatagram>,
+    pub(super) carried: mpsc::Receiver<CarriedDatagram>,
 }
 
 impl Ears {
     pub(super) fn new(capacity: usize) -> Self {
         let (events_tx, events) = mpsc::channel(capacity);
         let (handshakes_tx, handshakes) = mpsc::channel(capacity);
-        let mac1 = Mac1Key::new(&PUBLIC_KEY);
-        let listeners =
-            Listeners { events: events_tx, handshakes: handshakes_tx, mac1, cookies: Arc::default() };
-        Self { listeners, events, handshakes }
+        let (carried_tx, carried) = mpsc::channel(capacity);
+        let listeners = Listeners {
+            events: events_tx,
+            handshakes: handshakes_tx,
+            carried: carried_tx,
+            mac1: Mac1Key::new(&PUBLIC_KEY),
+            cookies: Arc::default(),
+        };
+        Self { listeners, events, handshakes, carried }
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Pool {
     references: Vec<u32>,
     /// Without references, not yet taken again; the last one released is the warmest.
     free: Vec<u16>,
+    /// So many of the free ones are kept back.
+    reserve: usize,
 }
 
 // SAFETY: the mapping belongs to the pool alone and is not tied to a thread.
@@ -49,6 +51,7 @@ impl Pool {
             buffer_len,
             references: vec![0; usize::from(count)],
             free: (0..count).rev().collect(),
+            reserve: 0,
         })
     }
 
@@ -70,9 +73,28 @@ impl Pool {
         self.free.len()
     }
 
+    /// Keeps so many buffers from [`Pool::take`].
+    pub(super) fn with_reserve(mut self, reserve: u16) -> Self {
+        self.reserve = reserve.into();
+        self
+    }
+
     /// Takes a free buffer to be filled.
     pub(super) fn take(&mut self) -> Option<u16> {
-        self.free.pop()
+        if self.free.len() > self.reserve { self.free.pop() } else { None }
+    }
+
+    /// Takes a free buffer, be it one that is kept back, and has it filled: `fill` says with what, or with
+    /// nothing. It has one reference.
+    pub(super) fn take_filled<T>(&mut self, fill: impl FnOnce(&mut [u8]) -> Option<T>) -> Option<(u16, T)> {
+        let buffer = self.free.pop()?;
+        self.hold(buffer);
+        let whole = Piece { buffer, start: 0, len: u32::try_from(self.buffer_len).unwrap_or(u32::MAX) };
+        let filled = fill(self.bytes_mut(whole));
+        if filled.is_none() {
+            self.release(buffer);
+        }
+        Some((buffer, filled?))
     }
 
     /// Gives back a buffer that was taken and not filled.

@@ -3,13 +3,13 @@
 //! Counters, replay window and expiry are in the session's [place](crate::places), which the kernel's
 //! programs share: whoever seals draws a counter there, whoever opens asks there.
 
-use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ipop_common::Counter;
 use ipop_common::session::Session;
 use ipop_common::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader, padded_len};
+use ipop_overlay::{Endpoint, NodeAddress};
 
 /// Bytes that a sealed packet takes beside its text: header and tag.
 pub const OVERHEAD: usize = TRANSPORT_HEADER_LEN + TAG_LEN;
@@ -19,8 +19,21 @@ pub struct UserSession {
     local: u32,
     seal: LessSafeKey,
     open: LessSafeKey,
-    /// Where its last authentic packet came from, as far as the control task was told.
-    source: Mutex<Option<SocketAddr>>,
+    heard: Mutex<Heard>,
+}
+
+/// Where the authentic packets of a session came from that the user path has opened, and when. Times are those
+/// of the monotonic clock, 0 for never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// The last one's source, as far as the control task was told.
+    pub source: Option<Endpoint>,
+    /// The last one by UDP.
+    pub udp_ns: u64,
+    /// The last one that other nodes carried, and whose name it came in.
+    pub carried: Option<(NodeAddress, u64)>,
+    /// The last carried one that was an IP packet. Of those by UDP, the session's place says it.
+    pub carried_data_ns: u64,
 }
 
 impl std::fmt::Debug for UserSession {
@@ -32,7 +45,7 @@ impl std::fmt::Debug for UserSession {
 impl UserSession {
     /// `local` is the index by which the peer names the session, and says where its place is.
     pub fn new(local: u32, send_key: &[u8; 32], receive_key: &[u8; 32]) -> Self {
-        Self { local, seal: key(send_key), open: key(receive_key), source: Mutex::new(None) }
+        Self { local, seal: key(send_key), open: key(receive_key), heard: Mutex::default() }
     }
 
     /// The index by which the peer names the session.
@@ -104,14 +117,32 @@ impl UserSession {
     }
 
     /// Notes where an authentic packet came from; says whether that is news.
-    pub fn came_from(&self, source: SocketAddr) -> bool {
-        let mut known = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        known.replace(source) != Some(source)
+    pub fn came_from(&self, source: Endpoint, now_ns: u64) -> bool {
+        let mut heard = self.lock();
+        match source {
+            Endpoint::Udp(_) => heard.udp_ns = now_ns,
+            Endpoint::Overlay(from) => heard.carried = Some((from, now_ns)),
+        }
+        heard.source.replace(source) != Some(source)
+    }
+
+    /// Notes that an authentic packet which other nodes carried was an IP packet.
+    pub fn note_carried_data(&self, now_ns: u64) {
+        self.lock().carried_data_ns = now_ns;
+    }
+
+    /// What has come so far.
+    pub fn heard(&self) -> Heard {
+        *self.lock()
     }
 
     /// The next packet's source is news, wherever it comes from.
     pub fn forget_source(&self) {
-        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lock().source = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,10 +230,18 @@ mod tests {
     #[test]
     fn a_session_says_once_where_its_peer_is() {
         let session = UserSession::new(5, &SECRET, &SECRET);
-        let [here, there] = ["192.0.2.1:1", "192.0.2.1:2"].map(|text| text.parse().unwrap());
-        assert!(session.came_from(here));
-        assert!(!session.came_from(here));
-        assert!(session.came_from(there));
+        let udp = |text: &str| Endpoint::Udp(text.parse().unwrap());
+        let (here, there) = (udp("192.0.2.1:1"), udp("192.0.2.1:2"));
+        let around = Endpoint::Overlay(NodeAddress([7; 20]));
+        assert!(session.came_from(here, 1));
+        assert!(!session.came_from(here, 2));
+        assert!(session.came_from(there, 3));
+        assert!(session.came_from(around, 4));
+        assert!(!session.came_from(around, 5));
+        let heard = session.heard();
+        assert_eq!((heard.udp_ns, heard.carried), (3, Some((NodeAddress([7; 20]), 5))));
+        session.forget_source();
+        assert!(session.came_from(around, 6));
     }
 
     #[test]

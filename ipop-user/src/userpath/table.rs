@@ -9,6 +9,7 @@ use ipop_common::Address;
 use ipop_common::gpe::LinkId;
 use ipop_common::maps::{Config, Link, LinkRef, PrefixKey};
 use ipop_common::tables::Tables;
+use ipop_overlay::{Endpoint, NodeAddress};
 
 use super::counters::LinkTraffic;
 use super::session::UserSession;
@@ -22,8 +23,8 @@ pub struct UserLink {
     pub id: LinkId,
     /// Epoch, lease, outer addresses, flags and MTU; the header template is not used here.
     pub link: Link,
-    /// Where the peer's daemon listens.
-    pub endpoint: SocketAddr,
+    /// Where the peer's daemon listens, or where other nodes carry to.
+    pub endpoint: Endpoint,
     /// False: packets to the peer are answered with ICMP unreachable. What it sends is still taken.
     pub reachable: bool,
     pub carriage: Carriage,
@@ -51,9 +52,24 @@ impl UserLink {
             name: name.into(),
             id,
             link,
-            endpoint,
+            endpoint: Endpoint::Udp(endpoint),
             reachable: true,
             carriage: Carriage::Clear(id),
+            traffic: Arc::default(),
+        }
+    }
+
+    /// As [`UserLink::new`], to a peer that other nodes carry to: sealed, with no session yet. Nothing clear is
+    /// taken from it.
+    pub fn on_overlay(name: &str, id: LinkId, to: NodeAddress, mtu: u16) -> Self {
+        let link = Link { lease_until_ns: u64::MAX, epoch: 1, mtu, outer_version: 4, ..Link::EMPTY };
+        Self {
+            name: name.into(),
+            id,
+            link,
+            endpoint: Endpoint::Overlay(to),
+            reachable: true,
+            carriage: Carriage::Sealed(None),
             traffic: Arc::default(),
         }
     }
@@ -110,7 +126,7 @@ impl Table {
         }
         let reference = LinkRef { slot, epoch: link.link.epoch };
         self.by_link_id.insert(link.id, reference);
-        self.places.insert(link.endpoint.ip());
+        self.places.extend(link.endpoint.udp().map(|endpoint| endpoint.ip()));
         self.links[index] = Some(link);
         Ok(reference)
     }

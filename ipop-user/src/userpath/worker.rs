@@ -17,8 +17,9 @@ use super::coalesce::Coalescer;
 use super::counters::Counters;
 use super::engine::{Queue, Sizes};
 use super::inbound::{Bundle, Inbound};
+use super::inbox::Inbox;
 use super::outbound::{Context, Families, Outbound};
-use super::pool::Pool;
+use super::pool::{Piece, Pool};
 use super::table::Table;
 use super::tun::Offloads;
 use super::virtio::{self, Segmentation};
@@ -28,6 +29,9 @@ use crate::places::Places;
 const READ_LEN_MAX: usize = virtio::HEADER_LEN + 65_535;
 /// Longest payload of a receive, merged ones included.
 const RECEIVE_LEN_MAX: usize = 65_535;
+
+/// Buffers of those beside that receives do not take: for what other nodes have carried here.
+const CARRIED_BUFFERS: u16 = 4;
 
 /// Whether the engine has to wait before it sends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,7 @@ pub(super) struct Worker {
     places: Arc<Places>,
     counters: Arc<Counters>,
     listeners: Listeners,
+    inbox: Arc<Inbox>,
 }
 
 impl Worker {
@@ -66,10 +71,11 @@ impl Worker {
         sizes: Sizes,
         receive_head_len: usize,
     ) -> io::Result<Self> {
-        let Surroundings { offloads, families, table, places, counters, listeners } = surroundings;
+        let Surroundings { offloads, families, table, places, counters, listeners, inbox } = surroundings;
         Ok(Self {
             tun_pool: Pool::new(sizes.tun_buffers, READ_LEN_MAX)?,
-            udp_pool: Pool::new(sizes.udp_buffers, receive_head_len + RECEIVE_LEN_MAX)?,
+            udp_pool: Pool::new(sizes.udp_buffers + CARRIED_BUFFERS, receive_head_len + RECEIVE_LEN_MAX)?
+                .with_reserve(CARRIED_BUFFERS),
             batch: Batch::new(),
             frames: Coalescer::new(sizes.frames, offloads.tcp_segmentation, offloads.udp_segmentation),
             reads: VecDeque::with_capacity(usize::from(sizes.tun_buffers)),
@@ -79,6 +85,7 @@ impl Worker {
             places,
             counters,
             listeners,
+            inbox,
         })
     }
 
@@ -137,21 +144,40 @@ impl Worker {
 
     /// Turns what was received into frames; false if frames have to be released before the rest.
     pub(super) fn fill_frames(&mut self) -> bool {
-        if self.inbound.is_idle() {
-            return true;
-        }
-        let context = Context {
-            table: self.table.load(),
-            places: &self.places,
-            counters: &self.counters,
-            listeners: &self.listeners,
-            now_ns: clock::monotonic_ns(),
-        };
-        let done = self.inbound.fill(&mut self.udp_pool, &mut self.frames, &context);
-        if done {
+        loop {
+            let all_taken = self.take_carried();
+            if self.inbound.is_idle() {
+                return all_taken;
+            }
+            let context = Context {
+                table: self.table.load(),
+                places: &self.places,
+                counters: &self.counters,
+                listeners: &self.listeners,
+                now_ns: clock::monotonic_ns(),
+            };
+            if !self.inbound.fill(&mut self.udp_pool, &mut self.frames, &context) {
+                return false;
+            }
             self.frames.flush();
+            if all_taken {
+                return true;
+            }
         }
-        done
+    }
+
+    /// Takes what other nodes have carried here, as if it had been received; false if buffers have to be
+    /// released before the rest.
+    fn take_carried(&mut self) -> bool {
+        while self.inbox.has_some() {
+            let taken = self.udp_pool.take_filled(|out| self.inbox.take(out));
+            let Some((buffer, taken)) = taken else { break };
+            let piece = Piece { buffer, start: 0, len: taken.len as u32 };
+            let (from, segment_len) = (taken.from.into(), taken.segment_len as u32);
+            self.inbound.take(Bundle { piece, segment_len, from, socket: 0 }, &mut self.udp_pool);
+            self.udp_pool.release(buffer);
+        }
+        !self.inbox.has_some()
     }
 
     /// The first pending send has been tried. A datagram that failed is dropped and counted, unless
@@ -236,6 +262,7 @@ struct Surroundings {
     places: Arc<Places>,
     counters: Arc<Counters>,
     listeners: Listeners,
+    inbox: Arc<Inbox>,
 }
 
 impl Surroundings {
@@ -247,6 +274,7 @@ impl Surroundings {
             places: queue.places.clone(),
             counters: queue.counters.clone(),
             listeners: queue.listeners.clone(),
+            inbox: queue.inbox.clone(),
         }
     }
 }
@@ -272,9 +300,10 @@ mod tests {
     use ipop_common::gpe::LinkId;
     use ipop_common::inner::Inner;
     use ipop_common::maps::PrefixKey;
+    use ipop_overlay::{Endpoint, NodeAddress};
 
     use super::super::packets::{Ears, Packet, payload};
-    use super::super::pool::{Memory, Piece};
+    use super::super::pool::Memory;
     use super::super::table::UserLink;
     use super::super::virtio::{Gso, Header, PartialChecksum};
     use super::*;
@@ -300,6 +329,7 @@ mod tests {
             places: Arc::new(Places::own().expect("memory")),
             counters: Arc::default(),
             listeners: Ears::new(1).listeners,
+            inbox: Arc::default(),
         };
         let sizes = Sizes { tun_buffers: 2, udp_buffers: 2, frames: 4 };
         Worker::with_surroundings(surroundings, sizes, 0).unwrap()
@@ -336,10 +366,30 @@ mod tests {
         let buffer = worker.udp_pool.take().unwrap();
         worker.udp_pool.fill(buffer, &bytes);
         let piece = Piece { buffer, start: 0, len: bytes.len() as u32 };
-        let from = "192.0.2.2:15000".parse().unwrap();
+        let from = Endpoint::Udp("192.0.2.2:15000".parse().unwrap());
         worker.received(Bundle { piece, segment_len: bytes.len() as u32 / 3, from, socket: 0 });
         assert!(worker.fill_frames());
         worker.frames.next_ready().unwrap()
+    }
+
+    #[test]
+    fn what_others_have_carried_is_taken_in_turns_where_buffers_are_few() {
+        let mut worker = worker();
+        // Of two nodes in turn, so that no two datagrams share a buffer. None is sealed.
+        let sent = u64::from(CARRIED_BUFFERS) * 20;
+        for number in 0..sent {
+            let from = NodeAddress([number as u8 % 2; 20]);
+            worker.inbox.push(from, &[0x77; 40]).unwrap();
+        }
+        assert!(worker.fill_frames(), "buffers come back at once where nothing is delivered");
+        assert_eq!(counted(&worker), [(Counter::RxUnknownMessage, sent)]);
+        assert_eq!(worker.udp_pool.free_buffers(), 2 + usize::from(CARRIED_BUFFERS));
+        // Receives leave some for what is carried.
+        let taken = std::iter::from_fn(|| worker.udp_pool.take()).count();
+        assert_eq!(taken, 2);
+        worker.inbox.push(NodeAddress([7; 20]), &[0x77; 40]).unwrap();
+        assert!(worker.fill_frames());
+        assert_eq!(worker.counters.value(Counter::RxUnknownMessage), sent + 1);
     }
 
     fn sends(worker: &Worker) -> Vec<u16> {
@@ -407,7 +457,7 @@ mod tests {
                 2
             });
             assert_eq!(counted(&worker), [(Counter::RxDecapsulated, 2), (Counter::RxDeviceError, 1)]);
-            assert_eq!(worker.udp_pool.free_buffers(), 2);
+            assert_eq!(worker.udp_pool.free_buffers(), 2 + usize::from(CARRIED_BUFFERS));
             let single = receive_super_packet(&mut worker, udp);
             assert_eq!(worker.frames.frame(single).unwrap().pieces().len(), 1);
         }

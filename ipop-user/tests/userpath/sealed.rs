@@ -5,7 +5,8 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 
 use ipop_common::Counter;
-use ipop_user::userpath::{Carriage, UserEvent};
+use ipop_common::limits::OVERLAY_MTU;
+use ipop_user::userpath::{Carriage, Io, UserEvent};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::transfer::{MIB, V4, V6, assert_no_reordering, transfer, transfer_over};
@@ -13,6 +14,11 @@ use crate::wire::{DEADLINE, INNER, OUTER, Options, PORT, SLOT, Wire, inside, wai
 
 /// How many packets wait for one peer.
 const STAGED_FOR_ONE: usize = 8;
+
+/// A link by which other nodes carry.
+fn carried(io: Io) -> Options {
+    Options { sealed: true, carried: true, link_mtu: OVERLAY_MTU, ..Options::new(io) }
+}
 
 with_both_engines! {
     fn a_file_arrives_byte_for_byte_and_in_order(io) {
@@ -120,6 +126,43 @@ with_both_engines! {
         for counter in [Counter::RxReplay, Counter::RxBadTag, Counter::RxUnknownIndex] {
             assert_eq!(wire.b.count(counter), 0, "{counter:?}");
         }
+    }
+
+    fn what_others_carry_arrives_byte_for_byte_and_in_order(io) {
+        for queues in [1, 3] {
+            let wire = Wire::new(Options { queues, ..carried(io) });
+            wire.carrying(|| transfer(&wire.a, &wire.b, INNER[1][V4], 16 * MIB));
+            wire.carrying(|| transfer(&wire.b, &wire.a, INNER[0][V6], 16 * MIB));
+            assert_no_reordering(&wire);
+            let segments = 16 * MIB / usize::from(OVERLAY_MTU);
+            for (from, to) in [(&wire.a, &wire.b), (&wire.b, &wire.a)] {
+                assert!(from.count(Counter::TxCarried) as usize > segments, "{:?}", from.counted());
+                assert!(to.count(Counter::RxDecapsulated) as usize > segments, "{:?}", to.counted());
+                assert_eq!(from.count(Counter::TxEncapsulated), 0, "nothing goes by UDP");
+                assert_eq!(from.link().traffic.snapshot().tx_packets, from.count(Counter::TxCarried));
+            }
+        }
+    }
+
+    fn what_nobody_carries_is_dropped_and_counted(io) {
+        let wire = Wire::new(carried(io));
+        let from = inside(&wire.a.netns, || UdpSocket::bind((INNER[0][0], 0)).unwrap());
+        wait_for("there is no more room", || {
+            from.send_to(b"a packet", (INNER[1][0], 7000)).unwrap();
+            wire.a.count(Counter::TxCarryFull) > 0
+        });
+        assert_eq!(wire.b.count(Counter::RxDecapsulated), 0);
+    }
+
+    fn a_packet_too_long_for_the_overlay_is_answered(io) {
+        let wire = Wire::new(Options { tun_mtu: 1500, ..carried(io) });
+        let from = inside(&wire.a.netns, || UdpSocket::bind((INNER[0][0], 0)).unwrap());
+        from.connect((INNER[1][0], 7000)).unwrap();
+        setsockopt(&from, sockopt::Ipv4RecvErr, &true).unwrap();
+        wait_for("the stack has been told the MTU", || {
+            matches!(from.send(&[7; 1400]), Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE))
+        });
+        assert_eq!(wire.a.count(Counter::TxCarried), 0);
     }
 
     fn a_sealed_link_takes_no_clear_packets(io) {

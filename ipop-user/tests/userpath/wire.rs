@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,11 +15,12 @@ use ipop_common::gpe::LinkId;
 use ipop_common::maps::{Link, LinkRef, PrefixKey};
 use ipop_common::session::Agreed;
 use ipop_common::{Address, Counter, Family};
+use ipop_overlay::NodeAddress;
 use ipop_overlay::session::Mac1Key;
 use ipop_user::places::Places;
 use ipop_user::userpath::{
-    Carriage, Counters, HandshakeDatagram, Io, Listeners, QueueFiles, Settings, StartError, Table, Tun,
-    UserEvent, UserLink, UserPath, UserSession, bind_queues,
+    Carriage, CarriedDatagram, Counters, HandshakeDatagram, Io, Listeners, QueueFiles, Settings, StartError,
+    Table, Tun, UserEvent, UserLink, UserPath, UserSession, bind_queues,
 };
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::mpsc;
@@ -111,6 +112,8 @@ pub(crate) struct Options {
     pub(crate) sealed: bool,
     /// As a network card: segmentation offload off, receive merging on.
     pub(crate) nic: bool,
+    /// No UDP leads to the peer: the test carries the datagrams, with [`Wire::carrying`].
+    pub(crate) carried: bool,
     /// Threads, each with a queue of the TUN device.
     pub(crate) queues: usize,
 }
@@ -125,6 +128,7 @@ impl Options {
             tun_mtu: 0,
             sealed: false,
             nic: false,
+            carried: false,
             queues: 1,
         }
     }
@@ -148,6 +152,7 @@ pub(crate) struct Node {
     pub(crate) table: Arc<ArcSwap<Table>>,
     pub(crate) events: mpsc::Receiver<UserEvent>,
     pub(crate) handshakes: mpsc::Receiver<HandshakeDatagram>,
+    pub(crate) carried: Mutex<mpsc::Receiver<CarriedDatagram>>,
     pub(crate) settings: Settings,
     /// Of a sealed link, the newest last.
     pub(crate) sessions: Mutex<Vec<Arc<UserSession>>>,
@@ -219,6 +224,34 @@ impl Wire {
 
     pub(crate) fn nodes(&self) -> [&Node; 2] {
         [&self.a, &self.b]
+    }
+
+    /// Carries datagrams between the nodes, as others would, while `act` runs.
+    pub(crate) fn carrying(&self, act: impl FnOnce()) {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for side in 0..2 {
+                let (from, to, is_over) = (self.nodes()[side], self.nodes()[1 - side], &is_over);
+                scope.spawn(move || {
+                    let mut carried = from.carried.lock().expect("one carrier");
+                    let to = to.path.as_ref().expect("it runs");
+                    while !is_over.load(Ordering::Relaxed) {
+                        let Ok(datagram) = carried.try_recv() else {
+                            thread::yield_now();
+                            continue;
+                        };
+                        assert_eq!(datagram.to, address(1 - side));
+                        while !to.carried_in(address(side), &datagram.bytes) {
+                            assert!(!is_over.load(Ordering::Relaxed), "the inbox stays full");
+                            thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+            is_over.store(true, Ordering::Relaxed);
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
     }
 
     /// Both nodes get another session, to send on from now on; the ones before stay.
@@ -302,14 +335,21 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
     let table = Arc::new(ArcSwap::from_pointee(table(side, link, &sessions)));
     let (events_tx, events) = mpsc::channel(16);
     let (handshakes_tx, handshakes) = mpsc::channel(16);
-    let mac1 = Mac1Key::new(&PUBLIC_KEY);
+    // As many as a TCP stream has under way.
+    let (carried_tx, carried) = mpsc::channel(16_384);
     let settings = Settings {
         queues,
         io: options.io,
         table: table.clone(),
         places,
         counters: counters.clone(),
-        listeners: Listeners { events: events_tx, handshakes: handshakes_tx, mac1, cookies: Arc::default() },
+        listeners: Listeners {
+            events: events_tx,
+            handshakes: handshakes_tx,
+            carried: carried_tx,
+            mac1: Mac1Key::new(&PUBLIC_KEY),
+            cookies: Arc::default(),
+        },
     };
     let path = UserPath::start(settings.clone())?;
     Ok(Node {
@@ -319,6 +359,7 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
         table,
         events,
         handshakes,
+        carried: Mutex::new(carried),
         settings,
         sessions: Mutex::new(sessions),
         path: Some(path),
@@ -329,8 +370,16 @@ fn link(side: usize, options: Options) -> UserLink {
     let outer =
         |side: usize| -> IpAddr { OUTER[side][usize::from(options.outer_v6)].parse().expect("an address") };
     let id = LinkId::new(LINK_ID).expect("not zero");
+    if options.carried {
+        return UserLink::on_overlay("peer", id, address(1 - side), options.link_mtu());
+    }
     let endpoint = SocketAddr::new(outer(1 - side), PORT);
     UserLink::new("peer", id, outer(side).into(), endpoint, options.link_mtu())
+}
+
+/// Where a node is on the overlay.
+pub(crate) fn address(side: usize) -> NodeAddress {
+    NodeAddress([side as u8 + 1; 20])
 }
 
 /// A session of a sealed link from one side: each sends with its own key.

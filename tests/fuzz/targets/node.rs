@@ -12,9 +12,10 @@ use std::time::Duration;
 use ipop_common::Counter;
 use ipop_common::gpe::LinkId;
 use ipop_common::hello::{Hello, LEN};
+use ipop_common::limits::OVERLAY_MTU;
 use ipop_overlay::{
-    Command, Config, Instant, NetworkKey, NoPath, Node, Output, Path, PeerConfig, PeerId, Refusal, Security,
-    UserReason,
+    Command, Config, Endpoint, Instant, NetworkKey, NoPath, Node, NodeAddress, Output, Path, PeerConfig,
+    PeerId, Refusal, Security, UserReason,
 };
 
 use super::tape::Tape;
@@ -22,6 +23,8 @@ use super::tape::Tape;
 /// When the node under test was started.
 const BOOT: u64 = 1000;
 const PEERS: usize = 2;
+/// Where a peer is on the overlay.
+const OVERLAY: NodeAddress = NodeAddress([7; 20]);
 /// What one event may make the node say: a hello and a change of path for each peer, twice where it is
 /// asked and time has come, an answered ping.
 const OUTPUTS_MAX: usize = 4 * PEERS + 1;
@@ -63,6 +66,7 @@ fn name_of(path: Path) -> &'static str {
         Path::User { security: Clear(_), reason: UserReason::OffThere, .. } => "user, clear, off there",
         Path::User { security: Sealed, reason: UserReason::OffHere, .. } => "user, sealed, off here",
         Path::User { security: Sealed, reason: UserReason::OffThere, .. } => "user, sealed, off there",
+        Path::Overlay { .. } => "overlay",
         Path::None(NoPath::NoEndpoint) => "no endpoint",
         Path::None(NoPath::NoRoute) => "no route",
         Path::None(NoPath::NoAnswer) => "no answer",
@@ -82,7 +86,7 @@ fn config() -> &'static Config {
             .map(|index| PeerConfig {
                 public_key: [index as u8 + 2; 32],
                 // The second peer has to come to us.
-                endpoint: (index == 0).then(|| address(0)),
+                endpoint: (index == 0).then(|| address(0).into()),
             })
             .collect(),
         trusted: vec![(TRUSTED.parse().expect("an address"), 24)],
@@ -105,7 +109,7 @@ fn link_id(peer: usize) -> LinkId {
 /// What is known of a peer from the outside.
 #[derive(Debug)]
 struct Peer {
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Endpoint>,
     underlay: Option<(IpAddr, u16)>,
     session: Option<u32>,
     /// The last hello from the node: to be echoed.
@@ -121,7 +125,7 @@ struct Peer {
 
 impl Peer {
     fn takes_clear(&self) -> bool {
-        let ends = self.endpoint.zip(self.underlay);
+        let ends = self.endpoint.and_then(Endpoint::udp).zip(self.underlay);
         ends.is_some_and(|(endpoint, (local, _))| is_trusted(endpoint.ip()) && is_trusted(local))
     }
 }
@@ -141,7 +145,7 @@ impl Run {
         let node = Node::new(config(), 77, now).expect("two link ids");
         let peers = (0..PEERS)
             .map(|index| Peer {
-                endpoint: (index == 0).then(|| address(0)),
+                endpoint: (index == 0).then(|| address(0).into()),
                 underlay: None,
                 session: None,
                 heard_sent_ns: 0,
@@ -287,7 +291,15 @@ impl Run {
             0 => Command::Announce,
             1 => Command::Ping { peer: id, id: u64::from(choice) },
             2 | 3 => {
-                state.endpoint = (choice & 1 != 0).then(|| address(choice >> 3));
+                // With all the upper bits set, other nodes carry to it.
+                state.endpoint = match (choice & 1, choice >> 3) {
+                    (0, _) => None,
+                    (_, 0x1f) => Some(Endpoint::Overlay(OVERLAY)),
+                    (_, index) => Some(Endpoint::Udp(address(index))),
+                };
+                if state.endpoint == Some(Endpoint::Overlay(OVERLAY)) {
+                    state.underlay = None;
+                }
                 Command::Endpoint { peer: id, endpoint: state.endpoint }
             }
             4 | 5 => {
@@ -338,7 +350,7 @@ impl Run {
 
     /// A hello to a peer goes into a session, is newer than the last, and offers clear packets only
     /// over a trusted wire.
-    fn said(&mut self, index: usize, message: &[u8; LEN]) {
+    fn said(&mut self, index: usize, message: &[u8]) {
         let hello = Hello::parse(message).expect("a hello of ours");
         let peer = &mut self.peers[index];
         assert!(peer.session.is_some(), "said to nobody");
@@ -358,6 +370,11 @@ impl Run {
     fn is_valid(&self, peer: &Peer) {
         let (endpoint, mtu, security) = match peer.path {
             Path::None(_) => return,
+            Path::Overlay { to, mtu } => {
+                assert_eq!(peer.endpoint, Some(Endpoint::Overlay(to)));
+                assert!(peer.session.is_some() && mtu == OVERLAY_MTU.min(MTU_MAX));
+                return;
+            }
             Path::User { endpoint, mtu, security, .. } => (endpoint, mtu, security),
             Path::Kernel { endpoint, mtu, security } => {
                 assert!(self.kernel.0 != 0 && self.kernel.1);
@@ -366,7 +383,8 @@ impl Run {
         };
         let (_, underlay_mtu) = peer.underlay.expect("a path needs a way to the peer");
         assert!(peer.session.is_some() && mtu <= underlay_mtu && mtu <= MTU_MAX);
-        assert_eq!(Some(endpoint.ip()), peer.endpoint.map(|endpoint| endpoint.ip()));
+        let there = peer.endpoint.and_then(Endpoint::udp);
+        assert_eq!(Some(endpoint.ip()), there.map(|there| there.ip()));
         if let Security::Clear(id) = security {
             assert!(peer.takes_clear());
             assert_eq!(peer.said.and_then(|said| said.clear), Some(id));

@@ -3,7 +3,6 @@
 //!
 //! Input: the datagram.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipop_common::Counter;
@@ -15,7 +14,7 @@ use ipop_common::wireguard::{
     padded_len,
 };
 use ipop_overlay::session::{Mac1Key, Now, Output, Sessions, Timers};
-use ipop_overlay::{Instant, Refusal};
+use ipop_overlay::{Endpoint, Instant, Refusal};
 use ipop_tests::random::Random;
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -186,7 +185,7 @@ fn refusal(datagram: &[u8], under_load: bool) -> (Counter, Option<Vec<u8>>) {
     let mut sessions = Sessions::new(StaticSecret::from(PRIVATE), Timers::WIREGUARD, random);
     sessions.set_under_load(under_load);
     let now = Now { at: Instant::from_nanos(5), unix: Duration::from_secs(1_700_000_000) };
-    let source = SocketAddr::from(([192, 0, 2, 1], 15_000));
+    let source = Endpoint::Udp(([192, 0, 2, 1], 15_000).into());
     let Err(Refusal(counter)) = sessions.handle_handshake(now, source, datagram) else {
         panic!("a message of nobody is taken");
     };

@@ -99,7 +99,7 @@ fn another_pre_shared_key_makes_no_session() {
 #[test]
 fn the_endpoint_follows_the_peer() {
     let mut world = World::connected();
-    let elsewhere = SocketAddr::from(([192, 0, 2, 9], 4242));
+    let elsewhere = udp([192, 0, 2, 9], 4242);
     world.hosts[0].address = elsewhere;
     world.send(0, b"from elsewhere");
     world.deliver();
@@ -112,6 +112,72 @@ fn the_endpoint_follows_the_peer() {
     world.want(0);
     world.deliver();
     assert_eq!(world.hosts[1].roamed, [elsewhere, home], "a handshake tells it too");
+}
+
+#[test]
+fn a_peer_roams_to_the_overlay_when_udp_has_been_quiet_and_back_at_once() {
+    let mut world = World::connected();
+    let roamed = |world: &World| world.hosts[1].roamed.clone();
+    // Host 0 sends by both ways; its packets on the overlay come, and change nothing.
+    for _ in 0..20 {
+        world.send(0, b"by UDP");
+        world.deliver();
+        world.advance(Duration::from_millis(500));
+        world.hosts[0].address = overlay(0);
+        world.send(0, b"by other nodes");
+        world.deliver();
+        world.hosts[0].address = address(0);
+        assert_eq!(roamed(&world), []);
+    }
+    // UDP falls silent.
+    world.hosts[0].address = overlay(0);
+    world.advance(2 * SECOND);
+    world.send(0, b"by other nodes");
+    world.deliver();
+    assert_eq!(roamed(&world), [], "2.5 s since UDP brought something");
+    world.advance(SECOND);
+    world.send(0, b"by other nodes");
+    world.deliver();
+    assert_eq!(roamed(&world), [overlay(0)]);
+    world.assert_works();
+    world.hosts[0].address = address(0);
+    world.send(0, b"by UDP");
+    world.deliver();
+    assert_eq!(roamed(&world), [overlay(0), address(0)]);
+    world.assert_works();
+}
+
+#[test]
+fn a_data_path_that_reports_udp_keeps_a_peer_from_roaming() {
+    let mut world = World::connected();
+    let index = world.hosts[1].used.unwrap();
+    for by_udp in [true, false] {
+        world.advance(10 * SECOND);
+        let now = world.time(1);
+        let seen = Traffic { by_udp: by_udp.then_some(now.at), ..Traffic::default() };
+        let sessions = &mut world.hosts[1].sessions;
+        sessions.traffic(now, index, &seen);
+        sessions.authenticated_from(now, index, overlay(0));
+        world.drain();
+        assert_eq!(world.hosts[1].roamed, if by_udp { vec![] } else { vec![overlay(0)] });
+    }
+}
+
+#[test]
+fn a_session_is_made_and_kept_over_the_overlay() {
+    let mut world = World::new();
+    for host in 0..2 {
+        world.hosts[host].address = overlay(host);
+        world.hosts[host].sessions.set_endpoint(PEER, Some(overlay(1 - host)));
+    }
+    world.want(0);
+    world.deliver();
+    world.assert_works();
+    world.pass(121 * SECOND);
+    world.assert_works();
+    world.pass(10 * SECOND);
+    assert_eq!(world.made()[0], (2, 2));
+    assert_eq!(world.hosts.iter().flat_map(|host| &host.roamed).count(), 0);
 }
 
 #[test]
@@ -195,6 +261,33 @@ fn a_removed_peer_leaves_nothing() {
 }
 
 #[test]
+fn of_a_peer_removed_before_anything_was_done_nothing_is_to_be_done() {
+    let mut world = World::connected();
+    let told = world.hosts[1].used.unwrap();
+    world.advance(121 * SECOND);
+    world.send(0, b"replaces the session");
+    while let Some((from, _, datagram)) = world.wire.pop_front() {
+        if datagram[0] == wireguard::TYPE_INITIATION {
+            let now = world.time(1);
+            world.hosts[1].handle(now, from, &datagram).unwrap();
+        }
+    }
+    // The new session waits to be installed, and there is one that is installed.
+    let sessions = &mut world.hosts[1].sessions;
+    sessions.remove_peer(PEER);
+    let mut erased = Vec::new();
+    while let Some(output) = sessions.poll_output() {
+        match output {
+            Output::Erase { local_index, .. } => erased.push(local_index),
+            Output::Transmit { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(erased, [told]);
+    assert_eq!(sessions.shared.indices.taken(), 0);
+}
+
+#[test]
 fn a_peer_that_cannot_be_is_not_added() {
     let mut sessions = Sessions::new(private(0), Timers::WIREGUARD, random(1));
     let now = Instant::default();
@@ -214,7 +307,7 @@ fn secrets_are_not_printed() {
     world.want(0);
     let initiation = world.intercept();
     let now = world.time(1);
-    world.hosts[1].sessions.handle_handshake(now, address(0), &initiation).unwrap();
+    world.hosts[1].handle(now, address(0), &initiation).unwrap();
     let mut printed = std::format!("{:?} {:?}", world.hosts[1].sessions, config(1));
     while let Some(output) = world.hosts[1].sessions.poll_output() {
         printed += &std::format!("{output:?}");

@@ -29,8 +29,7 @@ fn cookie_sent() -> (World, Vec<u8>) {
 fn handle(world: &mut World, host: usize, datagram: &[u8]) -> Result<(), Counter> {
     let now = world.time(host);
     let from = address(1 - host);
-    let result = world.hosts[host].sessions.handle_handshake(now, from, datagram);
-    result.map_err(|Refusal(counter)| counter)
+    world.hosts[host].handle(now, from, datagram)
 }
 
 /// With the right mac1 to `host`, as an attacker can make it.
@@ -289,6 +288,22 @@ fn under_load_a_sender_shows_its_address_first() {
 }
 
 #[test]
+fn under_load_a_sender_on_the_overlay_shows_its_address_too() {
+    let mut world = World::new();
+    world.hosts[1].sessions.set_under_load(true);
+    for host in 0..2 {
+        world.hosts[host].address = overlay(host);
+        world.hosts[host].sessions.set_endpoint(PEER, Some(overlay(1 - host)));
+    }
+    world.want(0);
+    world.deliver();
+    assert_eq!(world.hosts[1].refused, [Counter::RxCookieSent]);
+    world.pass(6 * SECOND);
+    world.assert_works();
+    assert_eq!(world.hosts[1].refused, [Counter::RxCookieSent]);
+}
+
+#[test]
 fn a_cookie_is_of_no_use_elsewhere() {
     let (mut world, cookie) = cookie_sent();
     world.arrive(address(1), address(0), &cookie);
@@ -297,11 +312,11 @@ fn a_cookie_is_of_no_use_elsewhere() {
     world.hosts[0].sessions.handle_timeout(now);
     world.drain();
     let initiation = world.intercept();
-    let mut other_port = address(0);
-    other_port.set_port(1);
-    world.arrive(other_port, address(1), &initiation);
-    assert_eq!(world.hosts[1].refused.last(), Some(&Counter::RxCookieSent));
-    assert_eq!(world.wire.pop_front().unwrap().1, other_port);
+    for elsewhere in [udp([10, 0, 0, 1], 1), overlay(0)] {
+        world.arrive(elsewhere, address(1), &initiation);
+        assert_eq!(world.hosts[1].refused.last(), Some(&Counter::RxCookieSent));
+        assert_eq!(world.wire.pop_front().unwrap().1, elsewhere);
+    }
     assert!(world.hosts[1].installed.is_empty());
 }
 
@@ -362,12 +377,18 @@ fn what_is_told_of_no_session_changes_nothing() {
     let now = world.time(0);
     let sessions = &mut world.hosts[0].sessions;
     let all = Some(now.at);
-    let traffic =
-        Traffic { sent: all, sent_data: all, received: all, received_data: all, send_counter: u64::MAX };
+    let traffic = Traffic {
+        sent: all,
+        sent_data: all,
+        received: all,
+        received_data: all,
+        by_udp: all,
+        send_counter: u64::MAX,
+    };
     let view = sessions.peer(PEER);
     for index in [0, 1, u32::MAX, 1 << SLOT_BITS, 77] {
         sessions.traffic(now, index, &traffic);
-        sessions.authenticated_from(now, index, SocketAddr::from(([1, 2, 3, 4], 5)));
+        sessions.authenticated_from(now, index, udp([1, 2, 3, 4], 5));
     }
     sessions.want_session(now, PeerId(77));
     sessions.set_endpoint(PeerId(77), None);

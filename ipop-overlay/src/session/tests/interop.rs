@@ -46,7 +46,7 @@ impl Pair {
     /// Gives them a datagram; returns what they send, or what they deliver.
     fn give(&mut self, datagram: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
         let mut buffer = [0; 2048];
-        match self.theirs.decapsulate(Some(address(0).ip()), datagram, &mut buffer) {
+        match self.theirs.decapsulate(address(0).udp().map(|address| address.ip()), datagram, &mut buffer) {
             TunnResult::WriteToNetwork(sent) => Ok(sent.to_vec()),
             TunnResult::WriteToTunnelV4(packet, _) => Err(packet.to_vec()),
             TunnResult::Done => Err(Vec::new()),
@@ -56,8 +56,7 @@ impl Pair {
 
     fn take_in(&mut self, datagram: &[u8]) -> Result<(), Counter> {
         let now = self.time();
-        let result = self.ours.sessions.handle_handshake(now, address(1), datagram);
-        result.map_err(|Refusal(counter)| counter)
+        self.ours.handle(now, address(1), datagram)
     }
 
     fn their_packet(&mut self) -> Vec<u8> {

@@ -22,7 +22,7 @@ enum Event {
     ClockBack,
     /// A host forgets everything.
     Restart(usize),
-    /// A host is elsewhere from now on.
+    /// A host is elsewhere from now on: by UDP at another port, or with 0 on the overlay.
     Move(usize, u16),
     UnderLoad(usize, bool),
 }
@@ -38,7 +38,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0..60u64).prop_map(|s| Event::Pass(Duration::from_secs(s))),
         1 => Just(Event::ClockBack),
         1 => (0..2usize).prop_map(Event::Restart),
-        1 => (0..2usize, 1..5u16).prop_map(|(host, port)| Event::Move(host, port)),
+        1 => (0..2usize, 0..5u16).prop_map(|(host, port)| Event::Move(host, port)),
         1 => (0..2usize, any::<bool>()).prop_map(|(host, load)| Event::UnderLoad(host, load)),
     ]
 }
@@ -95,7 +95,8 @@ fn happen(world: &mut World, event: &Event, restarts: &mut u64) {
             let fresh = Host::new(host, Timers::WIREGUARD, *restarts * 31 + host as u64, world.now);
             world.hosts[host] = Host { address, clock_ahead, ..fresh };
         }
-        Event::Move(host, port) => world.hosts[host].address.set_port(15000 + port),
+        Event::Move(host, 0) => world.hosts[host].address = overlay(host),
+        Event::Move(host, port) => world.hosts[host].address = udp([10, 0, 0, host as u8 + 1], 15000 + port),
         Event::UnderLoad(host, load) => world.hosts[host].sessions.set_under_load(load),
     }
 }

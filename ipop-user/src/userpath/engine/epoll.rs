@@ -102,13 +102,21 @@ impl Epoll {
         Ok(())
     }
 
-    /// What waits for the table to change may go now.
+    /// What waits for the table to change may go now, and what other nodes have carried here is delivered.
     fn wake(&mut self) -> Result<(), RunError> {
         self.syscalls += 1;
         self.queue.wake.clear();
         self.send()?;
-        self.write_frames();
+        self.deliver();
         Ok(())
+    }
+
+    /// Writes all that has come.
+    fn deliver(&mut self) {
+        while !self.worker.fill_frames() {
+            self.write_frames();
+        }
+        self.write_frames();
     }
 
     fn serve_tun(&mut self) -> Result<(), RunError> {
@@ -125,10 +133,7 @@ impl Epoll {
         }
         if events & !libc::EPOLLOUT.cast_unsigned() != 0 {
             self.receive(socket);
-            while !self.worker.fill_frames() {
-                self.write_frames();
-            }
-            self.write_frames();
+            self.deliver();
         }
         Ok(())
     }
@@ -343,6 +348,6 @@ impl Receives {
         let control = received.control.get(..header.msg_hdr.msg_controllen);
         let segment_len = control.and_then(gro_segment_len).unwrap_or(header.msg_len).max(1);
         let piece = Piece { buffer: self.buffers[index], start: 0, len: header.msg_len };
-        Some(Bundle { piece, segment_len, from, socket })
+        Some(Bundle { piece, segment_len, from: from.into(), socket })
     }
 }

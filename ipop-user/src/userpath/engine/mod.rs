@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 
 use super::counters::Counters;
+use super::inbox::Inbox;
 use super::table::Table;
 use super::tun::Tun;
 use super::{Io, Listeners, RunError, StartError};
@@ -48,6 +49,7 @@ pub(super) struct Queue {
     pub(super) counters: Arc<Counters>,
     pub(super) listeners: Listeners,
     pub(super) wake: Arc<Wake>,
+    pub(super) inbox: Arc<Inbox>,
     pub(super) syscalls: Arc<AtomicU64>,
 }
 

@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 
+use ipop_common::aead;
 use ipop_common::gpe::LinkId;
 use ipop_common::ingress;
 use ipop_common::maps::PrefixKey;
+use ipop_common::session::Agreed;
+use ipop_common::wireguard::TransportHeader;
 
+use super::super::UserEvent;
 use super::super::packets::{Ears, Packet, is_sound, payload};
 use super::super::virtio::{Gso, Header, PartialChecksum, Segmentation};
 use super::*;
@@ -228,7 +232,7 @@ fn what_leads_nowhere_is_answered() {
     node.take(Header::PLAIN, &Packet::udp(payload(10)).bytes());
     assert_eq!(node.answer().unwrap()[20..22], [3, 1]);
     assert_eq!(node.counted(), [Counter::TxUnreachable]);
-    let mut node = Node::new(|link| link.endpoint = "[2001:db8::1]:1".parse().unwrap());
+    let mut node = Node::new(|link| link.endpoint = Endpoint::Udp("[2001:db8::1]:1".parse().unwrap()));
     node.take(Header::PLAIN, &Packet::udp(payload(10)).bytes());
     assert_eq!(node.counted(), [Counter::TxUnreachable], "there is no socket of that family");
     let mut node = Node::new(|_| ());
@@ -270,4 +274,70 @@ fn after_a_refusal_the_kernel_is_not_asked_to_cut_for_a_while() {
     node.outbound.paused_until_ns[0] = 1;
     node.take(gso(&packet, 1000), &packet.with_seed());
     assert_eq!(node.drain().1, [5]);
+}
+
+/// A link to a peer that other nodes carry to, with a session or without one.
+fn on_overlay(link: &mut UserLink) {
+    *link = UserLink::on_overlay("peer", link.id, NodeAddress([5; 20]), MTU);
+}
+
+fn with_session(node: &Node, link: &mut UserLink) {
+    let agreed = Agreed {
+        local: 9,
+        remote: 9,
+        send_key: aead::Key([1; 8]),
+        receive_key: aead::Key([1; 8]),
+        expires_ns: u64::MAX,
+        first_counter: 0,
+        link: LinkRef::LOCAL,
+    };
+    node.places.of(9).install(&agreed, None);
+    let key: [u8; 32] = [1u32.to_le_bytes(); 8].concat().try_into().unwrap();
+    link.carriage = Carriage::Sealed(Some(Arc::new(UserSession::new(9, &key, &key))));
+}
+
+#[test]
+fn a_super_packet_to_a_peer_on_the_overlay_is_handed_on_in_sealed_segments() {
+    let mut node = Node::new(on_overlay);
+    let mut link = node.table.user_link(0).unwrap().clone();
+    with_session(&node, &mut link);
+    let mut table = Table::new();
+    let reference = table.insert_link(0, link.clone()).unwrap();
+    let packet = Packet::tcp(payload(5 * 1000));
+    let inner = Inner::parse_any(&packet.bytes()[..], 0).unwrap();
+    table.insert_prefix(PrefixKey { bits: 128, address: inner.destination.to_bytes() }, reference);
+    node.table = table;
+    node.take(gso(&packet, 1000), &packet.with_seed());
+    let (datagrams, _) = node.drain();
+    assert!(datagrams.is_empty(), "nothing goes by UDP");
+    assert_eq!(node.pool.free_buffers(), 4);
+    // Four fit the queue; the fifth is dropped, and no number of the session is missing for it.
+    assert_eq!(node.counters.value(Counter::TxCarried), 4);
+    assert_eq!(node.counters.value(Counter::TxCarryFull), 1);
+    assert_eq!((link.traffic.snapshot().tx_packets, node.places.of(9).sent()), (4, 4));
+    let Carriage::Sealed(Some(session)) = &link.carriage else { panic!("it is sealed") };
+    for counter in 0..4 {
+        let mut datagram = node.ears.carried.try_recv().unwrap();
+        assert_eq!(datagram.to, NodeAddress([5; 20]));
+        assert_eq!(datagram.bytes[..16], TransportHeader { receiver: 9, counter }.to_bytes());
+        session.open(node.places.of(9), counter, &mut datagram.bytes[16..], 1).unwrap();
+        let text = &datagram.bytes[16..][..1000 + packet.header_len()];
+        assert!(is_sound(text) && text.ends_with(&payload(5000)[1000 * counter as usize..][..1000]));
+    }
+}
+
+#[test]
+fn a_packet_to_a_peer_on_the_overlay_waits_for_a_session_and_never_goes_clear() {
+    let mut node = Node::new(on_overlay);
+    let packet = Packet::tcp(payload(100));
+    node.take(Header { gso: None, checksum: None }.to_bytes(), &packet.bytes());
+    assert_eq!(node.counted(), [Counter::TxStaged]);
+    assert_eq!(node.ears.events.try_recv(), Ok(UserEvent::SessionWanted { slot: 0 }));
+    let mut node = Node::new(|link| {
+        on_overlay(link);
+        link.carriage = Carriage::Clear(link.id);
+    });
+    node.take(Header { gso: None, checksum: None }.to_bytes(), &packet.bytes());
+    assert_eq!(node.counted(), [Counter::TxUnreachable]);
+    assert!(node.ears.carried.try_recv().is_err());
 }

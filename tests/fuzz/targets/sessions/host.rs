@@ -11,9 +11,9 @@ use ipop_common::maps::LinkRef;
 use ipop_common::session::{Agreed, Session as Place};
 use ipop_common::wireguard::{TRANSPORT_HEADER_LEN, TYPE_TRANSPORT, TransportHeader};
 use ipop_overlay::session::{
-    Adopted, Install, Now, Output, PeerConfig, SLOT_BITS, Sessions, Timers, Traffic,
+    Adopted, Handled, Install, Now, Output, PeerConfig, SLOT_BITS, Sessions, Timers, Traffic,
 };
-use ipop_overlay::{Instant, PeerId, Refusal};
+use ipop_overlay::{Endpoint, Instant, PeerId, Refusal};
 use ipop_tests::random::Random;
 use ipop_user::userpath::UserSession;
 use ipop_user::userpath::session::sealed_len;
@@ -80,7 +80,7 @@ fn core(own: usize, seed: u64, now: Instant) -> Sessions {
     let peer = PeerConfig {
         public_key: PublicKey::from(&private(1 - own)).to_bytes(),
         psk: PSK.into(),
-        endpoint: Some(address(1 - own)),
+        endpoint: Some(address(1 - own).into()),
         persistent_keepalive: None,
     };
     sessions.add_peer(now, PEER, peer).expect("a peer");
@@ -125,7 +125,7 @@ impl Host {
     }
 
     pub(super) fn set_endpoint(&mut self, endpoint: SocketAddr) {
-        self.sessions.set_endpoint(PEER, Some(endpoint));
+        self.sessions.set_endpoint(PEER, Some(endpoint.into()));
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
@@ -171,9 +171,12 @@ impl Host {
             self.open(datagram, now)
         } else {
             self.sessions
-                .handle_handshake(self.time(now), datagram.from, &datagram.bytes)
+                .handle_handshake(self.time(now), datagram.from.into(), &datagram.bytes)
                 .map_err(|Refusal(counter)| counter)
-                .map(|()| None)
+                .map(|handled| {
+                    assert_eq!(handled, Handled::Done, "there is one peer");
+                    None
+                })
         };
         (arrived, self.drain(now))
     }
@@ -210,14 +213,15 @@ impl Host {
             ..Traffic::default()
         };
         let time = self.time(now);
-        self.sessions.authenticated_from(time, header.receiver, datagram.from);
+        self.sessions.authenticated_from(time, header.receiver, datagram.from.into());
         self.sessions.traffic(time, header.receiver, &seen);
         let key = key.0.map(u32::to_le_bytes).as_flattened().try_into().expect("32 bytes");
         Ok(Some(((key, header.counter), text)))
     }
 
     /// What goes to the network, which numbers it.
-    fn datagram(&self, to: SocketAddr, bytes: Vec<u8>) -> Datagram {
+    fn datagram(&self, to: Endpoint, bytes: Vec<u8>) -> Datagram {
+        let to = to.udp().expect("there is no overlay");
         Datagram { number: 0, from: self.address, to, bytes }
     }
 

@@ -369,7 +369,7 @@ impl Uring {
         let len = out.payload_data().len() as u32;
         let segment_len = gro_segment_len(out.control_data()).unwrap_or(len).max(1);
         let piece = Piece { buffer, start: RECEIVE_HEAD_LEN as u32, len };
-        Some(Bundle { piece, segment_len, from, socket })
+        Some(Bundle { piece, segment_len, from: from.into(), socket })
     }
 
     fn send_done(&mut self, index: u16, result: i32) {
@@ -500,6 +500,7 @@ mod tests {
             counters: Arc::new(Counters::new()),
             listeners: Ears::new(1).listeners,
             wake: Arc::new(Wake::new().unwrap()),
+            inbox: Arc::default(),
             syscalls: Arc::new(AtomicU64::new(0)),
         }))
     }
