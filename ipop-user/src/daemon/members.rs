@@ -154,7 +154,9 @@ impl Daemon {
     /// Takes over what the configuration says of a peer that is there already.
     fn update_peer(&mut self, id: PeerId, config: config::Peer, endpoint: Option<Endpoint>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let is_moved = peer.config.endpoint != config.endpoint;
+        // A name may lead elsewhere by now.
+        let is_moved = peer.config.endpoint != config.endpoint
+            || endpoint.is_some() && endpoint != self.sealing.configured(id);
         let comes_to_us = config.endpoint.is_none();
         let (before, addresses) = (std::mem::take(&mut peer.config.addresses), config.addresses.clone());
         peer.origin = Origin::Configured;
