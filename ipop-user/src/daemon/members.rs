@@ -182,3 +182,38 @@ fn is_free<'a>(
     !own.iter().any(|own| prefix.contains(own.addr()))
         && !peers.any(|peer| peer.addresses.iter().any(|theirs| theirs.overlaps(prefix)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> config::Prefix {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_belongs_to_one_node() {
+        let own = [prefix("10.128.0.1/24"), prefix("fd00::1/64")];
+        let peer = config::Peer {
+            name: "peer".to_owned(),
+            public_key: PublicKey::from_bytes([7; 32]),
+            addresses: vec![prefix("10.128.0.2/32"), prefix("192.168.0.0/16")],
+            endpoint: None,
+            line: 0,
+        };
+        for (text, free) in [
+            ("10.128.0.3/32", true),
+            ("10.128.0.1/32", false),
+            ("10.128.0.0/24", false),
+            ("10.128.0.2/32", false),
+            ("10.128.0.2/31", false),
+            ("192.168.7.0/24", false),
+            ("192.0.0.0/8", false),
+            ("192.169.0.0/16", true),
+            ("fd00::/64", false),
+            ("fd00::2/128", true),
+        ] {
+            assert_eq!(is_free(prefix(text), &own, std::iter::once(&peer)), free, "{text}");
+        }
+    }
+}
