@@ -373,7 +373,8 @@ impl Sessions {
     }
 
     /// A packet of the session, not seen before and with a valid tag, came from `source`. Told of the
-    /// first one, and of those that come from elsewhere than the one before.
+    /// first one, and of those that come from elsewhere than the one before; of those that other nodes
+    /// carry, also every second or so: UDP may have fallen silent meanwhile.
     pub fn authenticated_from(&mut self, now: Now, local_index: u32, source: Endpoint) {
         let Some(id) = self.shared.indices.owner(local_index) else { return };
         self.with(id, |peer, shared| peer.authenticated_from(now, local_index, source, shared));

@@ -93,3 +93,50 @@ fn a_fixed_key_cannot_change() {
         lab.near.ping(lab.far.inner(false), &[]);
     });
 }
+
+#[test]
+fn what_changes_of_a_peer_is_taken_over_and_its_session_stays() {
+    run(|| {
+        let mut lab = Lab::plain().sealed().up("direct-kernel");
+        let handshakes = |lab: &Lab| lab.near.counter("rx_handshake") + lab.far.counter("rx_handshake");
+        let before = handshakes(&lab);
+        // Before the other in the file.
+        let mut third = third_peer(&lab);
+        third.addresses.push("10.99.0.0/16".to_owned());
+        lab.near.config.peers.insert(0, third);
+        lab.near.write_config();
+        lab.near.ctl(&["reload"]);
+        lab.near.ping(lab.far.inner(false), &[]);
+        // An address is another's, who has another name.
+        let [third, far] = &mut lab.near.config.peers[..] else { panic!("two peers") };
+        far.addresses.extend(third.addresses.pop());
+        far.name = "elsewhere".to_owned();
+        lab.near.write_config();
+        lab.near.ctl(&["reload"]);
+        let routes = lab.near.ask("/v1/routes");
+        let moved =
+            routes.as_array().and_then(|all| all.iter().find(|route| route["prefix"] == "10.99.0.0/16"));
+        assert_eq!(moved.map(|route| &route["peer"]), Some(&"elsewhere".into()), "{routes}");
+        lab.near.wait_for_path("direct-kernel");
+        lab.near.ping(lab.far.inner(false), &[]);
+        assert_eq!(handshakes(&lab), before, "no session is made for it");
+    });
+}
+
+#[test]
+fn with_another_secret_it_is_another_network() {
+    run(|| {
+        let mut lab = Lab::plain().sealed().up("direct-kernel");
+        let secret = lab.near.config.secret.clone();
+        lab.near.config.secret = "another secret, as long as it must be".to_owned();
+        lab.near.write_config();
+        lab.near.ctl(&["reload"]);
+        lab.near.wait_for_path("none");
+        lab.near.wait_for_counter("rx_bad_handshake", 0, 1);
+        lab.near.config.secret = secret;
+        lab.near.write_config();
+        lab.near.ctl(&["reload"]);
+        lab.near.wait_for_path("direct-kernel");
+        lab.near.ping(lab.far.inner(false), &[]);
+    });
+}

@@ -154,7 +154,9 @@ impl Daemon {
     /// Takes over what the configuration says of a peer that is there already.
     fn update_peer(&mut self, id: PeerId, config: config::Peer, endpoint: Option<Endpoint>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let is_moved = peer.config.endpoint != config.endpoint;
+        // A name may lead elsewhere by now.
+        let is_moved = peer.config.endpoint != config.endpoint
+            || endpoint.is_some() && endpoint != self.sealing.configured(id);
         let comes_to_us = config.endpoint.is_none();
         let (before, addresses) = (std::mem::take(&mut peer.config.addresses), config.addresses.clone());
         peer.origin = Origin::Configured;
@@ -179,4 +181,39 @@ fn is_free<'a>(
 ) -> bool {
     !own.iter().any(|own| prefix.contains(own.addr()))
         && !peers.any(|peer| peer.addresses.iter().any(|theirs| theirs.overlaps(prefix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> config::Prefix {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_belongs_to_one_node() {
+        let own = [prefix("10.128.0.1/24"), prefix("fd00::1/64")];
+        let peer = config::Peer {
+            name: "peer".to_owned(),
+            public_key: PublicKey::from_bytes([7; 32]),
+            addresses: vec![prefix("10.128.0.2/32"), prefix("192.168.0.0/16")],
+            endpoint: None,
+            line: 0,
+        };
+        for (text, free) in [
+            ("10.128.0.3/32", true),
+            ("10.128.0.1/32", false),
+            ("10.128.0.0/24", false),
+            ("10.128.0.2/32", false),
+            ("10.128.0.2/31", false),
+            ("192.168.7.0/24", false),
+            ("192.0.0.0/8", false),
+            ("192.169.0.0/16", true),
+            ("fd00::/64", false),
+            ("fd00::2/128", true),
+        ] {
+            assert_eq!(is_free(prefix(text), &own, std::iter::once(&peer)), free, "{text}");
+        }
+    }
 }

@@ -245,6 +245,11 @@ impl Sealing {
         self.core.set_endpoint(peer, endpoint);
     }
 
+    /// Where a peer is looked for that has not answered where it was last seen.
+    pub(super) fn configured(&self, peer: PeerId) -> Option<Endpoint> {
+        self.configured.get(&peer).copied()
+    }
+
     /// A peer is looked for where it was last seen, and nowhere else.
     pub(super) fn forget_configured(&mut self, peer: PeerId) {
         self.configured.remove(&peer);

@@ -25,6 +25,8 @@ enum Event {
     /// A host is elsewhere from now on: by UDP at another port, or with 0 on the overlay.
     Move(usize, u16),
     UnderLoad(usize, bool),
+    /// A host learns where the other may be: there and at some places where nobody is, or nowhere.
+    Candidates(usize, bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -40,6 +42,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..2usize).prop_map(Event::Restart),
         1 => (0..2usize, 0..5u16).prop_map(|(host, port)| Event::Move(host, port)),
         1 => (0..2usize, any::<bool>()).prop_map(|(host, load)| Event::UnderLoad(host, load)),
+        1 => (0..2usize, any::<bool>()).prop_map(|(host, some)| Event::Candidates(host, some)),
     ]
 }
 
@@ -98,6 +101,13 @@ fn happen(world: &mut World, event: &Event, restarts: &mut u64) {
         Event::Move(host, 0) => world.hosts[host].address = overlay(host),
         Event::Move(host, port) => world.hosts[host].address = udp([10, 0, 0, host as u8 + 1], 15000 + port),
         Event::UnderLoad(host, load) => world.hosts[host].sessions.set_under_load(load),
+        Event::Candidates(host, some) => {
+            let other = 1 - host;
+            let nowhere = (0..8).map(|number| udp([203, 0, 113, number], 1));
+            let places = [address(other), overlay(other), world.hosts[other].address];
+            let places: Vec<Endpoint> = nowhere.chain(places).filter(|_| some).collect();
+            world.hosts[host].sessions.set_candidates(PEER, &places);
+        }
     }
 }
 
