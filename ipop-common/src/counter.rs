@@ -114,6 +114,7 @@ counters! {
     RxBadChecksum, "rx_bad_checksum", Refused, "the inner transport checksum is wrong";
     RxHello, "rx_hello", Ok, "a control message of a peer";
     RxBadHello, "rx_bad_hello", Refused, "a control message that is malformed or not authentic";
+    RxRefusedClaim, "rx_refused_claim", Refused, "a peer says it has an address that is not of the network, or another's";
     RxStaleHello, "rx_stale_hello", Refused, "a control message older than one already seen";
     RxHelloFlood, "rx_hello_flood", Refused, "more control messages than the rate limit admits";
     RxHandshake, "rx_handshake", Ok, "a handshake message of a peer";

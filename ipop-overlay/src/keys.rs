@@ -40,6 +40,28 @@ impl NetworkKey {
     }
 }
 
+impl NetworkKey {
+    /// A code that only members can compute; `label` keeps those for different uses apart.
+    pub(crate) fn mac(&self, label: &[u8], text: &[u8]) -> [u8; 32] {
+        self.keyed(label, text).finalize_fixed().into()
+    }
+
+    /// Whether a code is that of a text, in constant time.
+    pub(crate) fn verifies(&self, label: &[u8], text: &[u8], mac: &[u8]) -> bool {
+        use blake2::digest::Mac;
+        self.keyed(label, text).verify_slice(mac).is_ok()
+    }
+
+    fn keyed(&self, label: &[u8], text: &[u8]) -> Deriver {
+        let Ok(mut mac) = Deriver::new_with_salt_and_personal(&self.0, &[], &[]) else {
+            unreachable!("BLAKE2s takes keys of up to 32 bytes")
+        };
+        Update::update(&mut mac, label);
+        Update::update(&mut mac, text);
+        mac
+    }
+}
+
 /// The first 24 bits that are not zero.
 fn first_link_id(digest: &[u8; 32]) -> LinkId {
     let mut candidates = digest.chunks_exact(3).filter_map(|bytes| match bytes {

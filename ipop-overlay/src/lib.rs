@@ -16,6 +16,7 @@ extern crate std;
 
 mod address;
 mod endpoint;
+pub mod introduction;
 mod keys;
 mod node;
 mod peer;

@@ -2,19 +2,25 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use ipop_common::Counter;
 use ipop_common::gpe::LinkId;
-use ipop_common::hello::Hello;
+use ipop_common::hello::{self, Hello};
 use ipop_common::limits::LINKS_MAX;
 
+use crate::address::NodeAddress;
 use crate::endpoint::Endpoint;
 use crate::keys::NetworkKey;
 use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
+use crate::ring::Ring;
 use crate::time::{Instant, Reason};
 
+mod members;
+
+/// A node on the ring is there for at least so long without a word: the ring sees to it that it is alive.
+const MEMBER_LEASE: Duration = Duration::from_secs(90);
 /// How long a node without a kernel path may be silent.
 const USER_LEASE: Duration = Duration::from_secs(5);
 
@@ -52,6 +58,8 @@ impl core::fmt::Debug for Config {
 pub struct PeerConfig {
     pub public_key: [u8; 32],
     pub endpoint: Option<Endpoint>,
+    /// The ring has found it, or it has called; it is not configured.
+    pub is_found: bool,
 }
 
 /// Why a peer was not added.
@@ -122,12 +130,60 @@ pub enum Output {
         id: u64,
         rtt: Duration,
     },
+    /// A peer has these addresses of the virtual network, as it says itself, since this UNIX time in
+    /// seconds.
+    Addresses {
+        peer: PeerId,
+        addresses: Vec<IpAddr>,
+        since: u64,
+    },
+    /// Make a session with a node, which may be at these places; it may be a peer already.
+    Link {
+        public_key: [u8; 32],
+        endpoints: Vec<SocketAddr>,
+    },
+    /// The ring has no use for this peer any more, or it does not answer.
+    Unlink {
+        peer: PeerId,
+    },
+    /// A WireGuard message has come over the ring.
+    Carried {
+        from: NodeAddress,
+        datagram: Vec<u8>,
+    },
+    /// A node has answered an echo over the ring.
+    Echoed {
+        token: u64,
+        from: NodeAddress,
+        rtt: Duration,
+        hops: u16,
+    },
+    /// What came of looking for an address: the key of the node that claims it, or nobody.
+    Found {
+        address: IpAddr,
+        public_key: Option<[u8; 32]>,
+    },
+    /// Another node claims an address of this one's.
+    Taken {
+        address: IpAddr,
+        by: [u8; 32],
+    },
 }
 
 impl Output {
-    fn peer(&self) -> PeerId {
+    /// The peer that it is about, if it is about one.
+    fn peer(&self) -> Option<PeerId> {
         match self {
-            Self::Say { peer, .. } | Self::Path { peer, .. } | Self::Pong { peer, .. } => *peer,
+            Self::Say { peer, .. }
+            | Self::Path { peer, .. }
+            | Self::Pong { peer, .. }
+            | Self::Addresses { peer, .. }
+            | Self::Unlink { peer } => Some(*peer),
+            Self::Link { .. }
+            | Self::Carried { .. }
+            | Self::Echoed { .. }
+            | Self::Found { .. }
+            | Self::Taken { .. } => None,
         }
     }
 }
@@ -151,6 +207,11 @@ pub struct Node {
     kernel_port: u16,
     kernel_send: bool,
     jitter: u64,
+    /// `None` where the peers are those of the configuration and no others.
+    ring: Option<Ring>,
+    by_address: BTreeMap<NodeAddress, PeerId>,
+    /// This node's own addresses, and since when it has them, UNIX time in seconds.
+    addresses: (Vec<IpAddr>, u64),
     outputs: VecDeque<Output>,
 }
 
@@ -179,6 +240,9 @@ impl Node {
             kernel_port: 0,
             kernel_send: false,
             jitter: seed | 1,
+            ring: None,
+            by_address: BTreeMap::new(),
+            addresses: (Vec::new(), 0),
             outputs: VecDeque::new(),
         };
         for (index, peer) in config.peers.iter().enumerate() {
@@ -208,10 +272,13 @@ impl Node {
         }
         let id = PeerId(free);
         if let Some(place) = self.peers.get_mut(free) {
-            *place = Some(Peer::new(config.public_key, link_id, config.endpoint, now));
+            let mut peer = Peer::new(config.public_key, link_id, config.endpoint, now);
+            peer.is_found = config.is_found;
+            *place = Some(peer);
         }
         self.by_key.insert(config.public_key, id);
         self.by_link.insert(link_id, id);
+        self.by_address.insert(NodeAddress::of_key(&config.public_key), id);
         Ok(id)
     }
 
@@ -220,7 +287,9 @@ impl Node {
         let Some(peer) = self.peers.get_mut(id.0).and_then(Option::take) else { return };
         self.by_key.remove(&peer.public_key);
         self.by_link.remove(&peer.link_id);
-        self.outputs.retain(|output| output.peer() != id);
+        self.by_address.remove(&NodeAddress::of_key(&peer.public_key));
+        self.outputs.retain(|output| output.peer() != Some(id));
+        self.forget_member(&peer.public_key);
         while self.peers.last().is_some_and(Option::is_none) {
             self.peers.pop();
         }
@@ -240,6 +309,9 @@ impl Node {
 
     /// Takes in a control message that came in a session with a peer.
     pub fn handle_message(&mut self, id: PeerId, message: &[u8], now: Instant) -> Result<(), Refusal> {
+        if message.first() != Some(&hello::TYPE) && self.ring.is_some() {
+            return self.handle_ring_message(id, message, now);
+        }
         let hello = Hello::parse(message).ok_or(Refusal(Counter::RxBadHello))?;
         let boot = self.boot;
         let Some(peer) = self.peer_mut(id) else { return Err(Refusal(Counter::RxBadHello)) };
@@ -257,6 +329,7 @@ impl Node {
                 }
             }
         }
+        self.member_spoke(id, now);
         self.decide(id, now);
         Ok(())
     }
@@ -280,12 +353,14 @@ impl Node {
             Command::Endpoint { peer, endpoint } => {
                 if let Some(state) = self.peer_mut(peer) {
                     state.set_endpoint(endpoint);
+                    self.member_moved(peer, now);
                     self.decide(peer, now);
                 }
             }
             Command::Session { peer, local_index } => {
                 if let Some(state) = self.peer_mut(peer) {
                     state.set_session(local_index, now);
+                    self.member_session(peer, now);
                     self.decide(peer, now);
                 }
             }
@@ -300,6 +375,7 @@ impl Node {
             Command::Goodbye => {
                 self.lease = Duration::ZERO;
                 self.announce(now);
+                self.leave_ring(now);
             }
         }
     }
@@ -309,6 +385,9 @@ impl Node {
         for id in self.ids() {
             let Some(peer) = self.peer_mut(id) else { continue };
             if peer.next_hello <= now {
+                let is_idle = self.is_idle(id);
+                let Some(peer) = self.peer_mut(id) else { continue };
+                peer.is_idle = is_idle;
                 peer.next_hello = now.after(peer.interval());
                 let jitter = self.next_jitter();
                 if let Some(peer) = self.peer_mut(id) {
@@ -318,6 +397,7 @@ impl Node {
             }
             self.decide(id, now);
         }
+        self.ring_timeout(now);
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -332,7 +412,8 @@ impl Node {
             .known()
             .filter(|p| !matches!(p.path, Path::None(_)))
             .filter_map(|peer| peer.silent_at().map(|at| (at, Reason::Silence)));
-        hellos.chain(silences).min()
+        let ring = self.ring.as_ref().and_then(Ring::poll_timeout).map(|at| (at, Reason::Ring));
+        hellos.chain(silences).chain(ring).min()
     }
 
     /// A peer as an operator sees it.
@@ -375,6 +456,8 @@ impl Node {
         let Some(peer) = place.filter(|peer| peer.has_session()) else { return };
         // Nothing of a node without a kernel path goes on when its daemon is gone.
         let lease = if self.kernel_port == 0 { self.lease.min(USER_LEASE) } else { self.lease };
+        let is_member = self.ring.as_ref().is_some_and(|ring| ring.is_connected_to(&peer.public_key));
+        let lease = if is_member && !lease.is_zero() { lease.max(MEMBER_LEASE) } else { lease };
         let mut hello = Hello {
             clear: peer.takes_clear(trusted).then_some(peer.link_id),
             boot: self.boot,

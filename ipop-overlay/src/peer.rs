@@ -17,6 +17,8 @@ use crate::time::Instant;
 pub(crate) const HELLO_INTERVAL: Duration = Duration::from_secs(1);
 /// How often one is sent to a peer that answers none: another implementation of WireGuard.
 pub(crate) const UNANSWERED_INTERVAL: Duration = Duration::from_secs(30);
+/// How often to one to which there is no traffic, where the ring sees to it that it is alive.
+pub(crate) const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 /// Hellos without an answer after which a peer counts as one that answers none.
 const UNANSWERED_MAX: u32 = 5;
 /// Hellos taken from one peer per second, and the burst; more is a flood.
@@ -170,6 +172,10 @@ pub(crate) struct Peer {
     /// Hellos sent since one came.
     unanswered: u32,
     pub(crate) next_hello: Instant,
+    /// The ring has found it, or it has called; it is not configured.
+    pub(crate) is_found: bool,
+    /// It is on the ring, and there is no traffic to it.
+    pub(crate) is_idle: bool,
     pings: VecDeque<(u64, u64)>,
     tokens: u32,
     tokens_at: Instant,
@@ -214,6 +220,8 @@ impl Peer {
             sent_ns: 0,
             unanswered: 0,
             next_hello: now,
+            is_found: false,
+            is_idle: false,
             pings: VecDeque::new(),
             tokens: HELLOS_PER_SECOND,
             tokens_at: now,
@@ -247,6 +255,15 @@ impl Peer {
         self.session = session;
     }
 
+    /// Whether it has said something of itself, as only nodes of ours do.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.said.is_some()
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint
+    }
+
     pub(crate) fn has_session(&self) -> bool {
         self.session.is_some()
     }
@@ -268,7 +285,11 @@ impl Peer {
     /// How long after one hello the next follows.
     pub(crate) fn interval(&self) -> Duration {
         let speaks = self.said.is_some() || self.unanswered < UNANSWERED_MAX;
-        if speaks { HELLO_INTERVAL } else { UNANSWERED_INTERVAL }
+        match (speaks, self.is_idle) {
+            (true, false) => HELLO_INTERVAL,
+            (true, true) => IDLE_INTERVAL,
+            (false, _) => UNANSWERED_INTERVAL,
+        }
     }
 
     /// Fills in what a hello to this peer says about time and about the peer's own last hello.

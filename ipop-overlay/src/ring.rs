@@ -14,9 +14,11 @@
 //! | `connect` | finding nodes and making connections |
 //! | `upkeep` | neighbours, shortcuts, what is alive, what is given up |
 //! | `contacts` | ways into the network |
+//! | `claims` | who has which address of the virtual network |
 //! | `coordinates` | where nodes are in terms of round trips |
 //! | `limits`, `counts` | what bounds it, what is counted |
 
+mod claims;
 mod connect;
 mod contacts;
 mod coordinates;
@@ -32,12 +34,13 @@ mod wire;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use crate::address::NodeAddress;
 use crate::session::Random;
 use crate::time::Instant;
+use claims::Claims;
 use connect::{Linking, Request};
 use contacts::Contacts;
 use coordinates::Vivaldi;
@@ -63,6 +66,10 @@ pub enum Output {
     Carried { from: NodeAddress, datagram: Vec<u8> },
     /// An echo came back.
     Echoed { token: u64, from: NodeAddress, rtt: Duration, hops: u16 },
+    /// What came of a lookup: the key of who claims an address of the virtual network, or nobody.
+    Found { address: IpAddr, public_key: Option<[u8; 32]> },
+    /// Another claims an address of this node's.
+    Taken { address: IpAddr, by: [u8; 32] },
 }
 
 /// Makes connections to this node known to others, and others to it; see the module's documentation.
@@ -75,6 +82,7 @@ pub struct Ring {
     avoided: BTreeMap<NodeAddress, Instant>,
     requests: BTreeMap<u64, Request>,
     contacts: Contacts,
+    claims: Claims,
     demands: BTreeMap<NodeAddress, Demand>,
     echoes: VecDeque<(u64, Instant)>,
     upkeep: Upkeep,
@@ -125,6 +133,7 @@ impl Ring {
             avoided: BTreeMap::new(),
             requests: BTreeMap::new(),
             contacts: Contacts::default(),
+            claims: Claims::default(),
             demands: BTreeMap::new(),
             echoes: VecDeque::new(),
             upkeep: Upkeep::new(now),
@@ -193,6 +202,12 @@ impl Ring {
         } else if self.links.remove(&address).is_some() {
             self.unreachable(address, now);
         }
+    }
+
+    /// Nobody can make a connection to a node any more; it is not looked for again soon.
+    pub fn forget(&mut self, address: NodeAddress) {
+        self.links.remove(&address);
+        self.table.remove(address);
     }
 
     /// Takes in a message that came in the session with a node.
@@ -304,6 +319,32 @@ impl Ring {
         self.table.contains(address)
     }
 
+    /// The same, by its public key.
+    pub fn is_connected_to(&self, public_key: &[u8; 32]) -> bool {
+        self.table.iter().any(|(_, edge)| edge.public_key == *public_key)
+    }
+
+    /// Why there is a connection to a node, on either side; nothing where there is none.
+    pub fn roles(&self, address: NodeAddress) -> Roles {
+        self.table.get(address).map_or(Roles::NONE, |edge| edge.mine.with(edge.theirs))
+    }
+
+    /// The operator wants a connection to a node, or does not any more.
+    pub fn manage(&mut self, address: NodeAddress, is_wanted: bool, now: Instant) {
+        if is_wanted {
+            self.take_role(address, Roles::MANAGED, now);
+        } else {
+            self.drop_role(address, Roles::MANAGED, now);
+        }
+    }
+
+    /// A sign of life of a node, other than a message of the ring.
+    pub fn heard(&mut self, address: NodeAddress, now: Instant) {
+        if let Some(edge) = self.table.get_mut(address) {
+            edge.hear(0, now);
+        }
+    }
+
     pub fn coordinates(&self) -> Coordinates {
         self.vivaldi.at()
     }
@@ -405,6 +446,7 @@ impl Ring {
         match header.kind {
             Kind::Connect => self.connect_message(from, header, payload, now),
             Kind::Echo => self.echo_message(from, header, payload, now),
+            Kind::Claim => self.claim_message(from, header, payload, now),
             Kind::Carried => {
                 let datagram = payload.to_vec();
                 self.outputs.push_back(Output::Carried { from: header.source, datagram });

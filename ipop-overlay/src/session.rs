@@ -393,6 +393,12 @@ impl Sessions {
         self.load.tell(under_load);
     }
 
+    /// A peer that other nodes carry packets to may be reached at its candidates: makes a session there,
+    /// while the one that there is goes on.
+    pub fn call_candidates(&mut self, now: Now, id: PeerId) {
+        self.with(id, |peer, shared| peer.call(now, shared));
+    }
+
     /// Takes in a handshake message.
     ///
     /// That a stranger has the key it says does not make it a member of the network: the pre-shared key is in

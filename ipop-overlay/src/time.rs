@@ -33,4 +33,6 @@ pub enum Reason {
     Hello,
     /// A peer has been silent for as long as its lease.
     Silence,
+    /// Something of the ring is due.
+    Ring,
 }

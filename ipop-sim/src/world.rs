@@ -252,7 +252,7 @@ impl World {
                         host.sessions.link(public_key, endpoints, now, &mut deeds);
                     }
                     Output::Unlink { address } => host.sessions.unlink(address),
-                    Output::Carried { .. } => {}
+                    Output::Carried { .. } | Output::Found { .. } | Output::Taken { .. } => {}
                     Output::Echoed { token, rtt, hops, .. } => self.echoes.push(Echoed { token, rtt, hops }),
                 }
             }

@@ -47,6 +47,8 @@ counts! {
     NoAnswer = "overlay_no_answer",
     /// Connections refused or closed because a table was full.
     Full = "overlay_full",
+    /// Claims of an address that another claims as well.
+    AddressTaken = "overlay_address_taken",
     /// Connections made.
     Connected = "overlay_connected",
     /// Connections given up because the other did not answer any more.

@@ -72,6 +72,7 @@ impl Ring {
             self.upkeep.gossip_at,
             self.connect_due(),
             self.contacts_due(),
+            self.claims_due(),
         ];
         edges.chain(fixed.into_iter().flatten()).min()
     }
@@ -80,6 +81,7 @@ impl Ring {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.connect_timeout(now);
         self.contacts_timeout(now);
+        self.claims_timeout(now);
         self.check_edges(now);
         self.trim(now);
         if self.upkeep.gossip_at.take_if(|at| *at <= now).is_some() {

@@ -26,6 +26,8 @@
 //!             neighbours (address, coordinates as above)
 //! echo (2)    0 flags: 1 answers · 1 zero · 2 hops that the request took u16 · 4 token u64 · then anything
 //! carried (3) a WireGuard message
+//! claim (4)   0 kind: 1 makes, 2 asks, 3 known, 4 unknown, 5 taken · 1 zeros, 7 bytes · 8 address, an
+//!             IPv4 one mapped into IPv6 · 24 public key of who has it · 56 since UNIX time in seconds u64
 //! ```
 
 use alloc::vec::Vec;
@@ -164,6 +166,7 @@ pub(crate) enum Kind {
     Connect = 1,
     Echo = 2,
     Carried = 3,
+    Claim = 4,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +198,28 @@ pub(crate) struct Echo {
     pub(crate) answers: bool,
     pub(crate) hops: u16,
     pub(crate) token: u64,
+}
+
+/// What a claim message is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ClaimKind {
+    /// The sender has the address.
+    Make = 1,
+    /// Who has it?
+    Ask = 2,
+    Known = 3,
+    Unknown = 4,
+    /// Another claims it as well.
+    Taken = 5,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) kind: ClaimKind,
+    pub(crate) address: [u8; 16],
+    pub(crate) public_key: [u8; 32],
+    pub(crate) since: u64,
 }
 
 /// Why a connection is closed.
@@ -359,6 +384,7 @@ impl Header {
             1 => Kind::Connect,
             2 => Kind::Echo,
             3 => Kind::Carried,
+            4 => Kind::Claim,
             _ => return None,
         };
         let (went_uphill, has_via) = (form & 0x40 != 0, form & 0x80 != 0);
@@ -458,6 +484,32 @@ impl Echo {
         out.extend([u8::from(self.answers), 0]);
         out.extend(self.hops.to_be_bytes());
         out.extend(self.token.to_be_bytes());
+        out
+    }
+}
+
+impl Claim {
+    pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
+        let mut reader = Reader(payload);
+        let kind = match reader.u8()? {
+            1 => ClaimKind::Make,
+            2 => ClaimKind::Ask,
+            3 => ClaimKind::Known,
+            4 => ClaimKind::Unknown,
+            5 => ClaimKind::Taken,
+            _ => return None,
+        };
+        reader.zeros::<7>()?;
+        let claim = Self { kind, address: reader.take()?, public_key: reader.take()?, since: reader.u64()? };
+        reader.end().map(|()| claim)
+    }
+
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        out.extend([self.kind as u8, 0, 0, 0, 0, 0, 0, 0]);
+        out.extend(self.address);
+        out.extend(self.public_key);
+        out.extend(self.since.to_be_bytes());
         out
     }
 }

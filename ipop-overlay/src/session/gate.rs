@@ -57,6 +57,15 @@ impl Gate {
         }
     }
 
+    /// Whether a question who this node is, or an answer to one of its own, is handed on: who asks is a
+    /// stranger.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn admit_introduction(&mut self, now: Instant) -> Result<(), Refusal> {
+        self.strangers.admit(now).then_some(()).ok_or(Refusal(Counter::RxHandshakeFlood))
+    }
+
     /// Whether another, who sees more of the messages, has found this node under load.
     pub fn tell_load(&mut self, under_load: bool) {
         self.load.tell(under_load);

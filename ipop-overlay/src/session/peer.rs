@@ -15,6 +15,7 @@ use super::keyring::{Keyring, Session};
 use super::mac::PeerMacs;
 use super::timers::Timers;
 use super::{Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Random};
+use crate::address::NodeAddress;
 use crate::endpoint::Endpoint;
 use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
@@ -145,9 +146,12 @@ impl Peer {
         self.endpoint.is_some() || !self.candidates.is_empty()
     }
 
-    /// Where the next initiation goes: to the endpoint, and in turn to the candidates.
+    /// Where the next initiation goes: to the endpoint, and in turn to the candidates. While others carry
+    /// the packets of a session well, only to the candidates: what came the long way first would count.
     fn places(&mut self) -> Vec<Endpoint> {
-        let mut places: Vec<Endpoint> = self.endpoint.into_iter().collect();
+        let is_carried = matches!(self.endpoint, Some(Endpoint::Overlay(_)));
+        let only_candidates = is_carried && self.keyring.current.is_some() && !self.candidates.is_empty();
+        let mut places: Vec<Endpoint> = self.endpoint.filter(|_| !only_candidates).into_iter().collect();
         let Some(attempt) = &mut self.attempt else { return places };
         let others = self.candidates.iter().filter(|place| Some(**place) != self.endpoint);
         let count = others.clone().count();
@@ -342,6 +346,15 @@ impl Peer {
         }
     }
 
+    /// Begins an attempt now, or goes on with the one under way: there are other places to try.
+    pub(super) fn call(&mut self, now: Now, shared: &mut Shared) {
+        match &mut self.attempt {
+            Some(attempt) => attempt.next_at = now.at,
+            None => self.attempt = Some(Attempt { since: now.at, next_at: now.at, tried: 0, sent: None }),
+        }
+        self.retry(now, shared);
+    }
+
     /// Begins an attempt, unless one is under way.
     fn begin(&mut self, now: Now, shared: &mut Shared) {
         if self.attempt.is_some() || !self.has_a_place() {
@@ -512,6 +525,8 @@ impl Peer {
     fn roam(&mut self, now: Instant, source: Endpoint, shared: &mut Shared) {
         match (source, self.endpoint) {
             (Endpoint::Udp(_), _) => self.udp_at = Some(now),
+            // Whoever carries a packet could say that it is somebody else's.
+            (Endpoint::Overlay(address), _) if address != NodeAddress::of_key(&self.public) => return,
             (Endpoint::Overlay(_), Some(Endpoint::Udp(_)))
                 if self.udp_at.is_some_and(|at| now.since(at) < UDP_LASTS) =>
             {

@@ -109,6 +109,8 @@ pub struct Underlay {
     /// `None`: those that the routes to the peers use.
     pub interfaces: Option<Vec<InterfaceName>>,
     pub bootstrap: Vec<Endpoint>,
+    /// `bootstrap` is there, if only as an empty list: this node takes part in the overlay.
+    pub has_bootstrap: bool,
     /// Networks over which links may be clear.
     pub trusted: Vec<Prefix>,
 }
@@ -263,6 +265,11 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigErrors> {
 }
 
 impl Config {
+    /// Whether this node takes part in the overlay: it has ways in, or no peers of its own and is one.
+    pub fn has_overlay(&self) -> bool {
+        self.network.secret.is_some() && (self.underlay.has_bootstrap || self.peers.is_empty())
+    }
+
     /// What only the holder of the private key can check: that no peer has our own public key.
     pub fn check_own_key(&self, path: &Path, own: &PublicKey) -> Result<(), ConfigErrors> {
         match self.peers.iter().find(|peer| peer.public_key == *own) {

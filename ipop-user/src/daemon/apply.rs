@@ -46,6 +46,7 @@ impl Daemon {
     /// Looks at the host's network again: how every peer is reached now.
     pub(super) async fn refresh(&mut self) {
         self.resolve_names().await;
+        self.refresh_places().await;
         let mut changed = false;
         for id in self.ids() {
             changed |= self.resolve_one(id).await;
@@ -228,14 +229,15 @@ impl Daemon {
             let view = self.node.peer(peer.id)?;
             peer.user_link(&view, &self.sealing, self.config.network.mtu)
         };
-        let table = table(&self.config.network.addresses, &self.peers, &self.sealing, link);
+        let table =
+            table(&self.config.network.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));
         self.user.table_changed();
     }
 
     /// The port of the daemon's that serves an endpoint's family.
-    fn port_for(&self, endpoint: &SocketAddr) -> u16 {
+    pub(super) fn port_for(&self, endpoint: &SocketAddr) -> u16 {
         let mut listen = self.config.underlay.listen.iter();
         listen.find(|address| address.is_ipv4() == endpoint.is_ipv4()).map_or(0, SocketAddr::port)
     }

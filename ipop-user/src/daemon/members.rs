@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ipop_common::Counter;
-use ipop_overlay::{Command, Endpoint, PeerConfig, PeerId, Refusal};
+use ipop_overlay::{Command, Endpoint, PeerConfig, PeerId};
 use tracing::{info, warn};
 
 use super::peers::{NotAdded, Origin, PeerState};
@@ -14,7 +13,6 @@ use crate::key::PublicKey;
 
 impl Daemon {
     /// Makes a node a peer that the overlay has found, or that has called. It has no inner address yet.
-    #[expect(dead_code, reason = "for the overlay, which is being written")]
     pub(super) fn add_found(
         &mut self,
         name: String,
@@ -33,7 +31,10 @@ impl Daemon {
         endpoint: Option<Endpoint>,
     ) -> Result<PeerId, NotAdded> {
         let public_key = *config.public_key.as_bytes();
-        let id = self.node.add_peer(&PeerConfig { public_key, endpoint }, clock::now())?;
+        let id = self.node.add_peer(
+            &PeerConfig { public_key, endpoint, is_found: origin == Origin::Found },
+            clock::now(),
+        )?;
         let Some(link_id) = self.node.peer(id).map(|view| view.link_id) else {
             unreachable!("it has just been added")
         };
@@ -68,7 +69,6 @@ impl Daemon {
     ///
     /// # Errors
     /// The one that is another's; nothing has changed.
-    #[expect(dead_code, reason = "for the overlay, which is being written")]
     pub(super) fn set_addresses(
         &mut self,
         id: PeerId,
@@ -106,15 +106,8 @@ impl Daemon {
     }
 
     /// Says where a peer may be beside its endpoint: handshakes look for it there too.
-    #[expect(dead_code, reason = "for the overlay, which is being written")]
     pub(super) fn set_candidates(&mut self, id: PeerId, candidates: &[Endpoint]) {
         self.sealing.set_candidates(id, candidates);
-    }
-
-    /// A node has called that is no peer. In this version peers are those of the configuration: who is
-    /// not among them is refused.
-    pub(super) fn admit_stranger(&mut self, _: PublicKey) -> Result<(), Refusal> {
-        Err(Refusal(Counter::RxUnknownPeer))
     }
 
     /// Brings the peers to what the configuration says by now, which is still one of the same network: `wanted`,

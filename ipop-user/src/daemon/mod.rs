@@ -8,6 +8,7 @@
 //! | `start` | from a configuration to running data paths, and back |
 //! | `device` | the virtual device |
 //! | `peers` | each peer: reach, table entries, map entries |
+//! | `overlay` | ways in, whom the ring wants, who has which address |
 //! | `members` | peers that come and go |
 //! | `sealing` | the sessions with the peers |
 //! | `apply` | bringing host, tables and maps to what the core decided |
@@ -21,6 +22,7 @@ mod apply;
 mod clock;
 mod device;
 mod members;
+mod overlay;
 mod peers;
 mod pings;
 mod predecessor;
@@ -38,7 +40,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Counter;
 use ipop_common::wireguard::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE, TYPE_TRANSPORT};
 use ipop_overlay::session::{CookieKey, Handled, Timers};
-use ipop_overlay::{Command, Endpoint, Instant, Node, NodeAddress, Output, PeerId, Refusal};
+use ipop_overlay::{Command, Endpoint, Instant, Node, NodeAddress, Output, PeerId, Refusal, introduction};
 use socket2::SockRef;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -53,7 +55,8 @@ use crate::userpath::{CarriedDatagram, Counters, HandshakeDatagram, RunError, Ta
 
 use apply::Stale;
 use device::VirtualDevice;
-use peers::{Peers, of_user_slot};
+use overlay::Overlay;
+use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
 use sealing::{Deed, Sealing};
 use underlays::Underlays;
@@ -102,6 +105,8 @@ enum Event {
     User(UserEvent),
     Handshake(HandshakeDatagram),
     Carried(CarriedDatagram),
+    /// What the name of a bootstrap node stands for.
+    Name((usize, Vec<SocketAddr>)),
     Request(Request),
     Change(Change),
     Timer,
@@ -136,6 +141,8 @@ struct Daemon {
     /// What the data threads know cookies by.
     cookies: Arc<ArcSwapOption<CookieKey>>,
     sockets: Vec<Arc<UdpSocket>>,
+    /// `None` where the peers are those of the configuration and no others.
+    overlay: Option<Overlay>,
     pings: Pings,
     warnings: Vec<String>,
     started: Instant,
@@ -165,12 +172,13 @@ impl Daemon {
                     }
                 }
                 Event::Carried(datagram) => {
-                    self.carry(datagram.to, datagram.bytes);
+                    self.carry(datagram.to, &datagram.bytes);
                     for _ in 0..BURST {
                         let Ok(datagram) = events.carried.try_recv() else { break };
-                        self.carry(datagram.to, datagram.bytes);
+                        self.carry(datagram.to, &datagram.bytes);
                     }
                 }
+                Event::Name(name) => self.name_resolved(name),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -193,6 +201,7 @@ impl Daemon {
             Some(event) = events.user.recv() => Event::User(event),
             Some(handshake) = events.handshakes.recv() => Event::Handshake(handshake),
             Some(datagram) = events.carried.recv() => Event::Carried(datagram),
+            name = overlay::next_name(&mut self.overlay) => Event::Name(name),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -211,6 +220,7 @@ impl Daemon {
             Some(self.next_renewal),
             self.refresh_at,
             self.pings.next_deadline(),
+            self.overlay.as_ref().and_then(Overlay::next_deadline),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
@@ -234,6 +244,7 @@ impl Daemon {
                 }
             }
             UserEvent::SessionWanted { slot } => self.sealing.want(of_user_slot(*slot)),
+            UserEvent::OwnerWanted { address } => self.find_owner(*address),
             UserEvent::Authenticated { local, from } => {
                 if let Some(peer) = self.sealing.authenticated(*local, *from) {
                     self.node.handle_command(Command::Alive { peer }, clock::now());
@@ -243,6 +254,12 @@ impl Daemon {
     }
 
     fn shake(&mut self, from: Endpoint, datagram: &[u8]) {
+        if let (Endpoint::Udp(from), Some(&introduction::TYPE)) = (from, datagram.first()) {
+            if let Err(Refusal(counter)) = self.introduced(from, datagram) {
+                self.counters.add(counter, 1);
+            }
+            return;
+        }
         let handled = match self.sealing.handshake(from, datagram) {
             Ok(Handled::Done) => Ok(()),
             Ok(Handled::Stranger(key)) => self.admit_stranger(PublicKey::from_bytes(key)),
@@ -261,8 +278,10 @@ impl Daemon {
     fn look_at_sessions(&mut self, now: Instant) {
         for peer in self.sealing.look() {
             self.node.handle_command(Command::Alive { peer }, now);
+            self.node.traffic(peer, now);
         }
-        self.peers.keys().for_each(|peer| self.sealing.want(*peer));
+        let configured = self.peers.values().filter(|peer| peer.origin == Origin::Configured);
+        configured.for_each(|peer| self.sealing.want(peer.id));
     }
 
     fn name_of(&self, peer: PeerId) -> &str {
@@ -295,12 +314,14 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.look_at_sessions(now);
+            self.tidy_overlay(now);
             self.renew();
             self.ask_for_silent(now).await;
         }
         for (peer, id) in self.pings.due(now) {
             self.node.handle_command(Command::Ping { peer, id }, now);
         }
+        self.ask_bootstraps(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
     }
@@ -371,6 +392,13 @@ impl Daemon {
                     stale.paths = true;
                 }
                 Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt),
+                Output::Addresses { peer, addresses, since } => self.claimed(peer, &addresses, since),
+                Output::Link { public_key, endpoints } => self.call_node(public_key, &endpoints),
+                Output::Unlink { peer } => self.unlink(peer),
+                Output::Carried { from, datagram } => self.carried_in(from, &datagram),
+                Output::Echoed { .. } => {}
+                Output::Found { address, public_key } => self.found(address, public_key),
+                Output::Taken { address, by } => self.address_taken(address, &by),
             }
         }
     }
@@ -379,19 +407,11 @@ impl Daemon {
     fn send(&mut self, to: Endpoint, datagram: Vec<u8>) {
         match to {
             Endpoint::Udp(to) => self.transmit(to, &datagram),
-            Endpoint::Overlay(to) => self.carry(to, datagram),
+            Endpoint::Overlay(to) => self.carry(to, &datagram),
         }
     }
 
-    /// Has other nodes carry a datagram. In this version none does.
-    fn carry(&mut self, to: NodeAddress, datagram: Vec<u8>) {
-        debug!(?to, len = datagram.len(), "nobody carries it");
-        drop(datagram);
-        self.counters.add(Counter::TxNoCarrier, 1);
-    }
-
     /// Takes in a datagram that other nodes have carried here, in the name of `from`.
-    #[expect(dead_code, reason = "for the overlay, which is being written")]
     fn carried_in(&mut self, from: NodeAddress, datagram: &[u8]) {
         match datagram.first() {
             Some(&TYPE_TRANSPORT) => {

@@ -10,8 +10,10 @@ use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, M
 use ipop_common::maps::{Link, PrefixKey};
 use ipop_common::{Address, Family, sealed};
 use ipop_overlay::session::AddError;
-use ipop_overlay::{AddPeerError, Endpoint, NoPath, Path, PeerId, PeerView, Security, UserReason};
+use ipop_overlay::{AddPeerError, Endpoint, Instant, NoPath, Path, PeerId, PeerView, Security, UserReason};
 
+use super::clock;
+use super::overlay::Overlay;
 use super::sealing::Sealing;
 use crate::config::{self, Mtu, Seal};
 use crate::kernel::{LinkIntent, LinkSessions, Prefix};
@@ -91,6 +93,10 @@ pub(super) struct PeerState {
     /// What the kernel's maps hold of this peer, or why nothing.
     pub(super) kernel: Result<(), String>,
     pub(super) traffic: Arc<LinkTraffic>,
+    /// Of one that was found: since when it has its addresses, as it says, UNIX time in seconds.
+    pub(super) claimed_since: u64,
+    /// Of one that was found: since when there is no session with it.
+    pub(super) without_since: Instant,
 }
 
 impl PeerState {
@@ -103,6 +109,8 @@ impl PeerState {
             reach: Err("not resolved yet".to_owned()),
             kernel: Err("not set up yet".to_owned()),
             traffic: Arc::default(),
+            claimed_since: 0,
+            without_since: clock::now(),
         }
     }
 
@@ -209,6 +217,7 @@ pub(super) fn table(
     own: &[config::Prefix],
     peers: &Peers,
     sealing: &Sealing,
+    overlay: Option<&Overlay>,
     link: impl Fn(&PeerState) -> Option<UserLink>,
 ) -> Table {
     let mut table = Table::new();
@@ -223,6 +232,10 @@ pub(super) fn table(
         for prefix in peer.prefixes() {
             table.insert_prefix(key(&prefix), reference);
         }
+    }
+    if let Some(overlay) = overlay {
+        own.iter().for_each(|prefix| table.insert_searched(key(&Prefix::new(prefix.addr(), prefix.len()))));
+        overlay.absent().for_each(|address| table.insert_absent(address));
     }
     for prefix in own {
         let host = Prefix::host(Address::from(prefix.addr()));

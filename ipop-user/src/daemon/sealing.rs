@@ -212,7 +212,6 @@ impl Sealing {
     }
 
     /// Answers the stranger that the last handshake message was from, who is a peer by now.
-    #[expect(dead_code, reason = "for the overlay, which is being written")]
     pub(super) fn answer_stranger(&mut self) -> Result<(), Refusal> {
         self.core.answer_stranger(now())
     }
@@ -272,6 +271,11 @@ impl Sealing {
             self.core.set_endpoint(peer, configured);
         }
         self.core.want_session(now, peer);
+    }
+
+    /// Makes a session with a peer at its candidates, beside the one that there is.
+    pub(super) fn call_candidates(&mut self, peer: PeerId) {
+        self.core.call_candidates(now(), peer);
     }
 
     /// Tells the core what the data paths have carried; the peers that data has come from since the

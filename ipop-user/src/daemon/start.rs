@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::apply::Stale;
 use super::device::VirtualDevice;
+use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
 use super::predecessor::outlive;
@@ -62,6 +63,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let netlink = Netlink::connect()?;
     check_interfaces(&netlink, &config).await?;
     let (node, peers) = build_node(&config, &private_key).await?;
+    let overlay = overlay::overlay(&config)?;
 
     let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
     let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
@@ -128,6 +130,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         counters,
         cookies,
         sockets: sockets.into_iter().next().unwrap_or_default(),
+        overlay,
         pings: Pings::default(),
         warnings,
         started: now,
@@ -176,6 +179,8 @@ impl Daemon {
         }
         self.demand_xdp()?;
         self.tell_core_about_kernel();
+        self.join_overlay();
+        self.refresh_places().await;
         self.node.handle_command(Command::Announce, clock::now());
         self.report_ready();
         Ok(())
@@ -275,8 +280,11 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
             Some(endpoint) => lookup(endpoint).await,
             None => None,
         };
-        peers
-            .push(PeerConfig { public_key: *peer.public_key.as_bytes(), endpoint: endpoint.map(Into::into) });
+        peers.push(PeerConfig {
+            public_key: *peer.public_key.as_bytes(),
+            endpoint: endpoint.map(Into::into),
+            is_found: false,
+        });
     }
     let node_config = NodeConfig {
         public_key: *key.public_key().as_bytes(),

@@ -10,7 +10,7 @@ use ipop_common::inner::Inner;
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
 use ipop_common::{Address, Counter, Cursor, gpe, sealed};
 use ipop_overlay::session::Gate;
-use ipop_overlay::{Endpoint, Instant, Refusal};
+use ipop_overlay::{Endpoint, Instant, Refusal, introduction};
 
 use super::coalesce::Coalescer;
 use super::outbound::Context;
@@ -136,6 +136,9 @@ impl Inbound {
                 Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)),
                 Endpoint::Udp(from),
             ) => handshake(&mut self.gate, bytes, (from, bundle.socket), context),
+            (Some(&introduction::TYPE), Endpoint::Udp(from)) if bytes.len() == introduction::LEN => {
+                introduce(&mut self.gate, bytes, (from, bundle.socket), context)
+            }
             _ => Err(Counter::RxUnknownMessage),
         };
         if let Err(counter) = result {
@@ -268,6 +271,18 @@ fn handshake(
         filter.close(gate.load_until().as_nanos());
     }
     verdict.map_err(|Refusal(counter)| counter)?;
+    let datagram = HandshakeDatagram { from, socket: socket.into(), bytes: bytes.into() };
+    context.listeners.handshakes.try_send(datagram).map_err(|_| Counter::RxHandshakeFlood)
+}
+
+/// Hands on who asks who this node is, or answers that.
+fn introduce(
+    gate: &mut Gate,
+    bytes: &[u8],
+    (from, socket): (SocketAddr, u8),
+    context: &Context<'_>,
+) -> Result<(), Counter> {
+    gate.admit_introduction(Instant::from_nanos(context.now_ns)).map_err(|Refusal(counter)| counter)?;
     let datagram = HandshakeDatagram { from, socket: socket.into(), bytes: bytes.into() };
     context.listeners.handshakes.try_send(datagram).map_err(|_| Counter::RxHandshakeFlood)
 }

@@ -46,6 +46,7 @@ use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::{self, JoinHandle};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use ipop_common::Address;
 use ipop_common::wireguard::TransportHeader;
 use ipop_overlay::session::{CookieKey, Mac1Key};
 use ipop_overlay::{Endpoint, NodeAddress};
@@ -98,6 +99,8 @@ pub enum UserEvent {
     Message { local: u32, text: Box<[u8]>, received_at_ns: u64 },
     /// A packet to the peer in this slot waits for a session.
     SessionWanted { slot: u32 },
+    /// A packet to this address waits: nobody knows yet who has it.
+    OwnerWanted { address: Address },
     /// A packet of the session `local` was authentic, and it is the first, or an empty one, or comes
     /// from elsewhere than the one before.
     Authenticated { local: u32, from: Endpoint },

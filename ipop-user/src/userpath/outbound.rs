@@ -21,7 +21,7 @@ use super::icmp_error::{ERROR_LEN_MAX, IcmpErrors};
 use super::pool::{Memory, Piece, Pool};
 use super::segment::{HEADER_LEN_MAX, SegmentError, SuperPacket, complete_checksum};
 use super::session::{UserSession, sealed_len};
-use super::stage::Stage;
+use super::stage::{Stage, Wanted};
 use super::table::{Carriage, Table, UserLink};
 use super::virtio;
 use super::{CarriedDatagram, Listeners};
@@ -106,8 +106,8 @@ struct Sealed {
 enum Refusal {
     Count(Counter),
     Answer(Counter, icmp::Error),
-    /// There is no session with the peer in this slot yet.
-    Wait(u32),
+    /// There is no session with the peer yet, or nobody knows who that is.
+    Wait(Wanted),
 }
 
 impl From<SegmentError> for Refusal {
@@ -211,7 +211,7 @@ impl Outbound {
         let read = Piece { buffer, start: 0, len };
         match self.decide(read, pool, context) {
             Ok(leaving) => self.leaving = Some(leaving),
-            Err(Refusal::Wait(slot)) => self.stage.push((buffer, len), slot, again, pool, context),
+            Err(Refusal::Wait(wanted)) => self.stage.push((buffer, len), wanted, again, pool, context),
             Err(Refusal::Count(counter)) => self.refuse(counter, None, read, pool, answers, context),
             Err(Refusal::Answer(counter, error)) => {
                 self.refuse(counter, Some(error), read, pool, answers, context);
@@ -305,7 +305,7 @@ impl Outbound {
         }
         let cut = match (&link.carriage, whole) {
             (Carriage::Sealed(_), whole) => {
-                let session = session.ok_or(Refusal::Wait(slot))?;
+                let session = session.ok_or(Refusal::Wait(Wanted::Session(slot)))?;
                 Cut::Sealed(Sealed { packet, whole, next: 0, session, mtu: link.link.mtu })
             }
             (Carriage::Clear(id), Some(whole)) => {
@@ -439,14 +439,19 @@ fn session_for(
         {
             Ok(Some(Arc::clone(session)))
         }
-        Carriage::Sealed(_) => Err(Refusal::Wait(slot)),
+        Carriage::Sealed(_) => Err(Refusal::Wait(Wanted::Session(slot))),
     }
 }
 
 /// The slot of the link to a packet's destination, and the link.
 fn look_up<'a>(inner: &Inner, context: &Context<'a>) -> Result<(u32, &'a UserLink), Refusal> {
     let no_route = || Refusal::Answer(Counter::TxNoRoute, icmp::Error::Unreachable);
-    let reference = context.table.by_address(&inner.destination).ok_or_else(no_route)?;
+    let Some(reference) = context.table.by_address(&inner.destination) else {
+        return Err(match context.table.may_be_found(&inner.destination) {
+            true => Refusal::Wait(Wanted::Owner(inner.destination)),
+            false => no_route(),
+        });
+    };
     if reference == LinkRef::LOCAL {
         return Err(Refusal::Count(Counter::TxNoRoute));
     }

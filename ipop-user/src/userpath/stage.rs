@@ -1,10 +1,10 @@
-//! Packets that wait for a session with their peer. They keep their buffers, in the order in which they
+//! Packets that wait for a session with their peer, or for news of who that is. They keep their buffers, in the order in which they
 //! came; there is room for few, and nobody's packets keep another's from waiting.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use ipop_common::Counter;
+use ipop_common::{Address, Counter};
 
 use super::UserEvent;
 use super::outbound::Context;
@@ -17,15 +17,33 @@ const STAGED_MAX: usize = 32;
 const STAGED_FOR_ONE_MAX: usize = 8;
 /// Longer than a handshake that succeeds takes, with a message lost.
 const PATIENCE_NS: u64 = 10_000_000_000;
-/// A session is asked for this often while packets come that need it.
+/// What they need is asked for this often while packets come that need it.
 const ASK_NS: u64 = 100_000_000;
+
+/// What a packet waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Wanted {
+    /// A session with the peer in this slot.
+    Session(u32),
+    /// The peer that has this address.
+    Owner(Address),
+}
+
+impl Wanted {
+    fn event(self) -> UserEvent {
+        match self {
+            Self::Session(slot) => UserEvent::SessionWanted { slot },
+            Self::Owner(address) => UserEvent::OwnerWanted { address },
+        }
+    }
+}
 
 /// A packet that waits: the first `len` bytes of a buffer that is held.
 #[derive(Clone, Copy, Debug)]
 struct Staged {
     buffer: u16,
     len: u32,
-    slot: u32,
+    wanted: Wanted,
     until_ns: u64,
 }
 
@@ -36,8 +54,8 @@ pub(super) struct Stage {
     retries: usize,
     /// What they wait with. Held, so that no other table has its address.
     seen: Option<Arc<Table>>,
-    /// By slot: when a session was last asked for.
-    asked_ns: HashMap<u32, u64>,
+    /// When each was last asked for.
+    asked_ns: HashMap<Wanted, u64>,
 }
 
 impl Stage {
@@ -69,11 +87,11 @@ impl Stage {
         None
     }
 
-    /// Has a packet wait, whose buffer is held, and asks for the session; `again`, if it did before.
+    /// Has a packet wait, whose buffer is held, and asks for what it needs; `again`, if it did before.
     pub(super) fn push(
         &mut self,
         (buffer, len): (u16, u32),
-        slot: u32,
+        wanted: Wanted,
         again: bool,
         pool: &mut Pool,
         context: &Context<'_>,
@@ -81,20 +99,20 @@ impl Stage {
         if !again {
             context.counters.add(Counter::TxStaged, 1);
         }
-        self.make_room(slot, pool, context);
+        self.make_room(wanted, pool, context);
         let until_ns = context.now_ns.saturating_add(PATIENCE_NS);
-        self.waiting.push_back(Staged { buffer, len, slot, until_ns });
-        let asked_ns = self.asked_ns.get(&slot);
+        self.waiting.push_back(Staged { buffer, len, wanted, until_ns });
+        let asked_ns = self.asked_ns.get(&wanted);
         if asked_ns.is_none_or(|asked_ns| context.now_ns.saturating_sub(*asked_ns) >= ASK_NS) {
-            self.asked_ns.insert(slot, context.now_ns);
+            self.asked_ns.insert(wanted, context.now_ns);
             // Where the queue is full, the next packet asks.
-            let _ = context.listeners.events.try_send(UserEvent::SessionWanted { slot });
+            let _ = context.listeners.events.try_send(wanted.event());
         }
     }
 
     /// The oldest gives way: of the same peer where that has its share, else of all.
-    fn make_room(&mut self, slot: u32, pool: &mut Pool, context: &Context<'_>) {
-        let of_peer = |staged: &Staged| staged.slot == slot;
+    fn make_room(&mut self, wanted: Wanted, pool: &mut Pool, context: &Context<'_>) {
+        let of_peer = |staged: &Staged| staged.wanted == wanted;
         let full = self.waiting.len() >= STAGED_MAX;
         let share_used = self.waiting.iter().filter(|staged| of_peer(staged)).count() >= STAGED_FOR_ONE_MAX;
         let victim = match (share_used, full) {

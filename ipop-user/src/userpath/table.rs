@@ -96,6 +96,9 @@ pub struct Table {
     sessions: HashMap<u32, (u32, Arc<UserSession>)>,
     /// Where the peers' daemons are.
     places: HashSet<IpAddr>,
+    /// Prefixes of addresses whose owner may be found; not those in `absent`, which nobody has.
+    searched: Vec<PrefixKey>,
+    absent: HashSet<Address>,
 }
 
 impl Table {
@@ -109,6 +112,8 @@ impl Table {
             prefixes: Vec::new(),
             sessions: HashMap::new(),
             places: HashSet::new(),
+            searched: Vec::new(),
+            absent: HashSet::new(),
         }
     }
 
@@ -129,6 +134,25 @@ impl Table {
         self.places.extend(link.endpoint.udp().map(|endpoint| endpoint.ip()));
         self.links[index] = Some(link);
         Ok(reference)
+    }
+
+    /// Packets to addresses under `prefix` that lead nowhere wait until somebody has been asked who has
+    /// them.
+    pub fn insert_searched(&mut self, prefix: PrefixKey) {
+        self.searched.push(masked(prefix));
+    }
+
+    /// Nobody has this address: packets to it are answered.
+    pub fn insert_absent(&mut self, address: Address) {
+        self.absent.insert(address);
+    }
+
+    /// Whether it is worth asking who has an address.
+    pub(super) fn may_be_found(&self, address: &Address) -> bool {
+        let contains = |prefix: &PrefixKey| {
+            masked(PrefixKey { bits: prefix.bits, address: address.to_bytes() }).address == prefix.address
+        };
+        self.searched.iter().any(contains) && !self.absent.contains(address)
     }
 
     /// Leads the inner addresses under `prefix` to a link, or to this node with [`LinkRef::LOCAL`].

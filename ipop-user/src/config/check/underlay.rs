@@ -25,7 +25,13 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         None => Some(Vec::new()),
     };
     let trusted = trusted(checker, &raw.trusted);
-    Some(Underlay { listen: listen?, interfaces: interfaces?, bootstrap: bootstrap?, trusted: trusted? })
+    Some(Underlay {
+        listen: listen?,
+        interfaces: interfaces?,
+        bootstrap: bootstrap?,
+        has_bootstrap: raw.bootstrap.is_some(),
+        trusted: trusted?,
+    })
 }
 
 fn listen(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<SocketAddr>> {
@@ -120,18 +126,20 @@ fn bootstrap(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec
             }
         }
     }
-    if !list.get_ref().is_empty() {
-        checker.warn(
-            list.span(),
-            "`underlay.bootstrap` is not used by this version",
-            "list every peer as a [[peer]]",
-        );
-    }
     (endpoints.len() == list.get_ref().len()).then_some(endpoints)
 }
 
 /// What is valid and yet will not work as its writer hoped.
 pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config) {
+    if let Some(list) = &raw.bootstrap
+        && config.network.secret.is_none()
+    {
+        checker.warn(
+            list.span(),
+            "`underlay.bootstrap` has no effect: without a secret nobody is a member of the network",
+            "add `network.secret`, the same on every node",
+        );
+    }
     if config.datapath.security == Security::Sealed
         && let Some(first) = raw.trusted.first()
     {

@@ -228,15 +228,12 @@ fn trusted_networks_are_networks() {
 }
 
 #[test]
-fn bootstrap_endpoints_are_checked_and_said_to_be_unused() {
+fn bootstrap_endpoints_are_checked() {
     let with = |list: &str| changed("interfaces = [\"p1\"]", &format!("bootstrap = {list}"));
     assert_eq!(
         errors(&with("[\"seed.example.org\"]")),
         "t.toml:18:14: `seed.example.org` has no port; \
          write host:port, like 192.0.2.7:15000, [2001:db8::7]:15000 or node.example.org:15000"
     );
-    assert_eq!(
-        warnings(&with("[\"udp://seed.example.org:15000\"]")),
-        ["t.toml:18:13: `underlay.bootstrap` is not used by this version; list every peer as a [[peer]]"]
-    );
+    assert!(warnings(&with("[\"udp://seed.example.org:15000\"]")).is_empty());
 }

@@ -1,0 +1,271 @@
+//! The node's part in the ring: which peers are connections of it, what it says of itself to them, and
+//! what the ring wants done.
+
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use ipop_common::Counter;
+use ipop_common::cursor::Cursor;
+
+use super::{Node, Output, PeerId, Refusal};
+use crate::address::NodeAddress;
+use crate::endpoint::Endpoint;
+use crate::ring::{self, Ring, Roles};
+use crate::session::Random;
+use crate::time::Instant;
+
+/// First byte of the message in which a node says which addresses it has:
+///
+/// ```text
+///  0  type 6 · 1 flags: 1 answer wanted · 2 how many addresses · 3 zeros, 5 bytes
+///  8  since UNIX time in seconds u64 · 16 addresses, IPv4 ones mapped into IPv6
+/// ```
+const ADDRESSES: u8 = 6;
+/// Addresses in one message.
+const ADDRESSES_MAX: usize = 16;
+/// Where they begin.
+const ADDRESSES_AT: usize = 16;
+
+impl Node {
+    /// Makes the node part of the ring.
+    pub fn join(&mut self, random: Random, now: Instant) {
+        self.ring = Some(Ring::new(self.public_key, random, now));
+    }
+
+    /// The ring, where the node is part of one.
+    pub fn ring(&self) -> Option<&Ring> {
+        self.ring.as_ref()
+    }
+
+    /// A node is known by which this one may join; never forgotten if the operator has configured it.
+    pub fn add_contact(
+        &mut self,
+        public_key: [u8; 32],
+        places: Vec<SocketAddr>,
+        is_configured: bool,
+        now: Instant,
+    ) {
+        self.with_ring(now, |ring| ring.add_contact(public_key, places, is_configured, now));
+    }
+
+    /// Where others may reach this node.
+    pub fn set_places(&mut self, places: Vec<SocketAddr>, now: Instant) {
+        self.with_ring(now, |ring| ring.set_endpoints(places));
+    }
+
+    /// Which addresses of the virtual network this node has, and since when, UNIX time in seconds.
+    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>, since: u64, now: Instant) {
+        self.addresses = (addresses.clone(), since);
+        self.with_ring(now, |ring| ring.claim(addresses, since, now));
+        self.ids().for_each(|id| self.say_addresses(id, true));
+    }
+
+    /// Looks for the node that has an address; [`Output::Found`] says what came of it.
+    pub fn look_up(&mut self, address: IpAddr, now: Instant) {
+        self.with_ring(now, |ring| ring.look_up(address, now));
+    }
+
+    /// Sends a WireGuard message to a node over the ring. Says whether there is a ring.
+    pub fn carry(&mut self, to: NodeAddress, datagram: &[u8], now: Instant) -> bool {
+        let is_traffic = datagram.first() == Some(&ipop_common::wireguard::TYPE_TRANSPORT);
+        self.with_ring(now, |ring| ring.carry(to, datagram, is_traffic, now)).is_some()
+    }
+
+    /// Asks a node for an echo over the ring; [`Output::Echoed`] has the same `token`.
+    pub fn echo(&mut self, to: NodeAddress, token: u64, now: Instant) {
+        self.with_ring(now, |ring| ring.echo(to, token, now));
+    }
+
+    /// Packets have gone to a peer or come from it.
+    pub fn traffic(&mut self, id: PeerId, now: Instant) {
+        let Some(address) = self.address_of(id) else { return };
+        self.with_ring(now, |ring| ring.demand(address, now));
+        if let Some(peer) = self.peer_mut(id)
+            && core::mem::take(&mut peer.is_idle)
+        {
+            peer.next_hello = now;
+        }
+    }
+
+    /// The peer with this address on the ring.
+    pub fn peer_of_address(&self, address: NodeAddress) -> Option<PeerId> {
+        self.by_address.get(&address).copied()
+    }
+
+    fn address_of(&self, id: PeerId) -> Option<NodeAddress> {
+        self.peer_at(id).map(|peer| NodeAddress::of_key(&peer.public_key))
+    }
+
+    fn with_ring<T>(&mut self, now: Instant, act: impl FnOnce(&mut Ring) -> T) -> Option<T> {
+        let result = act(self.ring.as_mut()?);
+        self.drain_ring(now);
+        Some(result)
+    }
+
+    pub(super) fn handle_ring_message(
+        &mut self,
+        id: PeerId,
+        message: &[u8],
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let Some(address) = self.address_of(id) else { return Err(Refusal(Counter::RxBadHello)) };
+        if message.first() == Some(&ADDRESSES) {
+            return self.hear_addresses(id, message);
+        }
+        // What comes in a session shows that there is one, even if nobody has said so yet.
+        self.connect_member(id, now);
+        self.with_ring(now, |ring| ring.handle_message(address, message, now));
+        Ok(())
+    }
+
+    /// A hello has come.
+    pub(super) fn member_spoke(&mut self, id: PeerId, now: Instant) {
+        self.connect_member(id, now);
+        if let (Some(address), Some(ring)) = (self.address_of(id), self.ring.as_mut()) {
+            ring.heard(address, now);
+        }
+    }
+
+    /// The session with a peer is another one, or there is none.
+    pub(super) fn member_session(&mut self, id: PeerId, now: Instant) {
+        if self.peer_at(id).is_some_and(super::Peer::has_session) {
+            self.connect_member(id, now);
+            self.say_addresses(id, true);
+        } else {
+            self.disconnect_member(id, now);
+        }
+    }
+
+    /// A peer is somewhere else.
+    pub(super) fn member_moved(&mut self, id: PeerId, now: Instant) {
+        match self.peer_at(id).and_then(super::Peer::endpoint) {
+            Some(Endpoint::Udp(_)) => self.connect_member(id, now),
+            Some(Endpoint::Overlay(_)) | None => self.disconnect_member(id, now),
+        }
+    }
+
+    /// A peer with a session that no others carry is a connection of the ring; one that is configured and
+    /// may be no node of ours, once it has spoken.
+    fn connect_member(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peer_at(id) else { return };
+        let Some(place) = peer.endpoint().and_then(Endpoint::udp) else { return };
+        let key = peer.public_key;
+        let is_ready = peer.has_session() && (peer.is_found || peer.has_spoken());
+        let is_found = peer.is_found;
+        let address = NodeAddress::of_key(&key);
+        if !is_ready || self.ring.as_ref().is_none_or(|ring| ring.is_connected(address)) {
+            return;
+        }
+        self.with_ring(now, |ring| {
+            ring.connected(key, Some(place), now);
+            if !is_found {
+                ring.manage(address, true, now);
+            }
+        });
+    }
+
+    fn disconnect_member(&mut self, id: PeerId, now: Instant) {
+        let Some(address) = self.address_of(id) else { return };
+        if self.ring.as_ref().is_some_and(|ring| ring.is_connected(address)) {
+            self.with_ring(now, |ring| ring.disconnected(address, now));
+        }
+    }
+
+    /// A peer is removed.
+    pub(super) fn forget_member(&mut self, public_key: &[u8; 32]) {
+        let address = NodeAddress::of_key(public_key);
+        if let Some(ring) = &mut self.ring {
+            ring.forget(address);
+        }
+    }
+
+    /// Whether the ring alone keeps a peer.
+    pub(super) fn is_idle(&self, id: PeerId) -> bool {
+        let (Some(ring), Some(address)) = (&self.ring, self.address_of(id)) else { return false };
+        let roles = ring.roles(address);
+        !roles.is_empty() && !roles.contains(Roles::DEMAND) && !roles.contains(Roles::MANAGED)
+    }
+
+    pub(super) fn ring_timeout(&mut self, now: Instant) {
+        if self.ring.as_ref().and_then(Ring::poll_timeout).is_some_and(|at| at <= now) {
+            self.with_ring(now, |ring| ring.handle_timeout(now));
+        }
+    }
+
+    pub(super) fn leave_ring(&mut self, now: Instant) {
+        self.with_ring(now, Ring::leave);
+    }
+
+    fn drain_ring(&mut self, now: Instant) {
+        while let Some(output) = self.ring.as_mut().and_then(Ring::poll_output) {
+            let output = match output {
+                ring::Output::Send { to, message } => match self.peer_of_address(to) {
+                    Some(peer) => {
+                        self.outputs.push_back(Output::Say { peer, message });
+                        continue;
+                    }
+                    None => continue,
+                },
+                ring::Output::Link { public_key, endpoints } => Output::Link { public_key, endpoints },
+                ring::Output::Unlink { address } => match self.unlinked(address) {
+                    Some(peer) => Output::Unlink { peer },
+                    None => continue,
+                },
+                ring::Output::Carried { from, datagram } => Output::Carried { from, datagram },
+                ring::Output::Echoed { token, from, rtt, hops } => Output::Echoed { token, from, rtt, hops },
+                ring::Output::Found { address, public_key } => Output::Found { address, public_key },
+                ring::Output::Taken { address, by } => Output::Taken { address, by },
+            };
+            self.outputs.push_back(output);
+        }
+        let _ = now;
+    }
+
+    /// The peer that is not needed any more; none where it is configured, or others carry its packets.
+    fn unlinked(&self, address: NodeAddress) -> Option<PeerId> {
+        let id = self.peer_of_address(address)?;
+        let peer = self.peer_at(id)?;
+        let is_carried = matches!(peer.endpoint(), Some(Endpoint::Overlay(_)));
+        (peer.is_found && !is_carried).then_some(id)
+    }
+
+    /// Tells a peer which addresses this node has.
+    fn say_addresses(&mut self, id: PeerId, wants_answer: bool) {
+        let Some(peer) = self.peer_at(id) else { return };
+        if self.ring.is_none() || !peer.has_session() || !(peer.is_found || peer.has_spoken()) {
+            return;
+        }
+        let (addresses, since) = &self.addresses;
+        let addresses = addresses.get(..ADDRESSES_MAX).unwrap_or(addresses);
+        let mut message = Vec::with_capacity(ADDRESSES_AT + addresses.len() * 16);
+        message.extend([ADDRESSES, u8::from(wants_answer), addresses.len() as u8, 0, 0, 0, 0, 0]);
+        message.extend(since.to_be_bytes());
+        for address in addresses {
+            let mapped = match address {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => *v6,
+            };
+            message.extend(mapped.octets());
+        }
+        self.outputs.push_back(Output::Say { peer: id, message });
+    }
+
+    fn hear_addresses(&mut self, id: PeerId, message: &[u8]) -> Result<(), Refusal> {
+        let refused = Refusal(Counter::RxBadHello);
+        let head = message.bytes::<8>(0).ok_or(refused)?;
+        let [_, flags @ 0..=1, count, 0, 0, 0, 0, 0] = head else { return Err(refused) };
+        let since = message.u64_at(8).ok_or(refused)?;
+        if usize::from(count) > ADDRESSES_MAX {
+            return Err(refused);
+        }
+        let at = |index: usize| message.bytes::<16>(ADDRESSES_AT + index * 16);
+        let addresses: Option<Vec<[u8; 16]>> = (0..usize::from(count)).map(at).collect();
+        let addresses = addresses.ok_or(refused)?;
+        let addresses = addresses.into_iter().map(|octets| Ipv6Addr::from(octets).to_canonical()).collect();
+        self.outputs.push_back(Output::Addresses { peer: id, addresses, since });
+        if flags == 1 {
+            self.say_addresses(id, false);
+        }
+        Ok(())
+    }
+}
