@@ -43,7 +43,11 @@ fn node(own: u8, other: u8, boot: u64, now: Instant) -> Node {
     let config = Config {
         public_key: key(own),
         network: NetworkKey::derive("test", b"the very same secret"),
-        peers: vec![PeerConfig { public_key: key(other), endpoint: Some(address(other).into()) }],
+        peers: vec![PeerConfig {
+            public_key: key(other),
+            endpoint: Some(address(other).into()),
+            is_found: false,
+        }],
         trusted: vec![("10.0.0.0".parse().unwrap(), 24)],
         mtu_max: u16::MAX,
         boot,
@@ -357,7 +361,7 @@ fn a_ping_is_answered_with_its_round_trip() {
 
 #[test]
 fn two_peers_with_one_key_are_refused() {
-    let peer = PeerConfig { public_key: key(5), endpoint: None };
+    let peer = PeerConfig { public_key: key(5), endpoint: None, is_found: false };
     let config = Config {
         public_key: key(0),
         network: NetworkKey::derive("test", b"the very same secret"),
@@ -375,7 +379,7 @@ fn two_peers_with_one_key_are_refused() {
 fn another(number: u32) -> PeerConfig {
     let mut public_key = [0xee; 32];
     public_key[..4].copy_from_slice(&number.to_be_bytes());
-    PeerConfig { public_key, endpoint: Some(udp("10.0.0.9:15000")) }
+    PeerConfig { public_key, endpoint: Some(udp("10.0.0.9:15000")), is_found: false }
 }
 
 /// What a node says and reports now, and of which peers.
@@ -437,7 +441,7 @@ fn of_a_peer_that_was_removed_nothing_is_left_and_the_others_stay() {
     }
     node.handle_command(Command::Ping { peer: id, id: 5 }, now);
     node.remove_peer(id);
-    assert!(drained(node).iter().all(|output| output.peer() == later));
+    assert!(drained(node).iter().all(|output| output.peer() == Some(later)));
     node.handle_command(Command::Session { peer: id, local_index: Some(9) }, now);
     assert_eq!(node.handle_message(id, &[1; 64], now), Err(Refusal(Counter::RxBadHello)));
     world.pass(3 * SECOND);

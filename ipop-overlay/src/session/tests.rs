@@ -117,7 +117,7 @@ fn udp(address: [u8; 4], port: u16) -> Endpoint {
 
 /// Where a host is on the overlay.
 fn overlay(host: usize) -> Endpoint {
-    NodeAddress([host as u8 + 1; 20]).into()
+    NodeAddress::of_key(&public(host)).into()
 }
 
 /// Marsaglia's xorshift64: repeatable, which is all that a test wants of it.

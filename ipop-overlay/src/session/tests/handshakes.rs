@@ -148,6 +148,20 @@ fn a_peer_roams_to_the_overlay_when_udp_has_been_quiet_and_back_at_once() {
 }
 
 #[test]
+fn who_carries_a_packet_cannot_give_it_another_name() {
+    let mut world = World::connected();
+    world.advance(10 * SECOND);
+    world.hosts[0].address = overlay(1);
+    world.send(0, b"captured on the way");
+    world.deliver();
+    assert_eq!(world.hosts[1].roamed, []);
+    world.hosts[0].address = overlay(0);
+    world.send(0, b"as it was");
+    world.deliver();
+    assert_eq!(world.hosts[1].roamed, [overlay(0)]);
+}
+
+#[test]
 fn a_data_path_that_reports_udp_keeps_a_peer_from_roaming() {
     let mut world = World::connected();
     let index = world.hosts[1].used.unwrap();
