@@ -136,6 +136,8 @@ pub enum Output {
         peer: PeerId,
         addresses: Vec<IpAddr>,
         since: u64,
+        /// It knows this node's, and takes packets from them.
+        knows_ours: bool,
     },
     /// Make a session with a node, which may be at these places; it may be a peer already.
     Link {
@@ -394,6 +396,7 @@ impl Node {
                     peer.next_hello = peer.next_hello.after(jitter);
                 }
                 self.say_hello(id, true, now);
+                self.repeat_addresses(id);
             }
             self.decide(id, now);
         }

@@ -174,6 +174,8 @@ pub(crate) struct Peer {
     pub(crate) next_hello: Instant,
     /// The ring has found it, or it has called; it is not configured.
     pub(crate) is_found: bool,
+    /// It has said that it knows this node's addresses.
+    pub(crate) knows_addresses: bool,
     /// It is on the ring, and there is no traffic to it.
     pub(crate) is_idle: bool,
     pings: VecDeque<(u64, u64)>,
@@ -221,6 +223,7 @@ impl Peer {
             unanswered: 0,
             next_hello: now,
             is_found: false,
+            knows_addresses: false,
             is_idle: false,
             pings: VecDeque::new(),
             tokens: HELLOS_PER_SECOND,

@@ -17,7 +17,7 @@ use crate::time::Instant;
 /// First byte of the message in which a node says which addresses it has:
 ///
 /// ```text
-///  0  type 6 · 1 flags: 1 answer wanted · 2 how many addresses · 3 zeros, 5 bytes
+///  0  type 6 · 1 flags: 1 answer wanted, 2 it answers · 2 how many addresses · 3 zeros, 5 bytes
 ///  8  since UNIX time in seconds u64 · 16 addresses, IPv4 ones mapped into IPv6
 /// ```
 const ADDRESSES: u8 = 6;
@@ -57,7 +57,10 @@ impl Node {
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>, since: u64, now: Instant) {
         self.addresses = (addresses.clone(), since);
         self.with_ring(now, |ring| ring.claim(addresses, since, now));
-        self.ids().for_each(|id| self.say_addresses(id, true));
+        for id in self.ids() {
+            self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = false);
+            self.say_addresses(id, true);
+        }
     }
 
     /// Looks for the node that has an address; [`Output::Found`] says what came of it.
@@ -130,6 +133,8 @@ impl Node {
     pub(super) fn member_session(&mut self, id: PeerId, now: Instant) {
         if self.peer_at(id).is_some_and(super::Peer::has_session) {
             self.connect_member(id, now);
+            // It may be another run of it.
+            self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = false);
             self.say_addresses(id, true);
         } else {
             self.disconnect_member(id, now);
@@ -229,7 +234,14 @@ impl Node {
         (peer.is_found && !is_carried).then_some(id)
     }
 
-    /// Tells a peer which addresses this node has.
+    /// Tells a peer again that has not said that it heard.
+    pub(super) fn repeat_addresses(&mut self, id: PeerId) {
+        if self.peer_at(id).is_some_and(|peer| !peer.knows_addresses) {
+            self.say_addresses(id, true);
+        }
+    }
+
+    /// Tells a peer which addresses this node has; that answers what it has said, if it wants no answer.
     fn say_addresses(&mut self, id: PeerId, wants_answer: bool) {
         let Some(peer) = self.peer_at(id) else { return };
         if self.ring.is_none() || !peer.has_session() || !(peer.is_found || peer.has_spoken()) {
@@ -238,7 +250,8 @@ impl Node {
         let (addresses, since) = &self.addresses;
         let addresses = addresses.get(..ADDRESSES_MAX).unwrap_or(addresses);
         let mut message = Vec::with_capacity(ADDRESSES_AT + addresses.len() * 16);
-        message.extend([ADDRESSES, u8::from(wants_answer), addresses.len() as u8, 0, 0, 0, 0, 0]);
+        let flags = if wants_answer { 1 } else { 2 };
+        message.extend([ADDRESSES, flags, addresses.len() as u8, 0, 0, 0, 0, 0]);
         message.extend(since.to_be_bytes());
         for address in addresses {
             let mapped = match address {
@@ -253,7 +266,7 @@ impl Node {
     fn hear_addresses(&mut self, id: PeerId, message: &[u8]) -> Result<(), Refusal> {
         let refused = Refusal(Counter::RxBadHello);
         let head = message.bytes::<8>(0).ok_or(refused)?;
-        let [_, flags @ 0..=1, count, 0, 0, 0, 0, 0] = head else { return Err(refused) };
+        let [_, flags @ 1..=2, count, 0, 0, 0, 0, 0] = head else { return Err(refused) };
         let since = message.u64_at(8).ok_or(refused)?;
         if usize::from(count) > ADDRESSES_MAX {
             return Err(refused);
@@ -262,8 +275,11 @@ impl Node {
         let addresses: Option<Vec<[u8; 16]>> = (0..usize::from(count)).map(at).collect();
         let addresses = addresses.ok_or(refused)?;
         let addresses = addresses.into_iter().map(|octets| Ipv6Addr::from(octets).to_canonical()).collect();
-        self.outputs.push_back(Output::Addresses { peer: id, addresses, since });
-        if flags == 1 {
+        let knows_ours = flags == 2;
+        self.outputs.push_back(Output::Addresses { peer: id, addresses, since, knows_ours });
+        if knows_ours {
+            self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = true);
+        } else {
             self.say_addresses(id, false);
         }
         Ok(())

@@ -326,11 +326,18 @@ impl Daemon {
         self.node.handle_timeout(now);
     }
 
-    /// Carries out what the cores want, until they want no more.
+    /// Carries out what the cores want, until they want no more: what one wants may be the other's work.
     async fn drain(&mut self) {
+        while self.drain_once().await {}
+    }
+
+    /// Says whether there was anything to do.
+    async fn drain_once(&mut self) -> bool {
+        let mut is_idle = true;
         let mut stale = std::mem::take(&mut self.stale);
         let mut messages = Vec::new();
         while let Some(deed) = self.sealing.poll() {
+            is_idle = false;
             self.carry_out(deed, &mut messages, &mut stale);
         }
         for peer in std::mem::take(&mut stale.unresolved) {
@@ -342,13 +349,15 @@ impl Daemon {
             self.publish_table();
         }
         messages.into_iter().for_each(|(to, datagram)| self.send(to, datagram));
-        self.drain_node(&mut stale);
+        is_idle &= !self.drain_node(&mut stale);
+        is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
         // Nothing is decided while the node is drained: what was published is what it says now.
         if !is_published && !stale.is_empty() {
             self.publish_table();
         }
         self.apply_rest(&stale).await;
+        !is_idle || !self.stale.is_empty()
     }
 
     /// Does what a session wants, but for its `messages`.
@@ -375,9 +384,11 @@ impl Daemon {
         }
     }
 
-    /// Says what the node wants said, and notes whose path has changed.
-    fn drain_node(&mut self, stale: &mut Stale) {
+    /// Says what the node wants said, and notes whose path has changed; whether there was anything.
+    fn drain_node(&mut self, stale: &mut Stale) -> bool {
+        let mut is_idle = true;
         while let Some(output) = self.node.poll_output() {
+            is_idle = false;
             match output {
                 Output::Say { peer, message } => match self.sealing.seal(peer, &message) {
                     Ok((to, datagram)) => self.send(to, datagram),
@@ -392,7 +403,9 @@ impl Daemon {
                     stale.paths = true;
                 }
                 Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt),
-                Output::Addresses { peer, addresses, since } => self.claimed(peer, &addresses, since),
+                Output::Addresses { peer, addresses, since, knows_ours } => {
+                    self.claimed(peer, &addresses, (since, knows_ours));
+                }
                 Output::Link { public_key, endpoints } => self.call_node(public_key, &endpoints),
                 Output::Unlink { peer } => self.unlink(peer),
                 Output::Carried { from, datagram } => self.carried_in(from, &datagram),
@@ -401,6 +414,7 @@ impl Daemon {
                 Output::Taken { address, by } => self.address_taken(address, &by),
             }
         }
+        !is_idle
     }
 
     /// Sends a datagram the way that its peer is reached.

@@ -328,9 +328,13 @@ impl Daemon {
 
     /// A peer says which addresses it has. Of those in the virtual network it gets what no older claim
     /// stands against.
-    pub(super) fn claimed(&mut self, id: PeerId, addresses: &[IpAddr], since: u64) {
+    pub(super) fn claimed(&mut self, id: PeerId, addresses: &[IpAddr], (since, knows_ours): (u64, bool)) {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.origin == Origin::Found) else { return };
         peer.claimed_since = since;
+        if knows_ours && !peer.takes_packets {
+            peer.takes_packets = true;
+            self.stale.peers.insert(id);
+        }
         let own = &self.config.network.addresses;
         let is_ours = |address: &&IpAddr| own.iter().any(|prefix| prefix.contains(**address));
         let (inside, outside): (Vec<&IpAddr>, Vec<&IpAddr>) = addresses.iter().partition(is_ours);

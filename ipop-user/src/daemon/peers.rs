@@ -93,6 +93,8 @@ pub(super) struct PeerState {
     /// What the kernel's maps hold of this peer, or why nothing.
     pub(super) kernel: Result<(), String>,
     pub(super) traffic: Arc<LinkTraffic>,
+    /// It knows this node's addresses; until then it would refuse what comes from them.
+    pub(super) takes_packets: bool,
     /// Of one that was found: since when it has its addresses, as it says, UNIX time in seconds.
     pub(super) claimed_since: u64,
     /// Of one that was found: since when there is no session with it.
@@ -109,6 +111,7 @@ impl PeerState {
             reach: Err("not resolved yet".to_owned()),
             kernel: Err("not set up yet".to_owned()),
             traffic: Arc::default(),
+            takes_packets: origin == Origin::Configured,
             claimed_since: 0,
             without_since: clock::now(),
         }
@@ -158,7 +161,7 @@ impl PeerState {
             underlay,
             ifindex: reach.path.ifindex,
             mtu,
-            send,
+            send: send && self.takes_packets,
             takes_clear: view.takes_clear,
             sessions,
             prefixes: self.prefixes(),
@@ -189,7 +192,10 @@ impl PeerState {
         }
         link.carriage = match view.path.security() {
             Some(Security::Clear(id)) => Carriage::Clear(id),
-            Some(Security::Sealed) | None => Carriage::Sealed(sealing.current(self.id).cloned()),
+            // What has no session waits.
+            Some(Security::Sealed) | None => {
+                Carriage::Sealed(sealing.current(self.id).filter(|_| self.takes_packets).cloned())
+            }
         };
         link.reachable = match view.path {
             Path::None(NoPath::NoAnswer) => sealing.may_come(self.id),

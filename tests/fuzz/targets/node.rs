@@ -87,6 +87,7 @@ fn config() -> &'static Config {
                 public_key: [index as u8 + 2; 32],
                 // The second peer has to come to us.
                 endpoint: (index == 0).then(|| address(0).into()),
+                is_found: false,
             })
             .collect(),
         trusted: vec![(TRUSTED.parse().expect("an address"), 24)],
@@ -336,6 +337,7 @@ impl Run {
                 }
                 Output::Path { peer, path } => self.path(peer, path),
                 Output::Pong { .. } => {}
+                other => panic!("without a ring, {other:?}"),
             }
         }
         assert!(outputs <= OUTPUTS_MAX, "one event, {outputs} outputs");
