@@ -346,7 +346,7 @@ impl Ring {
     fn draw_shortcut(&mut self, now: Instant) {
         let log2 = u64::from(self.log2_size()) << 8;
         let drawn = self.draw();
-        let part = (drawn & 0xffff) * log2 >> 16;
+        let part = ((drawn & 0xffff) * log2) >> 16;
         let exponent = u32::try_from((160 << 16) - log2 + part).unwrap_or(0);
         let distance = Distance::power_of_two(exponent);
         let own = self.table.own;
