@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use comfy_table::Table;
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 use ipop_sim::scenario::{self, Bar, Run, Scenario};
 
 /// Runs networks of overlay nodes in virtual time and measures them.
-#[derive(Parser)]
+#[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     /// Scenarios to run; all but `large` if none is named.
@@ -120,8 +120,7 @@ fn run_all(jobs: &[(&Scenario, usize, u64)], threads: usize) -> Vec<Run> {
 /// Prints a scenario's figures: the median over the seeds, the least and the most.
 fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
     let Some(first) = runs.first() else { return true };
-    let mut table = Table::new();
-    table.set_header(["", "median", "least", "most", "asked", ""]);
+    let mut table = table(&["", "median", "least", "most", "asked", ""]);
     let mut all_hold = true;
     for (index, figure) in first.figures.iter().enumerate() {
         let mut values: Vec<f64> =
@@ -152,6 +151,23 @@ fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
         );
     }
     all_hold
+}
+
+/// Names to the left, numbers to the right, as the tables of `cargo xtask`.
+fn table(header: &[&str]) -> Table {
+    const LINE: LineStyle = LineStyle::new('─', '─', '─', '─');
+    const STYLE: TableStyle = TableStyle::new().header_separator(LINE).bottom_border(LINE);
+    let mut table = Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_width(100);
+    table.set_header(header);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if index == 0 {
+            column.set_padding((0, 1));
+        } else {
+            column.set_padding((1, 0)).set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
 }
 
 fn shown(value: f64, unit: &str) -> String {

@@ -185,7 +185,7 @@ fn join(world: &mut World, nodes: usize) -> Vec<Figure> {
     let bootstraps: Vec<HostId> = (0..BOOTSTRAPS).collect();
     let mut open: Vec<(HostId, HostId, Instant, Option<u64>)> = Vec::new();
     let (mut routable, mut direct) = (Vec::new(), Vec::new());
-    let mut random = Random::new(world.random.next());
+    let mut random = Random::new(world.random.draw());
     world.echoes.clear();
     let end = world.now.after(STEP * JOINS as u32 + Duration::from_secs(200));
     let mut made = 0;

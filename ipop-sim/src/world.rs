@@ -16,6 +16,7 @@ use crate::session::{Deed, Packet, Sessions};
 pub type HostId = usize;
 
 /// One host and the node on it.
+#[derive(Debug)]
 pub struct Host {
     pub ring: Ring,
     pub key: [u8; 32],
@@ -38,11 +39,13 @@ pub struct Echoed {
     pub hops: u16,
 }
 
+#[derive(Debug)]
 enum Event {
     Wake(HostId),
     Arrive { to: HostId, from: SocketAddr, packet: Packet },
 }
 
+#[derive(Debug)]
 struct Entry {
     at: Instant,
     serial: u64,
@@ -70,6 +73,7 @@ impl Ord for Entry {
 }
 
 /// Everything there is.
+#[derive(Debug)]
 pub struct World {
     pub now: Instant,
     pub hosts: Vec<Host>,
@@ -237,7 +241,7 @@ impl World {
             let is_idle = deeds.is_empty();
             for deed in deeds.drain(..) {
                 match deed {
-                    Deed::Send(to, packet) => self.send(id, to, packet),
+                    Deed::Send(to, packet) => self.send(id, to, &packet),
                     Deed::Up(key, place) => self.hosts[id].ring.connected(key, Some(place), now),
                     Deed::Text(from, text) => self.hosts[id].ring.handle_message(from, &text, now),
                 }
@@ -272,7 +276,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: HostId, to: SocketAddr, packet: Packet) {
+    fn send(&mut self, from: HostId, to: SocketAddr, packet: &Packet) {
         let len = packet.len() as u64;
         let host = &mut self.hosts[from];
         host.sent_bytes += len;
