@@ -75,6 +75,8 @@ pub(super) struct Edge {
     pub(super) neighbours: Vec<NodeAddress>,
     pub(super) digest: u32,
     pub(super) asked: Option<Instant>,
+    /// Which list of neighbours it was told last, by its digest, and when.
+    pub(super) told: Option<(u32, Instant)>,
     pub(super) log2_size: Option<u16>,
     pub(super) coordinates: Option<(Coordinates, u16)>,
     unused: Option<Instant>,
@@ -105,6 +107,7 @@ impl Edge {
             neighbours: Vec::new(),
             digest: 0,
             asked: None,
+            told: None,
             log2_size: None,
             coordinates: None,
             unused: Some(now),

@@ -15,6 +15,8 @@ pub(super) const NEAR_RETRY_MAX: Duration = Duration::from_secs(60);
 pub(super) const SELF_CHECK: Duration = Duration::from_secs(120);
 /// So long changes of the neighbourhood are gathered before the neighbours are told.
 pub(super) const GOSSIP_DELAY: Duration = Duration::from_millis(100);
+/// Who is connected as a neighbour but none of the nearest is told no more often than this.
+pub(super) const GOSSIP_FURTHER: Duration = Duration::from_millis(400);
 /// A list of neighbours is asked for no more often than this.
 pub(super) const GOSSIP_APART: Duration = Duration::from_secs(1);
 

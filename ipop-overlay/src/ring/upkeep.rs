@@ -8,7 +8,7 @@ use super::counts::Count;
 use super::edge::{Due, digest};
 use super::limits::{
     BYPASS_EXAMINE, DEMAND_LIFE, FAR_EXAMINE, FAR_FROM_LOG2, FAR_RETRY, GOSSIP_APART, GOSSIP_DELAY,
-    LEAF_LIFE, NEAR_PER_SIDE, NEAR_RETRY, NEAR_RETRY_MAX, NEAR_TRIM, SELF_CHECK,
+    GOSSIP_FURTHER, LEAF_LIFE, NEAR_PER_SIDE, NEAR_RETRY, NEAR_RETRY_MAX, NEAR_TRIM, SELF_CHECK,
 };
 use super::wire::{Beat, CloseReason, Mode, Neighbours, Roles};
 use super::{Output, Ring};
@@ -202,10 +202,12 @@ impl Ring {
     /// Sends a node the list of this node's neighbours, and asks for its own.
     pub(super) fn tell_neighbours(&mut self, to: NodeAddress, wants_answer: bool, now: Instant) {
         let list = self.neighbour_list(wants_answer).to_bytes();
-        if let Some(edge) = self.table.get_mut(to)
-            && wants_answer
-        {
-            edge.asked = Some(now);
+        let digest = digest(&self.upkeep.told);
+        if let Some(edge) = self.table.get_mut(to) {
+            edge.told = Some((digest, now));
+            if wants_answer {
+                edge.asked = Some(now);
+            }
         }
         self.send(to, list);
     }
@@ -236,19 +238,26 @@ impl Ring {
         self.repair(now);
     }
 
-    /// Tells the neighbours who this node's neighbours are.
+    /// Tells the neighbours who this node's neighbours are, and at once those that were until now: they find
+    /// theirs among them. While the ring changes there are many others to whom it once was near: each is told
+    /// now and then.
     fn gossip(&mut self, now: Instant) {
         let nearest = self.table.neighbours();
-        if nearest == self.upkeep.told {
-            return;
+        let current = digest(&nearest);
+        let before = core::mem::replace(&mut self.upkeep.told, nearest.clone());
+        let (mut due, mut later) = (Vec::new(), None);
+        for (address, edge) in self.table.iter().filter(|(_, edge)| edge.is_near()) {
+            let told = edge.told.filter(|_| !nearest.contains(&address) && !before.contains(&address));
+            match (edge.told, told.map(|(_, at)| at.after(GOSSIP_FURTHER))) {
+                (Some((digest, _)), _) if digest == current => {}
+                (_, Some(at)) if at > now => later = Some(later.map_or(at, |later| at.min(later))),
+                _ => due.push((address, edge.digest == 0)),
+            }
         }
-        self.upkeep.told = nearest;
-        let near: Vec<NodeAddress> =
-            self.table.iter().filter(|(_, edge)| edge.is_near()).map(|(address, _)| address).collect();
-        for address in near {
-            let wants_answer = self.table.get(address).is_some_and(|edge| edge.digest == 0);
+        for (address, wants_answer) in due {
             self.tell_neighbours(address, wants_answer, now);
         }
+        self.upkeep.gossip_at = [self.upkeep.gossip_at, later].into_iter().flatten().min();
     }
 
     /// Connects to those that neighbours have told of and that are nearer than who is connected.
