@@ -109,6 +109,14 @@ pub struct EdgeView {
     pub coordinates: Option<Coordinates>,
 }
 
+/// How much a table holds, and the most that it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub table: &'static str,
+    pub len: usize,
+    pub most: usize,
+}
+
 impl core::fmt::Debug for Ring {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Ring").field("own", &self.table.own).finish_non_exhaustive()
@@ -292,6 +300,23 @@ impl Ring {
             rtt: edge.rtt.mean(),
             coordinates: edge.coordinates.map(|(at, _)| at),
         })
+    }
+
+    /// All that grows with what others do.
+    pub fn sizes(&self) -> impl Iterator<Item = Size> {
+        let told = self.table.iter().map(|(_, edge)| edge.neighbours.len()).max().unwrap_or(0);
+        [
+            ("connections", self.table.len(), EDGES_MAX),
+            ("neighbours of one", told, wire::NEIGHBOURS_MAX),
+            ("connections under way", self.links.len(), limits::LINKS_MAX),
+            ("nodes avoided", self.avoided.len(), limits::AVOIDED_MAX),
+            ("requests", self.requests.len(), limits::REQUESTS_MAX),
+            ("contacts", self.contacts.len(), limits::CONTACTS_MAX),
+            ("demands", self.demands.len(), DEMANDS_MAX),
+            ("echoes", self.echoes.len(), ECHOES_MAX),
+        ]
+        .into_iter()
+        .map(|(table, len, most)| Size { table, len, most })
     }
 
     /// Those nearest above on the ring, then those nearest below.

@@ -1,5 +1,6 @@
 //! Thousands of overlay nodes in one process: virtual time, one seed, and the same run each time.
 
+pub mod invariants;
 pub mod measure;
 pub mod net;
 pub mod random;

@@ -121,7 +121,6 @@ fn run_all(jobs: &[(&Scenario, usize, u64)], threads: usize) -> Vec<Run> {
 fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
     let Some(first) = runs.first() else { return true };
     let mut table = table(&["", "median", "least", "most", "asked", ""]);
-    let mut all_hold = true;
     for (index, figure) in first.figures.iter().enumerate() {
         let mut values: Vec<f64> =
             runs.iter().filter_map(|run| run.figures.get(index)).map(|figure| figure.value).collect();
@@ -138,19 +137,27 @@ fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
             (Some(_), true) => "ok",
             (Some(_), false) => "MISSED",
         };
-        all_hold &= holds;
         let name = figure.name.to_owned();
         table.add_row([name, at(values.len() / 2), at(0), at(values.len() - 1), asked, verdict.to_owned()]);
     }
     println!("\n{}: {} ({} nodes)", scenario.name, scenario.about, first.nodes);
     println!("{table}");
     for run in runs {
+        run.broken.iter().for_each(|broken| println!("BROKEN with seed {}: {broken}", run.seed));
         println!(
-            "seed {}: trace {}, {} events, {:.0} s in {:.1} s; again: cargo xtask sim {} --nodes {} --seeds {}",
-            run.seed, run.trace, run.events, run.virtual_s, run.wall_s, run.scenario, run.nodes, run.seed
+            "seed {}: trace {}, {} events, {:.0} s in {:.1} s, at most {:.0} kbit/s; again: cargo xtask sim {} --nodes {} --seeds {}",
+            run.seed,
+            run.trace,
+            run.events,
+            run.virtual_s,
+            run.wall_s,
+            run.busiest_kbit_s,
+            run.scenario,
+            run.nodes,
+            run.seed
         );
     }
-    all_hold
+    runs.iter().all(|run| run.holds())
 }
 
 /// Names to the left, numbers to the right, as the tables of `cargo xtask`.

@@ -6,6 +6,7 @@ use ipop_overlay::Instant;
 use ipop_overlay::ring::Count;
 use serde::Serialize;
 
+use crate::invariants;
 use crate::measure::{Consistency, Meter, Reach};
 use crate::net::Conditions;
 use crate::random::Random;
@@ -61,6 +62,10 @@ pub struct Run {
     pub nodes: usize,
     pub seed: u64,
     pub figures: Vec<Figure>,
+    /// What must hold all the time and did not.
+    pub broken: Vec<String>,
+    /// What the busiest node has sent in any ten seconds.
+    pub busiest_kbit_s: f64,
     /// Another number, another run.
     pub trace: String,
     pub events: u64,
@@ -93,16 +98,26 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "churn", about: "a node leaves and another joins each second", nodes: 1060, run: churn },
 ];
 
+impl Run {
+    /// Everything is as it should be.
+    pub fn holds(&self) -> bool {
+        self.broken.is_empty() && self.figures.iter().all(Figure::holds)
+    }
+}
+
 impl Scenario {
     pub fn run(&self, nodes: usize, seed: u64) -> Run {
         let start = std::time::Instant::now();
         let mut world = World::new(seed, Conditions::WIDE);
         let figures = (self.run)(&mut world, nodes);
+        invariants::look(&mut world);
         Run {
             scenario: self.name,
             nodes,
             seed,
             figures,
+            broken: world.invariants.broken().to_vec(),
+            busiest_kbit_s: world.invariants.busiest_kbit_s,
             trace: format!("{:016x}", world.trace()),
             events: world.events,
             virtual_s: world.now.as_nanos() as f64 / 1e9,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipop_overlay::ring::{Output, Ring};
 use ipop_overlay::{Instant, NodeAddress};
 
+use crate::invariants::{self, Invariants};
 use crate::net::{Conditions, Net, Site};
 use crate::random::Random;
 use crate::session::{Deed, Packet, Sessions};
@@ -23,8 +24,12 @@ pub struct Host {
     pub site: Site,
     /// It runs.
     pub is_up: bool,
+    /// Others join by it.
+    pub is_way_in: bool,
     sessions: Sessions,
     wake: Option<Instant>,
+    /// When it was woken last, and how often then.
+    woken: (Instant, u32),
     /// Bytes on the wire that it has sent and received.
     pub sent_bytes: u64,
     pub received_bytes: u64,
@@ -80,6 +85,8 @@ pub struct World {
     pub net: Net,
     pub random: Random,
     pub echoes: Vec<Echoed>,
+    /// What must hold all the time.
+    pub invariants: Invariants,
     /// Events so far.
     pub events: u64,
     by_place: HashMap<SocketAddr, HostId>,
@@ -98,6 +105,7 @@ impl World {
             net: Net::new(conditions, random.split()),
             random,
             echoes: Vec::new(),
+            invariants: Invariants::new(Instant::default()),
             events: 0,
             by_place: HashMap::new(),
             queue: BinaryHeap::new(),
@@ -126,8 +134,10 @@ impl World {
             key,
             site,
             is_up: true,
+            is_way_in: false,
             sessions: Sessions::new(key),
             wake: None,
+            woken: (self.now, 0),
             sent_bytes: 0,
             received_bytes: 0,
             sent_packets: 0,
@@ -137,6 +147,7 @@ impl World {
     }
 
     fn node(&mut self, key: [u8; 32], id: HostId, contacts: &[HostId]) -> Ring {
+        contacts.iter().for_each(|contact| self.hosts[*contact].is_way_in = true);
         let mut random = self.random.split();
         let mut ring = Ring::new(key, Box::new(move |bytes: &mut [u8]| random.fill(bytes)), self.now);
         ring.set_endpoints(vec![place(id)]);
@@ -153,6 +164,7 @@ impl World {
 
     /// Starts it again, with nothing remembered.
     pub fn restart(&mut self, id: HostId, contacts: &[HostId]) {
+        self.invariants.forget(invariants::counted(self, id));
         let key = self.hosts[id].key;
         let ring = self.node(key, id, contacts);
         let host = &mut self.hosts[id];
@@ -188,9 +200,15 @@ impl World {
         while self.queue.peek().is_some_and(|Reverse(entry)| entry.at <= until) {
             let Some(Reverse(entry)) = self.queue.pop() else { break };
             self.now = entry.at;
+            if self.invariants.is_due(self.now) {
+                invariants::look(self);
+            }
             self.handle(entry.event);
         }
         self.now = until;
+        if self.invariants.is_due(self.now) {
+            invariants::look(self);
+        }
     }
 
     pub fn run_for(&mut self, span: Duration) {
@@ -208,6 +226,8 @@ impl World {
                     return;
                 }
                 host.wake = None;
+                host.woken = (now, if host.woken.0 == now { host.woken.1 + 1 } else { 1 });
+                self.invariants.woken(now, id, host.woken.1);
                 let mut deeds = std::mem::take(&mut self.deeds);
                 if host.sessions.due().is_some_and(|at| at <= now) {
                     host.sessions.timeout(now, &mut deeds);
@@ -251,7 +271,10 @@ impl World {
             while let Some(output) = host.ring.poll_output() {
                 is_drained = false;
                 match output {
-                    Output::Send { to, message } => host.sessions.send(to, message, now, &mut deeds),
+                    Output::Send { to, message } => {
+                        self.invariants.message(now, id, &message);
+                        host.sessions.send(to, message, now, &mut deeds);
+                    }
                     Output::Link { public_key, endpoints } => {
                         host.sessions.link(public_key, endpoints, now, &mut deeds);
                     }

@@ -33,6 +33,10 @@ pub(super) struct Contacts {
 }
 
 impl Contacts {
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
     pub(super) fn connected(&mut self, address: NodeAddress) {
         if let Some(contact) = self.all.get_mut(&address) {
             contact.next_at = None;
