@@ -415,7 +415,6 @@ impl Ring {
                     self.outputs.push_back(Output::Unlink { address });
                 }
                 Due::Unused => {
-                    self.put_off(address, now);
                     self.close(address, CloseReason::Unused, now);
                 }
             }
@@ -447,18 +446,25 @@ impl Ring {
         self.counts.add(Count::Closed);
         self.send(address, reason.to_bytes());
         self.table.remove(address);
+        self.put_off(address, now);
         self.outputs.push_back(Output::Unlink { address });
         self.ring_changed(now);
     }
 
     pub(super) fn closed(&mut self, from: NodeAddress, reason: CloseReason, now: Instant) {
         self.counts.add(Count::Closed);
-        let has_use = self.table.get(from).is_some_and(|edge| !edge.mine.is_empty());
-        self.table.remove(from);
+        let edge = self.table.remove(from);
+        let has_use = edge.as_ref().is_some_and(|edge| !edge.mine.is_empty());
         self.outputs.push_back(Output::Unlink { address: from });
         match reason {
             // It is not coming back soon, and its neighbours are to be found elsewhere.
-            CloseReason::Leaving => self.avoid(from, now),
+            CloseReason::Leaving => {
+                self.avoid(from, now);
+                if let Some(edge) = edge {
+                    // A way in that leaves may be started again, and know nobody.
+                    self.remember(from, edge.public_key, None, now);
+                }
+            }
             CloseReason::Full | CloseReason::Unused => {
                 if has_use {
                     self.avoid(from, now);
