@@ -205,7 +205,9 @@ impl Edge {
             return None;
         }
         self.stamp = 0;
-        let rtt = Duration::from_micros(u64::from(micros(now).wrapping_sub(beat.echo)));
+        // A stamp is never 0, and so may be a microsecond ahead of the clock.
+        let waited = micros(now).wrapping_sub(beat.echo).cast_signed();
+        let rtt = Duration::from_micros(u64::try_from(waited).unwrap_or(0));
         self.rtt.sample(rtt);
         Some(rtt)
     }
