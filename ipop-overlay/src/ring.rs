@@ -341,7 +341,7 @@ impl Ring {
         let (sum, count) = others
             .filter_map(|(_, edge)| edge.log2_size)
             .fold((own, 1), |(sum, count), size| (sum + u32::from(size), count + 1));
-        u16::try_from(sum / count).unwrap_or(u16::MAX)
+        u16::try_from(sum / count).unwrap_or(u16::MAX).min(limits::LOG2_SIZE_MAX)
     }
 
     fn routed(&mut self, from: NodeAddress, header: Header, payload: &[u8], now: Instant) {

@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::limits::{
-    CREDIT, CREDIT_MAX, PROBE_APART, PROBE_APART_MAX, PROBES_MAX, SILENCE, SILENCE_NEAR,
+    CREDIT, CREDIT_MAX, LOG2_SIZE_MAX, PROBE_APART, PROBE_APART_MAX, PROBES_MAX, SILENCE, SILENCE_NEAR,
     SILENCE_UNDER_TRAFFIC, UNUSED,
 };
 use super::wire::{Beat, Coordinates, Neighbours, Roles};
@@ -215,7 +215,7 @@ impl Edge {
     /// Takes in what the other says of its neighbourhood.
     pub(super) fn learn(&mut self, list: Neighbours) {
         self.digest = digest(&list.addresses);
-        self.log2_size = Some(list.log2_size);
+        self.log2_size = Some(list.log2_size.min(LOG2_SIZE_MAX));
         self.coordinates = Some((list.coordinates, list.error));
         self.neighbours = list.addresses;
     }

@@ -11,6 +11,8 @@ pub(super) const NEAR_TRIM: Duration = Duration::from_secs(30);
 /// Missing neighbours are looked for so often at first, then half as often each time; as the original.
 pub(super) const NEAR_RETRY: Duration = Duration::from_secs(10);
 pub(super) const NEAR_RETRY_MAX: Duration = Duration::from_secs(60);
+/// The largest network that a neighbour is believed to see: 2^32 nodes. 8 bits behind the point.
+pub(super) const LOG2_SIZE_MAX: u16 = 32 << 8;
 /// A node asks the ring for its own place so often, to find what gossip has not told.
 pub(super) const SELF_CHECK: Duration = Duration::from_secs(120);
 /// So long changes of the neighbourhood are gathered before the neighbours are told.
@@ -20,7 +22,8 @@ pub(super) const GOSSIP_FURTHER: Duration = Duration::from_millis(400);
 /// A list of neighbours is asked for no more often than this.
 pub(super) const GOSSIP_APART: Duration = Duration::from_secs(1);
 
-/// Rings of so many nodes and fewer need no shortcuts; as the original. In eighths of bits.
+/// Rings of so many nodes and fewer need no shortcuts; as the original. With 8 bits
+/// behind the point.
 pub(super) const FAR_FROM_LOG2: u32 = 850; // log2(10) * 256
 /// Missing shortcuts are looked for this far apart.
 pub(super) const FAR_RETRY: Duration = Duration::from_secs(5);
