@@ -45,7 +45,7 @@ use edge::{Edge, Smoothed};
 use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
 use table::Table;
 use upkeep::Upkeep;
-use wire::{Beat, CloseReason, Echo, Header, Kind, Mode, Neighbours};
+use wire::{Beat, CloseReason, Echo, Header, Kind, Mode, Neighbours, PAYLOAD_MAX};
 
 pub use counts::{Count, Counts};
 pub use wire::{Coordinates, ENDPOINTS_MAX, Roles};
@@ -231,6 +231,10 @@ impl Ring {
     pub fn carry(&mut self, to: NodeAddress, datagram: &[u8], is_traffic: bool, now: Instant) {
         if is_traffic {
             self.demand(to, now);
+        }
+        if datagram.len() > PAYLOAD_MAX {
+            self.counts.add(Count::TooLong);
+            return;
         }
         let header = self.header(Mode::Exact, Kind::Carried, to);
         self.originate(header, None, datagram, None, now);
