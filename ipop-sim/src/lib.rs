@@ -2,6 +2,7 @@
 
 pub mod invariants;
 pub mod measure;
+pub mod nat;
 pub mod net;
 pub mod random;
 pub mod scenario;
