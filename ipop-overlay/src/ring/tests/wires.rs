@@ -11,8 +11,17 @@ use super::super::wire::*;
 use super::{address, coordinates, roles};
 use crate::address::NodeAddress;
 
+const DOCUMENT: &str = include_str!("../../../../docs/wire-format.md");
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The same, of a golden vector: docs/wire-format.md has it too.
+fn documented(bytes: &[u8]) -> String {
+    let text: String = DOCUMENT.chars().filter(|c| !c.is_whitespace()).collect();
+    assert!(text.contains(&hex(bytes)), "not in the document: {}", hex(bytes));
+    hex(bytes)
 }
 
 fn node(byte: u8) -> NodeAddress {
@@ -38,7 +47,7 @@ fn golden_vector_of_a_beat() {
         echo: 0x1112_1314,
         digest: 0x2122_2324,
     };
-    assert_eq!(hex(&beat.to_bytes()), "02011100010203041112131421222324");
+    assert_eq!(documented(&beat.to_bytes()), "02011100010203041112131421222324");
     assert_eq!(Beat::parse(&beat.to_bytes()), Some(beat));
 }
 
@@ -52,7 +61,7 @@ fn golden_vector_of_a_list_of_neighbours() {
         addresses: vec![node(0x22), node(0x44)],
     };
     let start = "030102000a80000003e8fffffffe0000012c4000";
-    assert_eq!(hex(&list.to_bytes()), format!("{start}{}{}", twenty(0x22), twenty(0x44)));
+    assert_eq!(documented(&list.to_bytes()), format!("{start}{}{}", twenty(0x22), twenty(0x44)));
     assert_eq!(Neighbours::parse(&list.to_bytes()), Some(list));
 }
 
@@ -70,7 +79,7 @@ fn golden_vector_of_a_routed_message() {
     };
     let message = header.write(b"abc");
     let ends = format!("{}{}{}", twenty(0x22), twenty(0x44), twenty(0x66));
-    assert_eq!(hex(&message), format!("04d2000301630003{ends}616263"));
+    assert_eq!(documented(&message), format!("04d2000301630003{ends}616263"));
     assert_eq!(Header::parse(&message), Some((header, &b"abc"[..])));
 }
 
@@ -91,7 +100,7 @@ fn golden_vector_of_a_request_to_connect() {
     let endpoints = String::from("04c00002073a98") + "06fd0000000000000000000000000000073a99";
     let neighbour = twenty(0x22) + "000003e8fffffffe0000012c";
     assert_eq!(
-        hex(&connect.to_bytes()),
+        documented(&connect.to_bytes()),
         format!("000200000102030405060708{}01{}0201{endpoints}{neighbour}", hex(&[7; 32]), twenty(0x66))
     );
     assert_eq!(Connect::parse(&connect.to_bytes()), Some(connect));
@@ -100,7 +109,7 @@ fn golden_vector_of_a_request_to_connect() {
 #[test]
 fn golden_vectors_of_an_echo_and_a_close() {
     let echo = Echo { answers: true, hops: 5, token: 0x0102_0304_0506_0708 };
-    assert_eq!(hex(&echo.to_bytes()), "010000050102030405060708");
+    assert_eq!(documented(&echo.to_bytes()), "010000050102030405060708");
     assert_eq!(Echo::parse(&echo.to_bytes()), Some(echo));
     for (reason, text) in [
         (CloseReason::Leaving, "05010000"),
