@@ -158,6 +158,20 @@ impl Ring {
         }
     }
 
+    /// Who has lost everybody does not wait for what was put off.
+    pub(super) fn hurry_if_isolated(&mut self, now: Instant) {
+        if !self.is_isolated() {
+            return;
+        }
+        let soon = now.after(CONTACT_RETRY + self.jitter(CONTACT_RETRY * 4));
+        let latest = now.after(CONTACT_RETRY_MAX);
+        for contact in self.contacts.all.values_mut() {
+            if contact.next_at.is_some_and(|at| at > latest) {
+                contact.next_at = Some(soon);
+            }
+        }
+    }
+
     /// There is no connection to anybody.
     fn is_isolated(&self) -> bool {
         self.table.len() == 0

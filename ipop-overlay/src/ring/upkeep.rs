@@ -214,6 +214,7 @@ impl Ring {
 
     /// The nodes on the ring that this one is connected to are others than before.
     pub(super) fn ring_changed(&mut self, now: Instant) {
+        self.hurry_if_isolated(now);
         let nearest = self.table.neighbours();
         let mut taken = Vec::new();
         for (address, edge) in self.table.iter_mut() {

@@ -361,6 +361,28 @@ fn a_close_ends_the_connection_and_what_comes_later_is_refused() {
 }
 
 #[test]
+fn who_has_lost_everybody_does_not_wait_for_a_way_in_that_was_put_off() {
+    let mut victim = Victim::new();
+    let way_in = key(1);
+    victim.ring.add_contact(way_in, vec![([192, 0, 2, 9], 1).into()], true, victim.now);
+    // It has no room, for ten minutes at least.
+    victim.hear(1, &CloseReason::Full.to_bytes());
+    for index in 2..=HOSTILE {
+        victim.ring.disconnected(node(index), victim.now);
+    }
+    let end = victim.now.after(Duration::from_secs(50));
+    let mut is_tried = false;
+    while let Some(at) = victim.ring.poll_timeout().filter(|at| *at <= end) {
+        victim.ring.handle_timeout(at);
+        let links = core::iter::from_fn(|| victim.ring.poll_output());
+        is_tried |= links
+            .into_iter()
+            .any(|output| matches!(output, Output::Link { public_key, .. } if public_key == way_in));
+    }
+    assert!(is_tried);
+}
+
+#[test]
 fn what_cannot_be_read_is_counted() {
     let mut victim = Victim::new();
     for message in [&[][..], &[0; 64], &[1; 64], &[2], &[6; 20], &[0xff; 1500]] {
