@@ -24,7 +24,7 @@ const MEMBERS: u8 = 191;
 const EVENTS_MAX: usize = 400;
 /// What one event may make the node say and ask for: more than all requests and connections under way.
 const OUTPUTS_MAX: usize = 400;
-/// What the members of one connection may have sent beyond what they send themselves, in bytes.
+/// What a member may have sent beyond what it sends itself, once for each connection, in bytes.
 const CREDIT: usize = 16 * 1024;
 /// What the node sends by itself: after one event, and in a second. Requests are the larger part, each of
 /// up to 350 bytes.
@@ -64,15 +64,21 @@ fn address(member: u8) -> NodeAddress {
 /// The node under test.
 const OWN: u8 = 0xff;
 
+/// What is owed to a member, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Account {
+    /// What it has sent, and a credit for each of its connections.
+    granted: usize,
+    /// What the node has sent because of that.
+    answered: usize,
+}
+
 struct Run {
     ring: Ring,
     now: Instant,
     started: Instant,
     events: usize,
-    connections: usize,
-    /// Bytes that have come, and that were sent because of them.
-    came: usize,
-    answered: usize,
+    accounts: [Account; 32],
     /// Bytes that the node has sent by itself.
     own: usize,
     /// The last request that the node has sent: its mode and its token.
@@ -96,9 +102,7 @@ impl Run {
             now,
             started: now,
             events: 0,
-            connections: 0,
-            came: 0,
-            answered: 0,
+            accounts: [Account::default(); 32],
             own: 0,
             request: None,
         };
@@ -135,18 +139,22 @@ impl Run {
             },
             _ => self.own_act(member, tape),
         }
-        self.drain();
+        self.drain(None);
         self.check();
     }
 
     fn connect(&mut self, member: u8) {
-        self.connections += 1;
+        if !self.ring.is_connected(address(member)) {
+            self.accounts[usize::from(member)].granted += CREDIT;
+        }
         self.ring.connected(key(member), Some(place(member)), self.now);
     }
 
     fn hear(&mut self, from: u8, message: &[u8]) {
-        self.came += message.len();
+        self.drain(None);
+        self.accounts[usize::from(from)].granted += message.len();
         self.ring.handle_message(address(from), message, self.now);
+        self.drain(Some(from));
     }
 
     /// A list of neighbours: members, and nodes that are nearer to this one than any.
@@ -229,13 +237,14 @@ impl Run {
                 rounds += 1;
                 assert!(rounds <= ROUNDS_MAX, "it is due again and again");
                 self.ring.handle_timeout(self.now);
-                self.drain();
+                self.drain(None);
             }
         }
         self.now = end;
     }
 
-    fn drain(&mut self) {
+    /// Takes what the node says, because of a member or by itself.
+    fn drain(&mut self, because_of: Option<u8>) {
         let mut outputs = 0;
         while let Some(output) = self.ring.poll_output() {
             outputs += 1;
@@ -243,7 +252,7 @@ impl Run {
             match output {
                 Output::Send { to, message } => {
                     assert_ne!(to, self.ring.address());
-                    self.sent(&message);
+                    self.sent(&message, because_of);
                 }
                 Output::Link { public_key, endpoints } => {
                     assert_ne!(public_key, key(OWN), "it wants a connection to itself");
@@ -257,7 +266,7 @@ impl Run {
         }
     }
 
-    fn sent(&mut self, message: &[u8]) {
+    fn sent(&mut self, message: &[u8], because_of: Option<u8>) {
         assert!(message.len() <= MESSAGE_MAX, "{} bytes", message.len());
         let is_answer = match *message {
             [2, flags, ..] => flags & 2 != 0,
@@ -276,7 +285,8 @@ impl Run {
             _ => panic!("it sends what is no message: {message:02x?}"),
         };
         if is_answer {
-            self.answered += message.len();
+            let member = because_of.expect("an answer to nobody");
+            self.accounts[usize::from(member)].answered += message.len();
         } else {
             self.own += message.len();
         }
@@ -286,8 +296,9 @@ impl Run {
         for size in self.ring.sizes() {
             assert!(size.len <= size.most, "{}: {} of {}", size.table, size.len, size.most);
         }
-        let granted = self.came + self.connections * CREDIT;
-        assert!(self.answered <= granted, "{} bytes for {granted}", self.answered);
+        for Account { granted, answered } in self.accounts {
+            assert!(answered <= granted, "{answered} bytes for {granted}");
+        }
         let seconds = self.now.since(self.started).as_secs() as usize + 1;
         let most = self.events * OWN_PER_EVENT + seconds * OWN_PER_SECOND;
         assert!(self.own <= most, "{} bytes by itself in {seconds} s, {} events", self.own, self.events);
