@@ -48,7 +48,7 @@ use edge::{Edge, Smoothed};
 use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
 use table::Table;
 use upkeep::Upkeep;
-use wire::{Beat, CloseReason, Echo, Header, Kind, Mode, Neighbours};
+use wire::{Beat, CloseReason, Echo, Header, Kind, Mode, Neighbours, PAYLOAD_MAX};
 
 pub use counts::{Count, Counts};
 pub use wire::{Coordinates, ENDPOINTS_MAX, Roles};
@@ -115,6 +115,14 @@ pub struct EdgeView {
     pub since: Instant,
     pub rtt: Option<Duration>,
     pub coordinates: Option<Coordinates>,
+}
+
+/// How much a table holds, and the most that it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub table: &'static str,
+    pub len: usize,
+    pub most: usize,
 }
 
 impl core::fmt::Debug for Ring {
@@ -239,6 +247,10 @@ impl Ring {
         if is_traffic {
             self.demand(to, now);
         }
+        if datagram.len() > PAYLOAD_MAX {
+            self.counts.add(Count::TooLong);
+            return;
+        }
         let header = self.header(Mode::Exact, Kind::Carried, to);
         self.originate(header, None, datagram, None, now);
     }
@@ -309,6 +321,23 @@ impl Ring {
         })
     }
 
+    /// All that grows with what others do.
+    pub fn sizes(&self) -> impl Iterator<Item = Size> {
+        let told = self.table.iter().map(|(_, edge)| edge.neighbours.len()).max().unwrap_or(0);
+        [
+            ("connections", self.table.len(), EDGES_MAX),
+            ("neighbours of one", told, wire::NEIGHBOURS_MAX),
+            ("connections under way", self.links.len(), limits::LINKS_MAX),
+            ("nodes avoided", self.avoided.len(), limits::AVOIDED_MAX),
+            ("requests", self.requests.len(), limits::REQUESTS_MAX),
+            ("contacts", self.contacts.len(), limits::CONTACTS_MAX),
+            ("demands", self.demands.len(), DEMANDS_MAX),
+            ("echoes", self.echoes.len(), ECHOES_MAX),
+        ]
+        .into_iter()
+        .map(|(table, len, most)| Size { table, len, most })
+    }
+
     /// Those nearest above on the ring, then those nearest below.
     pub fn nearest(&self) -> [Vec<NodeAddress>; 2] {
         self.table.nearest()
@@ -357,7 +386,7 @@ impl Ring {
         let (sum, count) = others
             .filter_map(|(_, edge)| edge.log2_size)
             .fold((own, 1), |(sum, count), size| (sum + u32::from(size), count + 1));
-        u16::try_from(sum / count).unwrap_or(u16::MAX)
+        u16::try_from(sum / count).unwrap_or(u16::MAX).min(limits::LOG2_SIZE_MAX)
     }
 
     fn routed(&mut self, from: NodeAddress, header: Header, payload: &[u8], now: Instant) {

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use comfy_table::Table;
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 use ipop_sim::scenario::{self, Bar, Run, Scenario};
 
 /// Runs networks of overlay nodes in virtual time and measures them.
-#[derive(Parser)]
+#[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     /// Scenarios to run; all but `large` if none is named.
@@ -120,9 +120,7 @@ fn run_all(jobs: &[(&Scenario, usize, u64)], threads: usize) -> Vec<Run> {
 /// Prints a scenario's figures: the median over the seeds, the least and the most.
 fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
     let Some(first) = runs.first() else { return true };
-    let mut table = Table::new();
-    table.set_header(["", "median", "least", "most", "asked", ""]);
-    let mut all_hold = true;
+    let mut table = table(&["", "median", "least", "most", "asked", ""]);
     for (index, figure) in first.figures.iter().enumerate() {
         let mut values: Vec<f64> =
             runs.iter().filter_map(|run| run.figures.get(index)).map(|figure| figure.value).collect();
@@ -139,19 +137,44 @@ fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
             (Some(_), true) => "ok",
             (Some(_), false) => "MISSED",
         };
-        all_hold &= holds;
         let name = figure.name.to_owned();
         table.add_row([name, at(values.len() / 2), at(0), at(values.len() - 1), asked, verdict.to_owned()]);
     }
     println!("\n{}: {} ({} nodes)", scenario.name, scenario.about, first.nodes);
     println!("{table}");
     for run in runs {
+        run.broken.iter().for_each(|broken| println!("BROKEN with seed {}: {broken}", run.seed));
         println!(
-            "seed {}: trace {}, {} events, {:.0} s in {:.1} s; again: cargo xtask sim {} --nodes {} --seeds {}",
-            run.seed, run.trace, run.events, run.virtual_s, run.wall_s, run.scenario, run.nodes, run.seed
+            "seed {}: trace {}, {} events, {:.0} s in {:.1} s, at most {:.0} kbit/s; again: cargo xtask sim {} --nodes {} --seeds {}",
+            run.seed,
+            run.trace,
+            run.events,
+            run.virtual_s,
+            run.wall_s,
+            run.busiest_kbit_s,
+            run.scenario,
+            run.nodes,
+            run.seed
         );
     }
-    all_hold
+    runs.iter().all(|run| run.holds())
+}
+
+/// Names to the left, numbers to the right, as the tables of `cargo xtask`.
+fn table(header: &[&str]) -> Table {
+    const LINE: LineStyle = LineStyle::new('─', '─', '─', '─');
+    const STYLE: TableStyle = TableStyle::new().header_separator(LINE).bottom_border(LINE);
+    let mut table = Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_width(100);
+    table.set_header(header);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if index == 0 {
+            column.set_padding((0, 1));
+        } else {
+            column.set_padding((1, 0)).set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
 }
 
 fn shown(value: f64, unit: &str) -> String {

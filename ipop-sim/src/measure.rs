@@ -31,7 +31,7 @@ impl Consistency {
         let (mut adjacent, mut complete) = (0, 0);
         for (index, (_, id)) in sorted.iter().enumerate() {
             let ring = &world.hosts[*id].ring;
-            let has = |offset: usize| offset % count == 0 || ring.is_connected(at(index, offset));
+            let has = |offset: usize| offset.is_multiple_of(count) || ring.is_connected(at(index, offset));
             let next = has(1) && has(count - 1);
             adjacent += usize::from(next);
             complete += usize::from(next && (count < 4 || has(2) && has(count - 2)));
@@ -108,7 +108,7 @@ impl Reach {
         let count = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
         for (index, (a, b)) in (0u32..).zip(pairs) {
             world.run(start.after(span * index / count));
-            let token = world.random.next();
+            let token = world.random.draw();
             open.insert(token, (*a, *b));
             world.echo(*a, *b, token);
         }

@@ -6,6 +6,7 @@ use ipop_overlay::Instant;
 use ipop_overlay::ring::Count;
 use serde::Serialize;
 
+use crate::invariants;
 use crate::measure::{Consistency, Meter, Reach};
 use crate::net::Conditions;
 use crate::random::Random;
@@ -61,6 +62,10 @@ pub struct Run {
     pub nodes: usize,
     pub seed: u64,
     pub figures: Vec<Figure>,
+    /// What must hold all the time and did not.
+    pub broken: Vec<String>,
+    /// What the busiest node has sent in any ten seconds.
+    pub busiest_kbit_s: f64,
     /// Another number, another run.
     pub trace: String,
     pub events: u64,
@@ -93,16 +98,26 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "churn", about: "a node leaves and another joins each second", nodes: 1060, run: churn },
 ];
 
+impl Run {
+    /// Everything is as it should be.
+    pub fn holds(&self) -> bool {
+        self.broken.is_empty() && self.figures.iter().all(Figure::holds)
+    }
+}
+
 impl Scenario {
     pub fn run(&self, nodes: usize, seed: u64) -> Run {
         let start = std::time::Instant::now();
         let mut world = World::new(seed, Conditions::WIDE);
         let figures = (self.run)(&mut world, nodes);
+        invariants::look(&mut world);
         Run {
             scenario: self.name,
             nodes,
             seed,
             figures,
+            broken: world.invariants.broken().to_vec(),
+            busiest_kbit_s: world.invariants.busiest_kbit_s,
             trace: format!("{:016x}", world.trace()),
             events: world.events,
             virtual_s: world.now.as_nanos() as f64 / 1e9,
@@ -185,7 +200,7 @@ fn join(world: &mut World, nodes: usize) -> Vec<Figure> {
     let bootstraps: Vec<HostId> = (0..BOOTSTRAPS).collect();
     let mut open: Vec<(HostId, HostId, Instant, Option<u64>)> = Vec::new();
     let (mut routable, mut direct) = (Vec::new(), Vec::new());
-    let mut random = Random::new(world.random.next());
+    let mut random = Random::new(world.random.draw());
     world.echoes.clear();
     let end = world.now.after(STEP * JOINS as u32 + Duration::from_secs(200));
     let mut made = 0;
@@ -276,7 +291,8 @@ fn partition(world: &mut World, nodes: usize) -> Vec<Figure> {
     let healed = until_ring(world, Duration::from_secs(300));
     let reach = Reach::measure(world, 1000, Duration::from_secs(2), Duration::from_secs(3));
     vec![
-        Figure::new("in a ring of its own while split", inside, "").at_least(1.0),
+        // A few may know nobody on their side.
+        Figure::new("in a ring of its own while split", inside, "").at_least(0.99),
         Figure::new("one ring again after", healed, "s").at_most(60.0),
         Figure::new("routable then", reach.share(), "").at_least(0.99),
     ]

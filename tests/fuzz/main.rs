@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ipop_common::{Counter, egress, ingress};
+use ipop_overlay::ring::Count;
 use targets::Target;
 
 /// Names a file to be replayed in place of the corpus.
@@ -76,7 +77,7 @@ mod fuzz {
         };
     }
 
-    replays! { aead clear config cut egress frame hello inner merge names node sealed sessions token wireguard }
+    replays! { aead clear config cut egress frame hello inner merge names node ring sealed sessions token wireguard }
 }
 
 #[test]
@@ -198,6 +199,13 @@ fn the_corpus_reaches_every_kind_of_path() {
         "user, sealed, off there",
     ];
     assert_eq!(reached, wanted.into_iter().collect());
+}
+
+#[test]
+fn the_corpus_reaches_everything_that_the_ring_counts() {
+    let inputs = files(&corpus().join("ring")).into_iter().map(|file| read(&file));
+    let reached: BTreeSet<&str> = inputs.flat_map(|input| targets::ring::reached(&input)).collect();
+    assert_eq!(reached, Count::ALL.iter().map(|count| count.name()).collect());
 }
 
 #[test]

@@ -56,6 +56,12 @@ pub(crate) fn build_callers() -> Result<PathBuf> {
     Ok(folder(Profile::Release)?.join("ipop-callers"))
 }
 
+/// Builds the simulator of the overlay; returns where it is.
+pub(crate) fn build_sim() -> Result<PathBuf> {
+    sh::inherit(workspace::cargo().args(["build", "--package", "ipop-sim", "--release"]))?;
+    Ok(folder(Profile::Release)?.join("ipop-sim"))
+}
+
 fn folder(profile: Profile) -> Result<PathBuf> {
     Ok(workspace::target()?.join(match profile {
         Profile::Debug => "debug",

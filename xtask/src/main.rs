@@ -14,6 +14,7 @@ mod privilege;
 mod process;
 mod setup;
 mod sh;
+mod sim;
 mod stop;
 mod test;
 mod ui;
@@ -40,6 +41,8 @@ enum Command {
     Ci(ci::Args),
     /// Show two hosts talking over IPOP, by the kernel path and by the user path
     Demo(demo::Args),
+    /// Run networks of thousands of overlay nodes in virtual time
+    Sim(sim::Args),
     /// Measure every path beside the bare wire, the kernel's VXLAN and virtual networks of others
     Bench(bench::Args),
 }
@@ -51,6 +54,7 @@ fn main() -> std::process::ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {

@@ -74,6 +74,12 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
     Ok(())
 }
 
+/// The same without a compiler for the eBPF programs.
+pub(crate) fn ensure_packages(scope: Scope) -> Result<()> {
+    let _lock = lock()?;
+    packages::ensure(scope)
+}
+
 fn check(scope: Scope) -> Result<ExitCode> {
     let missing = packages::missing(scope);
     for package in &missing {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -61,14 +61,16 @@ pub(crate) fn capture_within(command: &mut Command, timeout: Duration) -> Result
 
 /// Runs `command` with our own output; an exit code other than 0 is an error.
 pub(crate) fn inherit(command: &mut Command) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let status = status(command)?;
     if !status.success() {
         bail!("`{}` failed ({status})", shown(command));
     }
     Ok(())
+}
+
+/// Runs `command` with our own output, whatever its exit code.
+pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
+    command.stdin(Stdio::null()).status().with_context(|| format!("cannot start `{}`", shown(command)))
 }
 
 /// Has `command` ended by SIGTERM when this process dies, however it dies.

@@ -7,8 +7,8 @@ use core::time::Duration;
 
 use super::counts::Count;
 use super::limits::{
-    AVOID, AVOIDED_MAX, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, NEAR_PER_SIDE, REQUESTS_MAX, RESEND_FIRST,
-    RESEND_MAX, RESEND_MIN, RESENDS_MAX,
+    AVOID, AVOIDED_MAX, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, LINKS_OF_OTHERS_MAX, NEAR_PER_SIDE,
+    REQUESTS_MAX, RESEND_FIRST, RESEND_MAX, RESEND_MIN, RESENDS_MAX,
 };
 use super::wire::{Connect, Coordinates, Header, Kind, Mode, Roles};
 use super::{Output, Ring};
@@ -266,7 +266,9 @@ impl Ring {
             }
             return;
         }
-        if self.links.len() >= LINKS_MAX && !self.links.contains_key(&address) {
+        let of_others = || self.links.values().filter(|linking| linking.role.is_empty()).count();
+        let is_full = self.links.len() >= LINKS_MAX || role.is_empty() && of_others() >= LINKS_OF_OTHERS_MAX;
+        if is_full && !self.links.contains_key(&address) {
             self.counts.add(Count::Full);
             return;
         }

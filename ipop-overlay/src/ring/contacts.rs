@@ -33,6 +33,10 @@ pub(super) struct Contacts {
 }
 
 impl Contacts {
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
     pub(super) fn connected(&mut self, address: NodeAddress) {
         if let Some(contact) = self.all.get_mut(&address) {
             contact.next_at = None;
@@ -150,6 +154,20 @@ impl Ring {
             self.link(public_key, endpoints, Roles::LEAF, now, now);
             if !self.is_linking(address) {
                 self.contacts.failed(address, now);
+            }
+        }
+    }
+
+    /// Who has lost everybody does not wait for what was put off.
+    pub(super) fn hurry_if_isolated(&mut self, now: Instant) {
+        if !self.is_isolated() {
+            return;
+        }
+        let soon = now.after(CONTACT_RETRY + self.jitter(CONTACT_RETRY * 4));
+        let latest = now.after(CONTACT_RETRY_MAX);
+        for contact in self.contacts.all.values_mut() {
+            if contact.next_at.is_some_and(|at| at > latest) {
+                contact.next_at = Some(soon);
             }
         }
     }

@@ -72,9 +72,9 @@ impl Vivaldi {
         // The less sure of the two moves more.
         let weight = self.error.saturating_mul(ONE) / (self.error + i64::from(error)).max(1);
         let relative = ((rtt - distance).abs().saturating_mul(ONE) / rtt).min(ONE);
-        self.error += (relative - self.error).saturating_mul(weight) / ONE >> GAIN_SHIFT;
+        self.error += ((relative - self.error).saturating_mul(weight) / ONE) >> GAIN_SHIFT;
         self.error = self.error.clamp(ONE / 100, ONE);
-        let force = (rtt - distance).saturating_mul(weight) / ONE >> GAIN_SHIFT;
+        let force = ((rtt - distance).saturating_mul(weight) / ONE) >> GAIN_SHIFT;
         let moved = |from: i64, part: i64| from.saturating_add(force.saturating_mul(part) / distance);
         let bounded = |value: i64| i32::try_from(value.clamp(-BOUND, BOUND)).unwrap_or_default();
         self.at.x = bounded(moved(i64::from(self.at.x), dx));

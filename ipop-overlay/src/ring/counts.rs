@@ -31,6 +31,8 @@ counts! {
     BadMessage = "overlay_bad_message",
     /// Messages of a node with which there is no connection.
     NoConnection = "overlay_no_connection",
+    /// Datagrams of this node's that are longer than what the ring carries.
+    TooLong = "overlay_too_long",
     /// Messages that had travelled too far.
     TooManyHops = "overlay_too_many_hops",
     /// Messages to a node that is not on the ring.

@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::limits::{
-    CREDIT, CREDIT_MAX, PROBE_APART, PROBE_APART_MAX, PROBES_MAX, SILENCE, SILENCE_NEAR,
+    CREDIT, CREDIT_MAX, LOG2_SIZE_MAX, PROBE_APART, PROBE_APART_MAX, PROBES_MAX, SILENCE, SILENCE_NEAR,
     SILENCE_UNDER_TRAFFIC, UNUSED,
 };
 use super::wire::{Beat, Coordinates, Neighbours, Roles};
@@ -75,6 +75,8 @@ pub(super) struct Edge {
     pub(super) neighbours: Vec<NodeAddress>,
     pub(super) digest: u32,
     pub(super) asked: Option<Instant>,
+    /// Which list of neighbours it was told last, by its digest, and when.
+    pub(super) told: Option<(u32, Instant)>,
     pub(super) log2_size: Option<u16>,
     pub(super) coordinates: Option<(Coordinates, u16)>,
     unused: Option<Instant>,
@@ -105,6 +107,7 @@ impl Edge {
             neighbours: Vec::new(),
             digest: 0,
             asked: None,
+            told: None,
             log2_size: None,
             coordinates: None,
             unused: Some(now),
@@ -202,7 +205,9 @@ impl Edge {
             return None;
         }
         self.stamp = 0;
-        let rtt = Duration::from_micros(u64::from(micros(now).wrapping_sub(beat.echo)));
+        // A stamp is never 0, and so may be a microsecond ahead of the clock.
+        let waited = micros(now).wrapping_sub(beat.echo).cast_signed();
+        let rtt = Duration::from_micros(u64::try_from(waited).unwrap_or(0));
         self.rtt.sample(rtt);
         Some(rtt)
     }
@@ -210,7 +215,7 @@ impl Edge {
     /// Takes in what the other says of its neighbourhood.
     pub(super) fn learn(&mut self, list: Neighbours) {
         self.digest = digest(&list.addresses);
-        self.log2_size = Some(list.log2_size);
+        self.log2_size = Some(list.log2_size.min(LOG2_SIZE_MAX));
         self.coordinates = Some((list.coordinates, list.error));
         self.neighbours = list.addresses;
     }

@@ -11,14 +11,19 @@ pub(super) const NEAR_TRIM: Duration = Duration::from_secs(30);
 /// Missing neighbours are looked for so often at first, then half as often each time; as the original.
 pub(super) const NEAR_RETRY: Duration = Duration::from_secs(10);
 pub(super) const NEAR_RETRY_MAX: Duration = Duration::from_secs(60);
+/// The largest network that a neighbour is believed to see: 2^32 nodes. 8 bits behind the point.
+pub(super) const LOG2_SIZE_MAX: u16 = 32 << 8;
 /// A node asks the ring for its own place so often, to find what gossip has not told.
 pub(super) const SELF_CHECK: Duration = Duration::from_secs(120);
 /// So long changes of the neighbourhood are gathered before the neighbours are told.
 pub(super) const GOSSIP_DELAY: Duration = Duration::from_millis(100);
+/// Who is connected as a neighbour but none of the nearest is told no more often than this.
+pub(super) const GOSSIP_FURTHER: Duration = Duration::from_millis(400);
 /// A list of neighbours is asked for no more often than this.
 pub(super) const GOSSIP_APART: Duration = Duration::from_secs(1);
 
-/// Rings of so many nodes and fewer need no shortcuts; as the original. In eighths of bits.
+/// Rings of so many nodes and fewer need no shortcuts; as the original. With 8 bits
+/// behind the point.
 pub(super) const FAR_FROM_LOG2: u32 = 850; // log2(10) * 256
 /// Missing shortcuts are looked for this far apart.
 pub(super) const FAR_RETRY: Duration = Duration::from_secs(5);
@@ -49,6 +54,8 @@ pub(super) const LEAVES_MAX: usize = 64;
 pub(super) const LEAF_LIFE: Duration = Duration::from_secs(600);
 /// Connections under way.
 pub(super) const LINKS_MAX: usize = 64;
+/// Of them, those that only others have asked for.
+pub(super) const LINKS_OF_OTHERS_MAX: usize = 32;
 /// A connection that is not there after so long is not tried any longer.
 pub(super) const LINK_PATIENCE: Duration = Duration::from_secs(12);
 /// Who was asked to connect waits so long for the one who asked before it begins by itself.

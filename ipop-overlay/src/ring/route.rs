@@ -2,6 +2,7 @@
 //! is going, so that it arrives or ends.
 
 use super::counts::Count;
+use super::limits::NEAR_PER_SIDE;
 use super::table::Table;
 use super::wire::{Header, Mode};
 use crate::address::NodeAddress;
@@ -121,9 +122,10 @@ fn flanks(table: &Table, from: Option<NodeAddress>, header: &Header) -> Decision
     }
 }
 
-/// From neighbour to neighbour, as far as it may go.
+/// From neighbour to neighbour, as far as it may go, and nowhere near round the ring.
 fn along(table: &Table, from: Option<NodeAddress>, header: &Header) -> Decision {
-    if from.is_some() && header.hops + 1 >= header.hops_max {
+    let most = header.hops_max.min(NEAR_PER_SIDE as u16);
+    if from.is_some() && header.hops.saturating_add(1) >= most {
         return Decision::HERE;
     }
     let own = table.own;

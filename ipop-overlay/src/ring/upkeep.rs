@@ -8,7 +8,7 @@ use super::counts::Count;
 use super::edge::{Due, digest};
 use super::limits::{
     BYPASS_EXAMINE, DEMAND_LIFE, FAR_EXAMINE, FAR_FROM_LOG2, FAR_RETRY, GOSSIP_APART, GOSSIP_DELAY,
-    LEAF_LIFE, NEAR_PER_SIDE, NEAR_RETRY, NEAR_RETRY_MAX, NEAR_TRIM, SELF_CHECK,
+    GOSSIP_FURTHER, LEAF_LIFE, NEAR_PER_SIDE, NEAR_RETRY, NEAR_RETRY_MAX, NEAR_TRIM, SELF_CHECK,
 };
 use super::wire::{Beat, CloseReason, Mode, Neighbours, Roles};
 use super::{Output, Ring};
@@ -204,16 +204,19 @@ impl Ring {
     /// Sends a node the list of this node's neighbours, and asks for its own.
     pub(super) fn tell_neighbours(&mut self, to: NodeAddress, wants_answer: bool, now: Instant) {
         let list = self.neighbour_list(wants_answer).to_bytes();
-        if let Some(edge) = self.table.get_mut(to)
-            && wants_answer
-        {
-            edge.asked = Some(now);
+        let digest = digest(&self.upkeep.told);
+        if let Some(edge) = self.table.get_mut(to) {
+            edge.told = Some((digest, now));
+            if wants_answer {
+                edge.asked = Some(now);
+            }
         }
         self.send(to, list);
     }
 
     /// The nodes on the ring that this one is connected to are others than before.
     pub(super) fn ring_changed(&mut self, now: Instant) {
+        self.hurry_if_isolated(now);
         let nearest = self.table.neighbours();
         let mut taken = Vec::new();
         for (address, edge) in self.table.iter_mut() {
@@ -238,19 +241,26 @@ impl Ring {
         self.repair(now);
     }
 
-    /// Tells the neighbours who this node's neighbours are.
+    /// Tells the neighbours who this node's neighbours are, and at once those that were until now: they find
+    /// theirs among them. While the ring changes there are many others to whom it once was near: each is told
+    /// now and then.
     fn gossip(&mut self, now: Instant) {
         let nearest = self.table.neighbours();
-        if nearest == self.upkeep.told {
-            return;
+        let current = digest(&nearest);
+        let before = core::mem::replace(&mut self.upkeep.told, nearest.clone());
+        let (mut due, mut later) = (Vec::new(), None);
+        for (address, edge) in self.table.iter().filter(|(_, edge)| edge.is_near()) {
+            let told = edge.told.filter(|_| !nearest.contains(&address) && !before.contains(&address));
+            match (edge.told, told.map(|(_, at)| at.after(GOSSIP_FURTHER))) {
+                (Some((digest, _)), _) if digest == current => {}
+                (_, Some(at)) if at > now => later = Some(later.map_or(at, |later| at.min(later))),
+                _ => due.push((address, edge.digest == 0)),
+            }
         }
-        self.upkeep.told = nearest;
-        let near: Vec<NodeAddress> =
-            self.table.iter().filter(|(_, edge)| edge.is_near()).map(|(address, _)| address).collect();
-        for address in near {
-            let wants_answer = self.table.get(address).is_some_and(|edge| edge.digest == 0);
+        for (address, wants_answer) in due {
             self.tell_neighbours(address, wants_answer, now);
         }
+        self.upkeep.gossip_at = [self.upkeep.gossip_at, later].into_iter().flatten().min();
     }
 
     /// Connects to those that neighbours have told of and that are nearer than who is connected.
@@ -348,7 +358,7 @@ impl Ring {
     fn draw_shortcut(&mut self, now: Instant) {
         let log2 = u64::from(self.log2_size()) << 8;
         let drawn = self.draw();
-        let part = (drawn & 0xffff) * log2 >> 16;
+        let part = ((drawn & 0xffff) * log2) >> 16;
         let exponent = u32::try_from((160 << 16) - log2 + part).unwrap_or(0);
         let distance = Distance::power_of_two(exponent);
         let own = self.table.own;
@@ -408,7 +418,6 @@ impl Ring {
                     self.outputs.push_back(Output::Unlink { address });
                 }
                 Due::Unused => {
-                    self.put_off(address, now);
                     self.close(address, CloseReason::Unused, now);
                 }
             }
@@ -440,18 +449,25 @@ impl Ring {
         self.counts.add(Count::Closed);
         self.send(address, reason.to_bytes());
         self.table.remove(address);
+        self.put_off(address, now);
         self.outputs.push_back(Output::Unlink { address });
         self.ring_changed(now);
     }
 
     pub(super) fn closed(&mut self, from: NodeAddress, reason: CloseReason, now: Instant) {
         self.counts.add(Count::Closed);
-        let has_use = self.table.get(from).is_some_and(|edge| !edge.mine.is_empty());
-        self.table.remove(from);
+        let edge = self.table.remove(from);
+        let has_use = edge.as_ref().is_some_and(|edge| !edge.mine.is_empty());
         self.outputs.push_back(Output::Unlink { address: from });
         match reason {
             // It is not coming back soon, and its neighbours are to be found elsewhere.
-            CloseReason::Leaving => self.avoid(from, now),
+            CloseReason::Leaving => {
+                self.avoid(from, now);
+                if let Some(edge) = edge {
+                    // A way in that leaves may be started again, and know nobody.
+                    self.remember(from, edge.public_key, None, now);
+                }
+            }
             CloseReason::Full | CloseReason::Unused => {
                 if has_use {
                     self.avoid(from, now);

@@ -4,6 +4,7 @@
 mod config;
 mod control;
 mod packets;
+mod ring;
 mod sealed;
 mod sessions;
 mod userpath;
@@ -20,7 +21,7 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 15] = [
+    let targets: [(&'static str, Inputs); 16] = [
         ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("merge", userpath::merge()),
         ("names", config::names()),
         ("node", control::node()),
+        ("ring", ring::runs()),
         ("sealed", sealed::frames()),
         ("sessions", sessions::runs()),
         ("token", config::tokens()),

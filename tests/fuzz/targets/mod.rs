@@ -15,6 +15,7 @@ mod inner;
 pub(crate) mod merge;
 mod names;
 pub(crate) mod node;
+pub(crate) mod ring;
 pub(crate) mod sealed;
 mod sessions;
 pub(crate) mod tables;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "merge", run: merge::run },
     Target { name: "names", run: names::run },
     Target { name: "node", run: node::run },
+    Target { name: "ring", run: ring::run },
     Target { name: "sealed", run: sealed::run },
     Target { name: "sessions", run: sessions::run },
     Target { name: "token", run: token::run },

@@ -1,0 +1,181 @@
+//! Runs of a node of the ring and what members say to it.
+
+use super::Inputs;
+
+const fn of(member: u8, event: u8) -> u8 {
+    member << 3 | event
+}
+
+/// Milliseconds.
+fn pass(millis: u16) -> Vec<u8> {
+    [&[0][..], &millis.to_be_bytes()].concat()
+}
+
+fn noise(member: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[of(member, 1), bytes.len() as u8][..], bytes].concat()
+}
+
+fn beat(member: u8, flags: u8, roles: u8) -> Vec<u8> {
+    [&[of(member, 2), flags, roles][..], &[0; 12]].concat()
+}
+
+/// A list with one node that is nearer than all.
+fn near(member: u8, number: u8) -> Vec<u8> {
+    [&[of(member, 3), 1, 1][..], &[0xff; 16], &[0xc1, 0xff, number]].concat()
+}
+
+/// Routed from, to, and by way of a member.
+fn routed(member: u8, form: u8, hops: [u8; 2], ends: [u8; 3], payload: &[u8]) -> Vec<u8> {
+    [&[of(member, 4), form][..], &hops, &ends, payload].concat()
+}
+
+const OWN: u8 = 0xff;
+const ECHO: &[u8] = &[1, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+const ECHO_ANSWER: &[u8] = &[1, 1, 0, 0, 0, 0, 0, 0, 0, 7];
+
+/// A request of a member's, for a role.
+fn request(source: u8, role: u8) -> Vec<u8> {
+    [&[2, source][..], &[0; 8], &[0, role], &[0, 2, 1], &[0; 12]].concat()
+}
+
+/// One that says as little as possible.
+fn short_request(source: u8) -> Vec<u8> {
+    [&[2, source][..], &[0; 8], &[0, 0, 0, 0, 0]].concat()
+}
+
+fn answer(member: u8, source: u8) -> Vec<u8> {
+    [&[of(member, 5), source, 1, 0, 1, 2][..], &[0; 24]].concat()
+}
+
+fn event(member: u8, what: u8) -> Vec<u8> {
+    vec![of(member, 6), what]
+}
+
+fn connect(member: u8) -> Vec<u8> {
+    event(member, 0)
+}
+
+fn act(member: u8, what: &[u8]) -> Vec<u8> {
+    [&[of(member, 7)][..], what].concat()
+}
+
+const KIND_CONNECT: u8 = 1 << 3;
+const KIND_ECHO: u8 = 2 << 3;
+const KIND_CARRIED: u8 = 3 << 3;
+
+pub(super) fn runs() -> Inputs {
+    let joined = [connect(3), connect(4), connect(5), beat(3, 1, 1), beat(4, 1, 2), beat(5, 1, 8)].concat();
+    let hops = [1, 10];
+    let to = |member: u8| [member, OWN, 0];
+    [
+        ("nothing", Vec::new()),
+        ("time", [pass(60_000), pass(60_000)].concat()),
+        ("joined", [joined.clone(), pass(1000), beat(3, 3, 1), pass(5000)].concat()),
+        ("noise", [noise(1, &[]), noise(1, b"noise"), noise(1, &[4; 60]), noise(9, &[2; 16])].concat()),
+        (
+            "each-kind-to-this-node",
+            [
+                routed(1, KIND_ECHO, hops, to(3), ECHO),
+                routed(1, KIND_ECHO, hops, to(3), ECHO_ANSWER),
+                routed(1, KIND_CONNECT, hops, to(6), &request(6, 1)),
+                routed(1, KIND_CONNECT, hops, to(6), &request(7, 1)),
+                routed(1, KIND_CARRIED, hops, to(3), ECHO),
+                pass(13_000),
+            ]
+            .concat(),
+        ),
+        (
+            "each-mode",
+            (0..5)
+                .flat_map(|mode| {
+                    let other = routed(1, mode | KIND_ECHO, hops, [3, 4, 0], ECHO);
+                    [
+                        joined.clone(),
+                        other,
+                        routed(1, mode | KIND_CONNECT | 0xc0, hops, [6, 7, 3], &request(6, 1)),
+                    ]
+                    .concat()
+                })
+                .collect(),
+        ),
+        (
+            "too-far",
+            [
+                &joined[..],
+                &routed(1, KIND_ECHO, [9, 0], [3, 4, 0], ECHO),
+                &routed(1, KIND_ECHO, [255, 0], [3, 4, 0], ECHO),
+            ]
+            .concat(),
+        ),
+        (
+            "last-hop",
+            [joined.clone(), [&[of(1, 4), KIND_ECHO][..], &[0, 1], &[3, 2, 0], ECHO].concat()].concat(),
+        ),
+        ("looped", routed(1, KIND_ECHO, hops, [OWN, 3, 0], ECHO)),
+        ("nowhere", routed(1, KIND_ECHO | 0x40, hops, [3, 20, 0], ECHO)),
+        (
+            "nearer-and-nearer",
+            (0..40).flat_map(|number| near(1, 200 - number * 2)).chain(pass(30_000)).collect(),
+        ),
+        (
+            "nearer-and-answered",
+            (0..30)
+                .flat_map(|number| [near(1, 200 - number), answer(1, number + 3)].concat())
+                .chain(pass(20_000))
+                .collect(),
+        ),
+        ("answered", [pass(6000), near(1, 3), answer(1, 4), answer(1, 4), connect(4), pass(2000)].concat()),
+        ("roles-change", (0..64).flat_map(|roles| beat(1, 1, roles)).collect()),
+        (
+            "credit",
+            act(3, &[5, 30])
+                .into_iter()
+                .chain((0..180).flat_map(|_| routed(1, KIND_CONNECT, hops, to(6), &short_request(6))))
+                .collect(),
+        ),
+        (
+            "many-ask",
+            (3..200)
+                .flat_map(|member| routed(1, KIND_CONNECT, hops, to(member), &request(member, 16)))
+                .collect(),
+        ),
+        ("closed", [joined.clone(), event(3, 6), event(4, 7), event(5, 8), pass(40_000)].concat()),
+        (
+            "lost-and-found",
+            [joined.clone(), event(3, 1), event(1, 1), event(2, 1), pass(20_000), connect(3)].concat(),
+        ),
+        (
+            "contact",
+            [act(7, &[4, 0]), act(8, &[4, 1]), pass(60_000), connect(7), event(7, 6), pass(60_000)].concat(),
+        ),
+        (
+            "alone",
+            [event(1, 1), event(2, 1), pass(60_000), act(3, &[0]), act(3, &[2, 1]), pass(60_000)].concat(),
+        ),
+        (
+            "traffic",
+            [act(9, &[3, 9]), pass(3000), answer(1, 9), connect(9), act(9, &[3, 1]), pass(60_000)].concat(),
+        ),
+        (
+            "own-messages",
+            [
+                act(3, &[0, 0, 0, 0, 0, 0, 0, 0, 7]),
+                act(3, &[1, 2, 0]),
+                act(3, &[1, 0xff, 0xff]),
+                act(3, &[5, 30]),
+                act(3, &[6]),
+            ]
+            .concat(),
+        ),
+        (
+            "many-leaves",
+            (0..32)
+                .flat_map(|member| [connect(member), beat(member, 0, 8)].concat())
+                .chain(pass(60_000))
+                .collect(),
+        ),
+    ]
+    .into_iter()
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .collect()
+}

@@ -1,0 +1,341 @@
+//! A node of the ring among members that say whatever they like in their sessions, while time passes and
+//! connections come and go.
+//!
+//! Input: events. Each begins with a byte: its low three bits say what happens (see [`Run::event`]), the
+//! other five which of the members it is about.
+//!
+//! Demanded of the node: its tables stay within their limits; what it says and asks for after an event has
+//! an end; what it sends because of what others sent is no more than that and the credit that each
+//! connection has; what it sends by itself has a bound; and it is done with what is due when it has been
+//! told the time.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipop_overlay::ring::{Count, Output, Ring};
+use ipop_overlay::{Instant, NodeAddress};
+
+use super::tape::Tape;
+
+/// The last of the nodes whose keys are known; the first 32 may be connected.
+const MEMBERS: u8 = 191;
+/// Events per input, so that one takes milliseconds at most.
+const EVENTS_MAX: usize = 400;
+/// What one event may make the node say and ask for: more than all requests and connections under way.
+const OUTPUTS_MAX: usize = 400;
+/// What a member may have sent beyond what it sends itself, once for each connection, in bytes.
+const CREDIT: usize = 16 * 1024;
+/// What the node sends by itself: after one event, and in a second. Requests are the larger part, each of
+/// up to 350 bytes.
+const OWN_PER_EVENT: usize = 4096;
+const OWN_PER_SECOND: usize = 64 * 1024;
+/// A node that was told the time may find something else to do at the same time, but not for ever.
+const ROUNDS_MAX: usize = 4;
+/// A header, a node by way of which, and the largest payload.
+const MESSAGE_MAX: usize = 68 + 1280 + 64;
+
+pub(super) fn run(input: &[u8]) {
+    reached(input);
+}
+
+/// Runs an input; what the node has counted on the way.
+pub(crate) fn reached(input: &[u8]) -> BTreeSet<&'static str> {
+    let mut tape = Tape::new(input);
+    let mut run = Run::new();
+    for _ in 0..EVENTS_MAX {
+        if tape.is_over() {
+            break;
+        }
+        run.event(&mut tape);
+    }
+    let counts = run.ring.counts();
+    Count::ALL.iter().filter(|count| counts.get(**count) > 0).map(|count| count.name()).collect()
+}
+
+fn key(member: u8) -> [u8; 32] {
+    [member; 32]
+}
+
+fn address(member: u8) -> NodeAddress {
+    NodeAddress::of_key(&key(member))
+}
+
+/// The node under test.
+const OWN: u8 = 0xff;
+
+/// What is owed to a member, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Account {
+    /// What it has sent, and a credit for each of its connections.
+    granted: usize,
+    /// What the node has sent because of that.
+    answered: usize,
+}
+
+struct Run {
+    ring: Ring,
+    now: Instant,
+    started: Instant,
+    events: usize,
+    accounts: [Account; 32],
+    /// Bytes that the node has sent by itself.
+    own: usize,
+    /// The last request that the node has sent: its mode and its token.
+    request: Option<[u8; 8]>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let now = Instant::from_nanos(5_000_000_000);
+        let mut state = 1u64;
+        let random = move |bytes: &mut [u8]| {
+            for byte in bytes {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *byte = (state >> 56) as u8;
+            }
+        };
+        let mut ring = Ring::new(key(OWN), Box::new(random), now);
+        ring.set_endpoints(vec![place(1), place(2)]);
+        let mut run = Self {
+            ring,
+            now,
+            started: now,
+            events: 0,
+            accounts: [Account::default(); 32],
+            own: 0,
+            request: None,
+        };
+        // Two that are on the ring.
+        for member in [1, 2] {
+            run.connect(member);
+            run.hear(member, &[2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        run
+    }
+
+    fn event(&mut self, tape: &mut Tape<'_>) {
+        self.events += 1;
+        let event = tape.u8();
+        let member = event >> 3;
+        match event & 7 {
+            0 => self.pass(Duration::from_millis(u64::from(tape.u16()) * u64::from(1 + (event >> 3)))),
+            1 => {
+                let len = usize::from(tape.u8());
+                self.hear(member, tape.bytes(len));
+            }
+            2 => {
+                let [flags, roles] = tape.array();
+                let beat = [&[2, flags & 3, roles & 63, 0][..], &tape.array::<12>()].concat();
+                self.hear(member, &beat);
+            }
+            3 => self.neighbours(member, tape),
+            4 => self.routed(member, tape),
+            5 => self.answer(member, tape),
+            6 => match tape.u8() {
+                0 => self.connect(member),
+                1 => self.ring.disconnected(address(member), self.now),
+                reason => self.hear(member, &[5, reason % 5, 0, 0]),
+            },
+            _ => self.own_act(member, tape),
+        }
+        self.drain(None);
+        self.check();
+    }
+
+    fn connect(&mut self, member: u8) {
+        if !self.ring.is_connected(address(member)) {
+            self.accounts[usize::from(member)].granted += CREDIT;
+        }
+        self.ring.connected(key(member), Some(place(member)), self.now);
+    }
+
+    fn hear(&mut self, from: u8, message: &[u8]) {
+        self.drain(None);
+        self.accounts[usize::from(from)].granted += message.len();
+        self.ring.handle_message(address(from), message, self.now);
+        self.drain(Some(from));
+    }
+
+    /// A list of neighbours: members, and nodes that are nearer to this one than any.
+    fn neighbours(&mut self, member: u8, tape: &mut Tape<'_>) {
+        let [flags, count] = tape.array();
+        let mut list = vec![3, flags & 1, count & 15, 0];
+        list.extend(tape.bytes(16));
+        list.resize(20, 0);
+        for _ in 0..count & 15 {
+            list.extend(self.somebody(tape).0);
+        }
+        self.hear(member, &list);
+    }
+
+    fn somebody(&self, tape: &mut Tape<'_>) -> NodeAddress {
+        match tape.u8() {
+            member @ ..=MEMBERS => address(member),
+            OWN => self.ring.address(),
+            other => {
+                // The less, the nearer.
+                let mut near = self.ring.address();
+                let [high, low] = tape.array();
+                near.0[17] ^= other & high & 0x3f;
+                near.0[18] ^= low;
+                near
+            }
+        }
+    }
+
+    /// Any routed message, of any member's or of a node that is nobody.
+    fn routed(&mut self, member: u8, tape: &mut Tape<'_>) {
+        let [form, hops, more] = tape.array();
+        let more = if more < 128 { u16::from(more) } else { u16::from(more) << 8 };
+        let (hops, most) = (u16::from(hops), u16::from(hops).saturating_add(more));
+        let ends = [self.somebody(tape), self.somebody(tape), self.somebody(tape)];
+        let payload = match tape.u8() & 3 {
+            0 => tape.bytes(40).to_vec(),
+            1 => [&[tape.u8() & 1, 0, 0, hops as u8][..], &tape.array::<8>()].concat(),
+            _ => {
+                let source = tape.u8();
+                let token = tape.array();
+                connect(tape.u8() & 1, tape.u8() & 63, token, source, tape)
+            }
+        };
+        self.hear(member, &message(form, hops, most, &ends, &payload));
+    }
+
+    /// An answer to the last request, in the name of one of the members.
+    fn answer(&mut self, member: u8, tape: &mut Tape<'_>) {
+        let Some(token) = self.request else { return };
+        let source = tape.u8();
+        let payload = connect(1, tape.u8() & 63, token, source, tape);
+        let ends = [address(source), self.ring.address(), address(0)];
+        self.hear(member, &message(1 << 3, 0, 100, &ends, &payload));
+    }
+
+    /// What the host wants of the node.
+    fn own_act(&mut self, member: u8, tape: &mut Tape<'_>) {
+        let (to, now) = (address(member), self.now);
+        match tape.u8() % 7 {
+            0 => self.ring.echo(to, tape.u64(), now),
+            1 => {
+                let len = usize::from(tape.u16());
+                self.ring.carry(to, &vec![9; len], false, now);
+            }
+            2 => self.ring.carry(to, tape.bytes(8), true, now),
+            3 => (0..=tape.u8()).for_each(|_| self.ring.demand(to, now)),
+            4 => self.ring.add_contact(key(member), vec![place(member)], tape.u8() & 1 == 0, now),
+            5 => self.ring.set_endpoints((0..tape.u8()).map(place).collect()),
+            _ => self.ring.leave(),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        while let Some(due) = self.ring.poll_timeout().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            let mut rounds = 0;
+            while self.ring.poll_timeout().is_some_and(|due| due <= self.now) {
+                rounds += 1;
+                assert!(rounds <= ROUNDS_MAX, "it is due again and again");
+                self.ring.handle_timeout(self.now);
+                self.drain(None);
+            }
+        }
+        self.now = end;
+    }
+
+    /// Takes what the node says, because of a member or by itself.
+    fn drain(&mut self, because_of: Option<u8>) {
+        let mut outputs = 0;
+        while let Some(output) = self.ring.poll_output() {
+            outputs += 1;
+            assert!(outputs <= OUTPUTS_MAX, "it goes on and on");
+            match output {
+                Output::Send { to, message } => {
+                    assert_ne!(to, self.ring.address());
+                    self.sent(&message, because_of);
+                }
+                Output::Link { public_key, endpoints } => {
+                    assert_ne!(public_key, key(OWN), "it wants a connection to itself");
+                    assert!(endpoints.len() <= ipop_overlay::ring::ENDPOINTS_MAX);
+                }
+                Output::Unlink { address } => assert_ne!(address, self.ring.address()),
+                Output::Carried { from, .. } | Output::Echoed { from, .. } => {
+                    assert_ne!(from, self.ring.address());
+                }
+            }
+        }
+    }
+
+    fn sent(&mut self, message: &[u8], because_of: Option<u8>) {
+        assert!(message.len() <= MESSAGE_MAX, "{} bytes", message.len());
+        let is_answer = match *message {
+            [2, flags, ..] => flags & 2 != 0,
+            [3 | 5, ..] => false,
+            [4, form, hops_high, hops_low, most_high, most_low, ..] => {
+                let hops = u16::from_be_bytes([hops_high, hops_low]);
+                assert!(hops < u16::from_be_bytes([most_high, most_low]), "it has gone too far");
+                let payload = if form & 0x80 == 0 { 48 } else { 68 };
+                let is_own = message[8..28] == self.ring.address().0;
+                let (kind, answers) = (form >> 3 & 7, message.get(payload).is_some_and(|flags| *flags == 1));
+                if is_own && kind == 1 && !answers {
+                    self.request = message[payload + 4..].first_chunk().copied();
+                }
+                !is_own || kind != 3 && answers
+            }
+            _ => panic!("it sends what is no message: {message:02x?}"),
+        };
+        if is_answer {
+            let member = because_of.expect("an answer to nobody");
+            self.accounts[usize::from(member)].answered += message.len();
+        } else {
+            self.own += message.len();
+        }
+    }
+
+    fn check(&self) {
+        for size in self.ring.sizes() {
+            assert!(size.len <= size.most, "{}: {} of {}", size.table, size.len, size.most);
+        }
+        for Account { granted, answered } in self.accounts {
+            assert!(answered <= granted, "{answered} bytes for {granted}");
+        }
+        let seconds = self.now.since(self.started).as_secs() as usize + 1;
+        let most = self.events * OWN_PER_EVENT + seconds * OWN_PER_SECOND;
+        assert!(self.own <= most, "{} bytes by itself in {seconds} s, {} events", self.own, self.events);
+        let [up, down] = self.ring.nearest();
+        assert!(up.iter().chain(&down).all(|address| self.ring.is_connected(*address)));
+    }
+}
+
+fn place(number: u8) -> SocketAddr {
+    ([192, 0, 2, number], 15_000).into()
+}
+
+fn message(form: u8, hops: u16, most: u16, ends: &[NodeAddress; 3], payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![4, form];
+    [hops, most, payload.len() as u16].iter().for_each(|number| message.extend(number.to_be_bytes()));
+    let ends = if form & 0x80 == 0 { &ends[..2] } else { &ends[..] };
+    ends.iter().for_each(|end| message.extend(end.0));
+    message.extend(payload);
+    message
+}
+
+/// A request or an answer with the key of a member.
+fn connect(flags: u8, role: u8, token: [u8; 8], member: u8, tape: &mut Tape<'_>) -> Vec<u8> {
+    let mut payload = vec![flags, role, 0, 0];
+    payload.extend(token);
+    payload.extend(key(member));
+    let via = tape.u8();
+    payload.push(u8::from(via & 1 != 0));
+    payload.extend(if via & 1 != 0 { address(via).0 } else { [0; 20] });
+    let [endpoints, neighbours] = tape.array::<2>().map(|count| count & 15);
+    payload.extend([endpoints, neighbours]);
+    for number in 0..endpoints {
+        payload.extend([4, 192, 0, 2, number, 0x3a, 0x98]);
+    }
+    for number in 0..neighbours {
+        payload.extend(address(number).0);
+        payload.extend(tape.array::<12>());
+    }
+    payload
+}
