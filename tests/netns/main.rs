@@ -15,6 +15,7 @@
 //! | `coexist` | other programs and traffic on the same devices |
 //! | `reload` | peers that come and go |
 //! | `interop` | WireGuards of others as peers: wireguard-go, boringtun, the kernel's |
+//! | `overlay` | nodes that know one address find each other |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
@@ -34,6 +35,7 @@ mod interop;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
 mod mtu;
+mod overlay;
 mod refuse;
 mod reload;
 mod restart;

@@ -22,6 +22,8 @@ use crate::key::PublicKey;
 /// How often a bootstrap node is asked who it is, at first; half as often each time.
 const ASK: Duration = Duration::from_secs(1);
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// One that has not answered when it is asked this seldom is spoken of.
+const COMPLAIN: Duration = Duration::from_secs(4);
 /// Somebody may take an address that nobody had after so long.
 const ABSENT: Duration = Duration::from_secs(3);
 const ABSENT_MAX: usize = 1024;
@@ -180,7 +182,7 @@ impl Daemon {
                 bootstrap.wait = ASK_MAX;
                 continue;
             }
-            if bootstrap.wait >= ASK_MAX && is_alone {
+            if bootstrap.wait >= COMPLAIN && is_alone && bootstrap.known.is_none() {
                 warn!(bootstrap = %bootstrap.endpoint, "no answer: is it there, and of this network?");
             }
             bootstrap.wait = (bootstrap.wait * 2).min(ASK_MAX);

@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) addresses: Vec<String>,
     pub(crate) listen: Vec<String>,
     pub(crate) interfaces: Option<Vec<String>>,
+    /// Ways into the overlay.
+    pub(crate) bootstrap: Option<Vec<String>>,
     pub(crate) trusted: Vec<String>,
     pub(crate) datapath: BTreeMap<&'static str, String>,
     pub(crate) peers: Vec<Peer>,
@@ -79,6 +81,7 @@ impl Host {
             addresses: vec![format!("10.128.0.{number}/24"), format!("fd00:128::{number}/64")],
             listen: vec!["udp://0.0.0.0:15000".to_owned(), "udp://[::]:15000".to_owned()],
             interfaces: None,
+            bootstrap: None,
             trusted: vec!["10.200.0.0/16".to_owned(), "fd20::/16".to_owned()],
             // What clear links do is tested for itself; `Lab::sealed` takes this back.
             datapath: BTreeMap::from([("security", "clear-if-trusted".to_owned())]),
@@ -343,6 +346,9 @@ impl Config {
         );
         if let Some(interfaces) = &self.interfaces {
             let _ = writeln!(text, "interfaces = {interfaces:?}");
+        }
+        if let Some(bootstrap) = &self.bootstrap {
+            let _ = writeln!(text, "bootstrap = {bootstrap:?}");
         }
         text.push_str("[datapath]\n");
         for (key, value) in &self.datapath {

@@ -1,0 +1,90 @@
+//! Many hosts on one bridge, of which the first is the others' way into the overlay.
+
+use std::time::Duration;
+
+use super::PREFIX;
+use super::daemon::How;
+use super::host::Host;
+use super::namespace::NetNs;
+use super::packet::USER_PORT;
+use super::{wait_for, within};
+
+/// Hosts without peers of their own.
+#[derive(Debug)]
+pub(crate) struct Crowd {
+    pub(crate) hosts: Vec<Host>,
+    _bridge: NetNs,
+    _folder: tempfile::TempDir,
+}
+
+impl Crowd {
+    /// So many hosts, each with its configuration; no daemon yet.
+    pub(crate) fn new(count: u8) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let bridge = NetNs::create(PREFIX);
+        bridge.ip("link add bridge type bridge");
+        bridge.ip("link set bridge up");
+        let hosts = (1..=count).map(|number| {
+            let mut host = Host::new(number, NetNs::create(PREFIX), folder.path());
+            let (device, bridge_name) = (host.device, bridge.name());
+            host.ns.ip(&format!("link add {device} type veth peer name port{number} netns {bridge_name}"));
+            bridge.ip(&format!("link set port{number} master bridge up"));
+            host.connect();
+            let first = format!("udp://10.200.0.1:{USER_PORT}");
+            host.config.bootstrap = Some(if number == 1 { Vec::new() } else { vec![first] });
+            host.config.datapath.insert("security", "sealed".to_owned());
+            host
+        });
+        Self { hosts: hosts.collect(), _bridge: bridge, _folder: folder }
+    }
+
+    /// Starts all daemons.
+    #[track_caller]
+    pub(crate) fn up(mut self) -> Self {
+        self.hosts.iter_mut().for_each(|host| host.start(&How::Plain));
+        self
+    }
+
+    /// Waits until each of these hosts has an answer from each other one.
+    #[track_caller]
+    pub(crate) fn wait_for_all_pairs(&self, hosts: &[usize], patience: Duration) {
+        for from in hosts {
+            for to in hosts.iter().filter(|to| *to != from) {
+                let what = format!("host {} hears host {}", from + 1, to + 1);
+                wait_for(&what, patience, || self.answers(*from, *to).then_some(()));
+            }
+        }
+    }
+
+    /// Whether one echo request of a host is answered by another.
+    pub(crate) fn answers(&self, from: usize, to: usize) -> bool {
+        let to = self.hosts[to].inner_v4.to_string();
+        self.hosts[from].ns.output("ping", &["-n", "-c", "1", "-W", "1", &to]).status.success()
+    }
+
+    /// The path of one host to another while there is traffic.
+    #[track_caller]
+    pub(crate) fn wait_for_path(&self, from: usize, to: usize, path: &str, patience: Duration) {
+        let address = self.hosts[to].inner_v4.to_string();
+        let mut seen = String::new();
+        let found = within(patience, || {
+            self.answers(from, to);
+            let peers = self.hosts[from].ask("/v1/peers");
+            let mut peers = peers.as_array().into_iter().flatten();
+            let peer = peers.find(|peer| peer["virtual_ips"].to_string().contains(&format!("\"{address}\"")));
+            seen = peer.map_or("no peer".to_owned(), |peer| peer["path"].to_string());
+            seen.contains(path).then_some(())
+        });
+        found.unwrap_or_else(|| panic!("host {} to host {}: {seen}, not {path}", from + 1, to + 1));
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut text = String::new();
+            self.hosts.iter().for_each(|host| host.describe(&mut text));
+            eprint!("{text}");
+        }
+    }
+}
