@@ -174,6 +174,8 @@ pub(crate) struct Peer {
     pub(crate) next_hello: Instant,
     /// The ring has found it, or it has called; it is not configured.
     pub(crate) is_found: bool,
+    /// It has said which addresses it has.
+    pub(crate) told_addresses: bool,
     /// It has said that it knows this node's addresses.
     pub(crate) knows_addresses: bool,
     /// It is on the ring, and there is no traffic to it.
@@ -223,6 +225,7 @@ impl Peer {
             unanswered: 0,
             next_hello: now,
             is_found: false,
+            told_addresses: false,
             knows_addresses: false,
             is_idle: false,
             pings: VecDeque::new(),

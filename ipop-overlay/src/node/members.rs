@@ -17,7 +17,7 @@ use crate::time::Instant;
 /// First byte of the message in which a node says which addresses it has:
 ///
 /// ```text
-///  0  type 6 · 1 flags: 1 answer wanted, 2 it answers · 2 how many addresses · 3 zeros, 5 bytes
+///  0  type 6 · 1 flags: 1 answer wanted, 2 knows the other's · 2 how many addresses · 3 zeros, 5 bytes
 ///  8  since UNIX time in seconds u64 · 16 addresses, IPv4 ones mapped into IPv6
 /// ```
 const ADDRESSES: u8 = 6;
@@ -188,7 +188,8 @@ impl Node {
     pub(super) fn is_idle(&self, id: PeerId) -> bool {
         let (Some(ring), Some(address)) = (&self.ring, self.address_of(id)) else { return false };
         let roles = ring.roles(address);
-        !roles.is_empty() && !roles.contains(Roles::DEMAND) && !roles.contains(Roles::MANAGED)
+        let is_settled = self.peer_at(id).is_some_and(|peer| peer.knows_addresses);
+        is_settled && !roles.is_empty() && !roles.contains(Roles::DEMAND) && !roles.contains(Roles::MANAGED)
     }
 
     pub(super) fn ring_timeout(&mut self, now: Instant) {
@@ -241,7 +242,7 @@ impl Node {
         }
     }
 
-    /// Tells a peer which addresses this node has; that answers what it has said, if it wants no answer.
+    /// Tells a peer which addresses this node has, and whether it knows the peer's.
     fn say_addresses(&mut self, id: PeerId, wants_answer: bool) {
         let Some(peer) = self.peer_at(id) else { return };
         if self.ring.is_none() || !peer.has_session() || !(peer.is_found || peer.has_spoken()) {
@@ -250,7 +251,7 @@ impl Node {
         let (addresses, since) = &self.addresses;
         let addresses = addresses.get(..ADDRESSES_MAX).unwrap_or(addresses);
         let mut message = Vec::with_capacity(ADDRESSES_AT + addresses.len() * 16);
-        let flags = if wants_answer { 1 } else { 2 };
+        let flags = u8::from(wants_answer) | u8::from(peer.told_addresses) << 1;
         message.extend([ADDRESSES, flags, addresses.len() as u8, 0, 0, 0, 0, 0]);
         message.extend(since.to_be_bytes());
         for address in addresses {
@@ -266,7 +267,7 @@ impl Node {
     fn hear_addresses(&mut self, id: PeerId, message: &[u8]) -> Result<(), Refusal> {
         let refused = Refusal(Counter::RxBadHello);
         let head = message.bytes::<8>(0).ok_or(refused)?;
-        let [_, flags @ 1..=2, count, 0, 0, 0, 0, 0] = head else { return Err(refused) };
+        let [_, flags @ 0..=3, count, 0, 0, 0, 0, 0] = head else { return Err(refused) };
         let since = message.u64_at(8).ok_or(refused)?;
         if usize::from(count) > ADDRESSES_MAX {
             return Err(refused);
@@ -275,11 +276,14 @@ impl Node {
         let addresses: Option<Vec<[u8; 16]>> = (0..usize::from(count)).map(at).collect();
         let addresses = addresses.ok_or(refused)?;
         let addresses = addresses.into_iter().map(|octets| Ipv6Addr::from(octets).to_canonical()).collect();
-        let knows_ours = flags == 2;
+        let knows_ours = flags & 2 != 0;
         self.outputs.push_back(Output::Addresses { peer: id, addresses, since, knows_ours });
-        if knows_ours {
-            self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = true);
-        } else {
+        if let Some(peer) = self.peer_mut(id) {
+            peer.told_addresses = true;
+            peer.knows_addresses |= knows_ours;
+        }
+        // Where there is nothing to say it in yet, it is said with the first word.
+        if flags & 1 != 0 {
             self.say_addresses(id, false);
         }
         Ok(())
