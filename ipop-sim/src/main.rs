@@ -141,7 +141,7 @@ fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
         table.add_row([name, at(values.len() / 2), at(0), at(values.len() - 1), asked, verdict.to_owned()]);
     }
     println!("\n{}: {} ({} nodes)", scenario.name, scenario.about, first.nodes);
-    println!("{table}");
+    table.lines().for_each(|line| println!("{}", line.trim_end()));
     for run in runs {
         run.broken.iter().for_each(|broken| println!("BROKEN with seed {}: {broken}", run.seed));
         println!(

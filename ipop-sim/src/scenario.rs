@@ -183,7 +183,7 @@ fn ring(world: &mut World, nodes: usize) -> Vec<Figure> {
         Figure::new("hops, mean", reach.mean_hops(), "").at_most(log2 * log2 / shortcuts),
         Figure::new("hops, 99 of 100", f64::from(reach.hops_at(0.99)), ""),
         Figure::new("round trip by direct one, median", reach.median_stretch(), ""),
-        Figure::new("size as estimated by true size, log2", size - log2, "bits"),
+        Figure::new("estimated by true size, log2", size - log2, "bits"),
         Figure::new("connections per node", cost.edges, ""),
         Figure::new("sent per node", cost.kbit_s, "kbit/s").at_most(1.0),
         Figure::new("sent by the busiest", cost.kbit_s_most, "kbit/s"),
