@@ -127,7 +127,7 @@ impl Ring {
             }
             // First the one next to the place; if it knows nothing, those on both sides.
             let mode = if lookup.tries == 1 { Mode::Nearest } else { Mode::Flanks };
-            if let Some(kept) = self.claims.kept.get(&address) {
+            if let Some(kept) = self.claims.kept.get(&address).filter(|kept| kept.until > now) {
                 let public_key = Some(kept.public_key);
                 self.claims.lookups.remove(&address);
                 self.outputs.push_back(Output::Found { address, public_key });
@@ -237,6 +237,9 @@ impl Ring {
             if older.0 != claim.public_key {
                 return;
             }
+        }
+        if self.claims.kept.len() >= KEPT_MAX {
+            self.claims.kept.retain(|_, kept| kept.until > now);
         }
         let of_one = self.claims.kept.values().filter(|kept| kept.public_key == claim.public_key).count();
         let is_new = !self.claims.kept.contains_key(&address);

@@ -348,7 +348,7 @@ impl Daemon {
             // Before an answer is sent: a peer may use the session as soon as it has the answer.
             self.publish_table();
         }
-        messages.into_iter().for_each(|(to, datagram)| self.send(to, datagram));
+        messages.into_iter().for_each(|(to, datagram)| self.send(to, &datagram));
         is_idle &= !self.drain_node(&mut stale);
         is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
@@ -391,7 +391,7 @@ impl Daemon {
             is_idle = false;
             match output {
                 Output::Say { peer, message } => match self.sealing.seal(peer, &message) {
-                    Ok((to, datagram)) => self.send(to, datagram),
+                    Ok((to, datagram)) => self.send(to, &datagram),
                     Err(counter) => {
                         debug!(peer = self.name_of(peer), counter = counter.name(), "hello not sent");
                         self.counters.add(counter, 1);
@@ -418,10 +418,10 @@ impl Daemon {
     }
 
     /// Sends a datagram the way that its peer is reached.
-    fn send(&mut self, to: Endpoint, datagram: Vec<u8>) {
+    fn send(&mut self, to: Endpoint, datagram: &[u8]) {
         match to {
-            Endpoint::Udp(to) => self.transmit(to, &datagram),
-            Endpoint::Overlay(to) => self.carry(to, &datagram),
+            Endpoint::Udp(to) => self.transmit(to, datagram),
+            Endpoint::Overlay(to) => self.carry(to, datagram),
         }
     }
 

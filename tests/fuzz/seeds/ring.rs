@@ -62,6 +62,12 @@ fn act(member: u8, what: &[u8]) -> Vec<u8> {
 const KIND_CONNECT: u8 = 1 << 3;
 const KIND_ECHO: u8 = 2 << 3;
 const KIND_CARRIED: u8 = 3 << 3;
+const KIND_CLAIM: u8 = 4 << 3;
+
+/// Of what kind, of which address, of whom, since when.
+fn claim(source: u8, kind: u8, last: u8, since: u8) -> Vec<u8> {
+    routed(1, KIND_CLAIM, [1, 10], [source, OWN, 0], &[3, kind, last, source, since])
+}
 
 pub(super) fn runs() -> Inputs {
     let joined = [connect(3), connect(4), connect(5), beat(3, 1, 1), beat(4, 1, 2), beat(5, 1, 8)].concat();
@@ -164,6 +170,27 @@ pub(super) fn runs() -> Inputs {
                 act(3, &[1, 0xff, 0xff]),
                 act(3, &[5, 30]),
                 act(3, &[6]),
+            ]
+            .concat(),
+        ),
+        (
+            "claims",
+            [
+                act(3, &[8, 1, 2]),
+                claim(3, 1, 9, 8),
+                claim(4, 1, 9, 7),
+                claim(5, 1, 9, 9),
+                claim(3, 2, 9, 0),
+                claim(3, 2, 1, 0),
+                claim(3, 2, 77, 0),
+                act(3, &[7, 9]),
+                act(3, &[7, 50]),
+                claim(6, 3, 50, 3),
+                claim(6, 4, 51, 3),
+                claim(6, 5, 1, 3),
+                claim(6, 6, 1, 3),
+                routed(1, KIND_CLAIM, [1, 10], [7, OWN, 0], &[3, 1, 9, 8, 1]),
+                pass(60_000),
             ]
             .concat(),
         ),

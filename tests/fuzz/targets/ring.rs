@@ -10,7 +10,7 @@
 //! told the time.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipop_overlay::ring::{Count, Output, Ring};
@@ -55,6 +55,11 @@ pub(crate) fn reached(input: &[u8]) -> BTreeSet<&'static str> {
 
 fn key(member: u8) -> [u8; 32] {
     [member; 32]
+}
+
+/// An address of the virtual network.
+fn virtual_address(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 128, 0, last).into()
 }
 
 fn address(member: u8) -> NodeAddress {
@@ -193,6 +198,14 @@ impl Run {
         let payload = match tape.u8() & 3 {
             0 => tape.bytes(40).to_vec(),
             1 => [&[tape.u8() & 1, 0, 0, hops as u8][..], &tape.array::<8>()].concat(),
+            3 => {
+                let [kind, last, source, since] = tape.array();
+                let mut claim = vec![kind % 7, 0, 0, 0, 0, 0, 0, 0];
+                claim.extend(Ipv4Addr::new(10, 128, 0, last).to_ipv6_mapped().octets());
+                claim.extend(key(source));
+                claim.extend(u64::from(since).to_be_bytes());
+                claim
+            }
             _ => {
                 let source = tape.u8();
                 let token = tape.array();
@@ -214,7 +227,7 @@ impl Run {
     /// What the host wants of the node.
     fn own_act(&mut self, member: u8, tape: &mut Tape<'_>) {
         let (to, now) = (address(member), self.now);
-        match tape.u8() % 7 {
+        match tape.u8() % 9 {
             0 => self.ring.echo(to, tape.u64(), now),
             1 => {
                 let len = usize::from(tape.u16());
@@ -224,7 +237,9 @@ impl Run {
             3 => (0..=tape.u8()).for_each(|_| self.ring.demand(to, now)),
             4 => self.ring.add_contact(key(member), vec![place(member)], tape.u8() & 1 == 0, now),
             5 => self.ring.set_endpoints((0..tape.u8()).map(place).collect()),
-            _ => self.ring.leave(),
+            6 => self.ring.leave(),
+            7 => self.ring.look_up(virtual_address(tape.u8()), now),
+            _ => self.ring.claim(vec![virtual_address(tape.u8()), virtual_address(tape.u8())], 5, now),
         }
     }
 
@@ -262,6 +277,9 @@ impl Run {
                 Output::Carried { from, .. } | Output::Echoed { from, .. } => {
                     assert_ne!(from, self.ring.address());
                 }
+                // Who claims an address may say anything.
+                Output::Found { .. } => {}
+                Output::Taken { by, .. } => assert_ne!(by, key(OWN), "this node's own claim"),
             }
         }
     }
@@ -276,7 +294,8 @@ impl Run {
                 assert!(hops < u16::from_be_bytes([most_high, most_low]), "it has gone too far");
                 let payload = if form & 0x80 == 0 { 48 } else { 68 };
                 let is_own = message[8..28] == self.ring.address().0;
-                let (kind, answers) = (form >> 3 & 7, message.get(payload).is_some_and(|flags| *flags == 1));
+                let (kind, first) = (form >> 3 & 7, message.get(payload).copied().unwrap_or(0));
+                let answers = if kind == 4 { first >= 3 } else { first == 1 };
                 if is_own && kind == 1 && !answers {
                     self.request = message[payload + 4..].first_chunk().copied();
                 }

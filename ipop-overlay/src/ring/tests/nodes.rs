@@ -1,5 +1,6 @@
 //! Small rings of whole nodes, driven by hand: what one sends the other takes in at once.
 
+use core::net::IpAddr;
 use core::time::Duration;
 use std::boxed::Box;
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use super::super::{Count, Output, Ring};
 use crate::address::NodeAddress;
 use crate::time::Instant;
 
-fn key(index: usize) -> [u8; 32] {
+pub(super) fn key(index: usize) -> [u8; 32] {
     [index as u8 + 1; 32]
 }
 
@@ -33,22 +34,25 @@ fn ring(index: usize, now: Instant) -> Ring {
 }
 
 /// Nodes on a network that loses nothing and takes no time. Whoever is up is reached at once.
-struct Few {
-    now: Instant,
-    nodes: Vec<Option<Ring>>,
+pub(super) struct Few {
+    pub(super) now: Instant,
+    pub(super) nodes: Vec<Option<Ring>>,
     echoed: Vec<(u64, u16)>,
     carried: Vec<(NodeAddress, Vec<u8>)>,
+    /// By whom, which address, and whose it is.
+    pub(super) found: Vec<(usize, IpAddr, Option<[u8; 32]>)>,
+    pub(super) taken: Vec<(usize, IpAddr, [u8; 32])>,
 }
 
 impl Few {
     fn new(count: usize) -> Self {
         let now = Instant::default();
         let nodes = (0..count).map(|index| Some(ring(index, now))).collect();
-        Self { now, nodes, echoed: Vec::new(), carried: Vec::new() }
+        Self { now, nodes, echoed: Vec::new(), carried: Vec::new(), found: Vec::new(), taken: Vec::new() }
     }
 
     /// All know the first.
-    fn joined(count: usize) -> Self {
+    pub(super) fn joined(count: usize) -> Self {
         let mut few = Self::new(count);
         for index in 1..count {
             few.know(index, 0);
@@ -62,7 +66,7 @@ impl Few {
         self.with(index, |ring| ring.add_contact(key(other), vec![([10, 0, 0, 1], 1).into()], true, now));
     }
 
-    fn with<T>(&mut self, index: usize, act: impl FnOnce(&mut Ring) -> T) -> T {
+    pub(super) fn with<T>(&mut self, index: usize, act: impl FnOnce(&mut Ring) -> T) -> T {
         let result = act(self.nodes[index].as_mut().expect("a node that is up"));
         self.settle();
         result
@@ -111,10 +115,12 @@ impl Few {
             Output::Unlink { .. } => {}
             Output::Carried { from, datagram } => self.carried.push((from, datagram)),
             Output::Echoed { token, hops, .. } => self.echoed.push((token, hops)),
+            Output::Found { address, public_key } => self.found.push((index, address, public_key)),
+            Output::Taken { address, by } => self.taken.push((index, address, by)),
         }
     }
 
-    fn run(&mut self, span: Duration) {
+    pub(super) fn run(&mut self, span: Duration) {
         let end = self.now.after(span);
         let due = |few: &Self| few.nodes.iter().flatten().filter_map(Ring::poll_timeout).min();
         while let Some(at) = due(self).filter(|at| *at <= end) {

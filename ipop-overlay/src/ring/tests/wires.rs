@@ -141,7 +141,7 @@ fn a_mode_or_kind_that_there_is_not_is_refused() {
         let len = if form & 0x80 == 0 { ROUTED_LEN } else { ROUTED_VIA_LEN };
         Header::parse(&message[..len]).is_some()
     });
-    assert_eq!(known.count(), 5 * 3 * 4);
+    assert_eq!(known.count(), 5 * 4 * 4);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn routed() -> impl Strategy<Value = Vec<u8>> {
         Just(Mode::Up),
         Just(Mode::Down)
     ];
-    let kind = prop_oneof![Just(Kind::Connect), Just(Kind::Echo), Just(Kind::Carried)];
+    let kind = prop_oneof![Just(Kind::Connect), Just(Kind::Echo), Just(Kind::Carried), Just(Kind::Claim)];
     let payload = prop_oneof![connect(), proptest::collection::vec(any::<u8>(), 0..100)];
     let via = proptest::option::of(address());
     (mode, kind, 0u16..u16::MAX, any::<(u16, bool)>(), address(), address(), via, payload).prop_map(
