@@ -30,11 +30,7 @@ impl NetworkKey {
 
     /// What clear packets to the holder of `own` carry that come from `peer`, both public keys.
     pub fn link_id(&self, own: &[u8; 32], peer: &[u8; 32]) -> LinkId {
-        let Ok(mut mac) = Deriver::new_with_salt_and_personal(&self.0, &[], &[]) else {
-            unreachable!("BLAKE2s takes keys of up to 32 bytes")
-        };
-        Update::update(&mut mac, b"link id");
-        Update::update(&mut mac, own);
+        let mut mac = self.keyed(b"link id", own);
         Update::update(&mut mac, peer);
         first_link_id(&mac.finalize_fixed().into())
     }

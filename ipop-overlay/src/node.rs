@@ -377,7 +377,7 @@ impl Node {
             Command::Goodbye => {
                 self.lease = Duration::ZERO;
                 self.announce(now);
-                self.leave_ring(now);
+                self.leave_ring();
             }
         }
     }

@@ -64,6 +64,12 @@ struct Session {
     is_half: bool,
 }
 
+impl Session {
+    fn new(key: [u8; 32]) -> Self {
+        Self { key, places: Vec::new(), retry_at: None, up: None, initiator: false, is_half: false }
+    }
+}
+
 /// What the sessions want done.
 #[derive(Debug)]
 pub enum Deed {
@@ -86,14 +92,7 @@ impl Sessions {
     }
 
     pub fn link(&mut self, key: [u8; 32], places: Vec<SocketAddr>, now: Instant, deeds: &mut Vec<Deed>) {
-        let session = self.all.entry(NodeAddress::of_key(&key)).or_insert_with(|| Session {
-            key,
-            places: Vec::new(),
-            retry_at: None,
-            up: None,
-            initiator: false,
-            is_half: false,
-        });
+        let session = self.all.entry(NodeAddress::of_key(&key)).or_insert_with(|| Session::new(key));
         if session.up.is_some() {
             deeds.push(Deed::Up(key, session.places.first().copied().unwrap_or_else(unknown)));
             return;
@@ -125,14 +124,7 @@ impl Sessions {
         let own = self.own;
         match packet {
             Packet::Initiation { key } => {
-                let session = self.all.entry(NodeAddress::of_key(&key)).or_insert_with(|| Session {
-                    key,
-                    places: Vec::new(),
-                    retry_at: None,
-                    up: None,
-                    initiator: false,
-                    is_half: true,
-                });
+                let session = self.all.entry(NodeAddress::of_key(&key)).or_insert_with(|| Session::new(key));
                 session.is_half |= session.up.is_none();
                 session.places = vec![from];
                 session.initiator &= session.up.is_some();

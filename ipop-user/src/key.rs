@@ -10,7 +10,6 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blake2::{Blake2s256, Digest};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -134,13 +133,7 @@ impl PublicKey {
 
     /// The overlay address that this key certifies.
     pub fn node_address(&self) -> NodeAddress {
-        let digest = Blake2s256::digest(self.0);
-        let mut bytes = [0; NodeAddress::LEN];
-        for (byte, of_digest) in bytes.iter_mut().zip(digest) {
-            *byte = of_digest;
-        }
-        bytes[NodeAddress::LEN - 1] &= 0xfe;
-        NodeAddress(bytes)
+        NodeAddress(ipop_overlay::NodeAddress::of_key(&self.0))
     }
 }
 
@@ -168,29 +161,17 @@ impl fmt::Debug for PublicKey {
 /// class 0). Text form: `ipop:` and 32 characters of lower-case base32 (RFC 4648, section 6).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NodeAddress([u8; NodeAddress::LEN]);
+pub struct NodeAddress(ipop_overlay::NodeAddress);
 
 impl NodeAddress {
-    /// Length in bytes.
-    pub const LEN: usize = 20;
-
-    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8; 20] {
+        &self.0.0
     }
 }
 
-const ADDRESS_SCHEME: &str = "ipop:";
-const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::from(ADDRESS_SCHEME);
-        for group in self.0.chunks(5) {
-            // 5 bytes are 8 characters of 5 bits; 20 bytes come out even.
-            let bits = group.iter().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
-            text.extend((0..8).rev().map(|place| BASE32[(bits >> (5 * place) & 31) as usize] as char));
-        }
-        f.pad(&text)
+        f.pad(&self.0.to_string())
     }
 }
 
@@ -204,24 +185,7 @@ impl FromStr for NodeAddress {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let digits = text.strip_prefix(ADDRESS_SCHEME).ok_or(KeyError::NotAnAddress)?.as_bytes();
-        if digits.len() != Self::LEN * 8 / 5 {
-            return Err(KeyError::NotAnAddress);
-        }
-        let mut bytes = Vec::with_capacity(Self::LEN);
-        for group in digits.chunks(8) {
-            let mut bits = 0u64;
-            for digit in group {
-                let value = BASE32.iter().position(|known| known == digit).ok_or(KeyError::NotAnAddress)?;
-                bits = bits << 5 | value as u64;
-            }
-            bytes.extend_from_slice(&bits.to_be_bytes()[3..]);
-        }
-        let bytes: [u8; Self::LEN] = bytes.try_into().map_err(|_| KeyError::NotAnAddress)?;
-        if bytes[Self::LEN - 1] & 1 != 0 {
-            return Err(KeyError::NotAnAddress);
-        }
-        Ok(Self(bytes))
+        text.parse().map(Self).map_err(|_| KeyError::NotAnAddress)
     }
 }
 
@@ -274,6 +238,8 @@ fn decode(text: &[u8]) -> Option<Zeroizing<[u8; KEY_LEN]>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use blake2::{Blake2s256, Digest};
 
     use super::*;
 

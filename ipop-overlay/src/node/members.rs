@@ -2,10 +2,10 @@
 //! what the ring wants done.
 
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
-use ipop_common::Counter;
 use ipop_common::cursor::Cursor;
+use ipop_common::{Address, Counter};
 
 use super::{Node, Output, PeerId, Refusal};
 use crate::address::NodeAddress;
@@ -45,18 +45,18 @@ impl Node {
         is_configured: bool,
         now: Instant,
     ) {
-        self.with_ring(now, |ring| ring.add_contact(public_key, places, is_configured, now));
+        self.with_ring(|ring| ring.add_contact(public_key, places, is_configured, now));
     }
 
     /// Where others may reach this node.
-    pub fn set_places(&mut self, places: Vec<SocketAddr>, now: Instant) {
-        self.with_ring(now, |ring| ring.set_endpoints(places));
+    pub fn set_places(&mut self, places: Vec<SocketAddr>) {
+        self.with_ring(|ring| ring.set_endpoints(places));
     }
 
     /// Which addresses of the virtual network this node has, and since when, UNIX time in seconds.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>, since: u64, now: Instant) {
         self.addresses = (addresses.clone(), since);
-        self.with_ring(now, |ring| ring.claim(addresses, since, now));
+        self.with_ring(|ring| ring.claim(addresses, since, now));
         for id in self.ids() {
             self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = false);
             self.say_addresses(id, true);
@@ -65,24 +65,24 @@ impl Node {
 
     /// Looks for the node that has an address; [`Output::Found`] says what came of it.
     pub fn look_up(&mut self, address: IpAddr, now: Instant) {
-        self.with_ring(now, |ring| ring.look_up(address, now));
+        self.with_ring(|ring| ring.look_up(address, now));
     }
 
     /// Sends a WireGuard message to a node over the ring. Says whether there is a ring.
     pub fn carry(&mut self, to: NodeAddress, datagram: &[u8], now: Instant) -> bool {
         let is_traffic = datagram.first() == Some(&ipop_common::wireguard::TYPE_TRANSPORT);
-        self.with_ring(now, |ring| ring.carry(to, datagram, is_traffic, now)).is_some()
+        self.with_ring(|ring| ring.carry(to, datagram, is_traffic, now)).is_some()
     }
 
     /// Asks a node for an echo over the ring; [`Output::Echoed`] has the same `token`.
     pub fn echo(&mut self, to: NodeAddress, token: u64, now: Instant) {
-        self.with_ring(now, |ring| ring.echo(to, token, now));
+        self.with_ring(|ring| ring.echo(to, token, now));
     }
 
     /// Packets have gone to a peer or come from it.
     pub fn traffic(&mut self, id: PeerId, now: Instant) {
         let Some(address) = self.address_of(id) else { return };
-        self.with_ring(now, |ring| ring.demand(address, now));
+        self.with_ring(|ring| ring.demand(address, now));
         if let Some(peer) = self.peer_mut(id)
             && core::mem::take(&mut peer.is_idle)
         {
@@ -99,9 +99,9 @@ impl Node {
         self.peer_at(id).map(|peer| NodeAddress::of_key(&peer.public_key))
     }
 
-    fn with_ring<T>(&mut self, now: Instant, act: impl FnOnce(&mut Ring) -> T) -> Option<T> {
+    fn with_ring<T>(&mut self, act: impl FnOnce(&mut Ring) -> T) -> Option<T> {
         let result = act(self.ring.as_mut()?);
-        self.drain_ring(now);
+        self.drain_ring();
         Some(result)
     }
 
@@ -117,7 +117,7 @@ impl Node {
         }
         // What comes in a session shows that there is one, even if nobody has said so yet.
         self.connect_member(id, now);
-        self.with_ring(now, |ring| ring.handle_message(address, message, now));
+        self.with_ring(|ring| ring.handle_message(address, message, now));
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Node {
         if !is_ready || self.ring.as_ref().is_none_or(|ring| ring.is_connected(address)) {
             return;
         }
-        self.with_ring(now, |ring| {
+        self.with_ring(|ring| {
             ring.connected(key, Some(place), now);
             if !is_found {
                 ring.manage(address, true, now);
@@ -172,7 +172,7 @@ impl Node {
     fn disconnect_member(&mut self, id: PeerId, now: Instant) {
         let Some(address) = self.address_of(id) else { return };
         if self.ring.as_ref().is_some_and(|ring| ring.is_connected(address)) {
-            self.with_ring(now, |ring| ring.disconnected(address, now));
+            self.with_ring(|ring| ring.disconnected(address, now));
         }
     }
 
@@ -194,15 +194,15 @@ impl Node {
 
     pub(super) fn ring_timeout(&mut self, now: Instant) {
         if self.ring.as_ref().and_then(Ring::poll_timeout).is_some_and(|at| at <= now) {
-            self.with_ring(now, |ring| ring.handle_timeout(now));
+            self.with_ring(|ring| ring.handle_timeout(now));
         }
     }
 
-    pub(super) fn leave_ring(&mut self, now: Instant) {
-        self.with_ring(now, Ring::leave);
+    pub(super) fn leave_ring(&mut self) {
+        self.with_ring(Ring::leave);
     }
 
-    fn drain_ring(&mut self, now: Instant) {
+    fn drain_ring(&mut self) {
         while let Some(output) = self.ring.as_mut().and_then(Ring::poll_output) {
             let output = match output {
                 ring::Output::Send { to, message } => match self.peer_of_address(to) {
@@ -224,7 +224,6 @@ impl Node {
             };
             self.outputs.push_back(output);
         }
-        let _ = now;
     }
 
     /// The peer that is not needed any more; none where it is configured, or others carry its packets.
@@ -254,13 +253,7 @@ impl Node {
         let flags = u8::from(wants_answer) | u8::from(peer.told_addresses) << 1;
         message.extend([ADDRESSES, flags, addresses.len() as u8, 0, 0, 0, 0, 0]);
         message.extend(since.to_be_bytes());
-        for address in addresses {
-            let mapped = match address {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => *v6,
-            };
-            message.extend(mapped.octets());
-        }
+        addresses.iter().for_each(|address| message.extend(Address::from(*address).to_bytes()));
         self.outputs.push_back(Output::Say { peer: id, message });
     }
 
@@ -275,7 +268,7 @@ impl Node {
         let at = |index: usize| message.bytes::<16>(ADDRESSES_AT + index * 16);
         let addresses: Option<Vec<[u8; 16]>> = (0..usize::from(count)).map(at).collect();
         let addresses = addresses.ok_or(refused)?;
-        let addresses = addresses.into_iter().map(|octets| Ipv6Addr::from(octets).to_canonical()).collect();
+        let addresses = addresses.into_iter().map(|octets| Address::from_bytes(octets).to_ip()).collect();
         let knows_ours = flags & 2 != 0;
         self.outputs.push_back(Output::Addresses { peer: id, addresses, since, knows_ours });
         if let Some(peer) = self.peer_mut(id) {

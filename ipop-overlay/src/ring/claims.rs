@@ -6,10 +6,11 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::IpAddr;
 use core::time::Duration;
 
 use blake2::{Blake2s256, Digest};
+use ipop_common::Address;
 
 use super::counts::Count;
 use super::wire::{Claim, ClaimKind, Header, Kind, Mode};
@@ -62,19 +63,8 @@ struct Lookup {
 fn place(address: IpAddr) -> NodeAddress {
     let mut hash = Blake2s256::new();
     Digest::update(&mut hash, b"ipop address v1");
-    Digest::update(&mut hash, octets(address));
+    Digest::update(&mut hash, Address::from(address).to_bytes());
     NodeAddress::of_key(&hash.finalize().into())
-}
-
-pub(super) fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-pub(super) fn address(octets: [u8; 16]) -> IpAddr {
-    Ipv6Addr::from(octets).to_canonical()
 }
 
 impl Ring {
@@ -158,8 +148,12 @@ impl Ring {
     }
 
     fn send_claim(&mut self, kind: ClaimKind, mode: Mode, address: IpAddr, now: Instant) {
-        let claim =
-            Claim { kind, address: octets(address), public_key: self.public_key, since: self.claims.since };
+        let claim = Claim {
+            kind,
+            address: Address::from(address).to_bytes(),
+            public_key: self.public_key,
+            since: self.claims.since,
+        };
         let header = self.header(mode, Kind::Claim, place(address));
         self.originate(header, None, &claim.to_bytes(), None, now);
     }
@@ -169,7 +163,7 @@ impl Ring {
             self.counts.add(Count::BadMessage);
             return;
         };
-        let address = address(claim.address);
+        let address = Address::from_bytes(claim.address).to_ip();
         match claim.kind {
             ClaimKind::Make => self.keep(from, header.source, &claim, now),
             ClaimKind::Ask => {
@@ -213,7 +207,7 @@ impl Ring {
             self.counts.add(Count::KeyMismatch);
             return;
         }
-        let address = address(claim.address);
+        let address = Address::from_bytes(claim.address).to_ip();
         if let Some(kept) = self.claims.kept.get(&address)
             && kept.public_key != claim.public_key
             && kept.until > now

@@ -132,10 +132,9 @@ impl Ring {
             header.hops_max = NEAR_PER_SIDE as u16;
         }
         let is_on_ring = self.table.structured().next().is_some();
-        let way_in = || self.table.iter().max_by_key(|(_, edge)| edge.since).map(|(address, _)| address);
         // Who is not on the ring is found by its way in; who is may be found there sooner.
         let by = request.by.filter(|by| self.table.contains(*by));
-        let by = if is_on_ring { by } else { by.or_else(way_in) };
+        let by = if is_on_ring { by } else { by.or_else(|| self.table.way_in()) };
         let connect = Connect {
             answers: false,
             role: match request.purpose {

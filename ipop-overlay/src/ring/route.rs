@@ -55,7 +55,7 @@ fn way_in(table: &Table, from: Option<NodeAddress>) -> Option<NodeAddress> {
     if from.is_some() || table.structured().next().is_some() {
         return None;
     }
-    table.iter().max_by_key(|(_, edge)| edge.since).map(|(address, _)| address)
+    table.way_in()
 }
 
 fn exact(table: &Table, from: Option<NodeAddress>, header: &Header) -> Decision {

@@ -54,6 +54,11 @@ impl Table {
         self.iter().filter(|(_, edge)| edge.is_structured()).map(|(address, _)| address)
     }
 
+    /// The youngest connection: by it goes what a node sends that is not on the ring.
+    pub(super) fn way_in(&self) -> Option<NodeAddress> {
+        self.iter().max_by_key(|(_, edge)| edge.since).map(|(address, _)| address)
+    }
+
     /// The nearest on the ring, of those going up and of those going down.
     pub(super) fn nearest(&self) -> [Vec<NodeAddress>; 2] {
         let own = self.own;

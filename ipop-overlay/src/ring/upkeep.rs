@@ -297,8 +297,7 @@ impl Ring {
         let [up, down] = self.table.nearest();
         if up.is_empty() {
             self.upkeep.near_at = now.after(Duration::from_secs(1));
-            let leaf = self.table.iter().max_by_key(|(_, edge)| edge.since).map(|(address, _)| address);
-            if let Some(leaf) = leaf
+            if let Some(leaf) = self.table.way_in()
                 && !self.is_looking_for(Roles::NEAR)
             {
                 self.join(leaf, now);

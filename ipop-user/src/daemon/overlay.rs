@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -147,7 +146,7 @@ impl Daemon {
                 }
             }
         }
-        self.node.set_places(places, clock::now());
+        self.node.set_places(places);
     }
 
     fn listens_at(&self, address: IpAddr) -> bool {
