@@ -168,6 +168,9 @@ impl Daemon {
 
     /// Asks the bootstrap nodes who they are, while this node is connected to nobody.
     pub(super) fn ask_bootstraps(&mut self, now: Instant) {
+        if self.overlay.as_ref().and_then(Overlay::next_deadline).is_none_or(|at| at > now) {
+            return;
+        }
         let is_alone = self.node.ring().is_none_or(|ring| ring.edges().next().is_none());
         let Some(overlay) = &mut self.overlay else { return };
         let question = Introduction::Asks { nonce: overlay.nonce }.to_bytes(&overlay.key);
