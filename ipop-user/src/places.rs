@@ -46,8 +46,8 @@ impl Places {
     }
 
     /// The sessions that are there now, by their local indices.
-    pub fn sessions(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..PLACES).filter_map(|place| self.of(place).local())
+    pub fn sessions(&self) -> Vec<u32> {
+        self.sessions.find(Session::local)
     }
 
     /// Which handshake messages reach the daemon, where there are programs, and whether it is under load.

@@ -482,7 +482,7 @@ impl Sealing {
         for local in self.live.keys() {
             self.places.of(*local).vacate();
         }
-        let left: Vec<u32> = self.places.sessions().collect();
+        let left = self.places.sessions();
         if !left.is_empty() {
             warn!(sessions = left.len(), "sessions that nobody knew are erased");
             left.into_iter().for_each(|local| self.places.of(local).vacate());
