@@ -16,7 +16,7 @@ use crate::shared::SharedU64;
 
 /// Bits of a local index that say where the session lies; the rest is random.
 pub const PLACE_BITS: u32 = 13;
-/// Places for sessions: two for each link.
+/// Places for sessions: two for each link; beyond that, those that give way go first.
 pub const PLACES: u32 = 1 << PLACE_BITS;
 
 /// A session may not send past this many messages (WireGuard whitepaper, section 6.1).

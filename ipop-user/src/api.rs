@@ -301,7 +301,7 @@ pub struct Step {
     pub detail: String,
 }
 
-/// Every named counter, by path.
+/// Every named counter, by path. What the ring counts is among the daemon's: `user`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     pub kernel: CounterGroup,
@@ -313,17 +313,20 @@ pub struct Counters {
 #[serde(transparent)]
 pub struct CounterGroup(pub BTreeMap<String, CounterValue>);
 
+impl CounterGroup {
+    pub fn add(&mut self, name: &str, class: Class, help: &str, value: u64) {
+        let value = CounterValue { value, help: help.to_owned(), class: class.name().to_owned() };
+        self.0.insert(name.to_owned(), value);
+    }
+}
+
 impl FromIterator<(Counter, u64)> for CounterGroup {
     fn from_iter<I: IntoIterator<Item = (Counter, u64)>>(values: I) -> Self {
-        let entry = |(counter, value): (Counter, u64)| {
-            let value = CounterValue {
-                value,
-                help: counter.help().to_owned(),
-                class: counter.class().name().to_owned(),
-            };
-            (counter.name().to_owned(), value)
-        };
-        Self(values.into_iter().map(entry).collect())
+        let mut group = Self::default();
+        for (counter, value) in values {
+            group.add(counter.name(), counter.class(), counter.help(), value);
+        }
+        group
     }
 }
 

@@ -1,64 +1,54 @@
 //! What the ring has done and refused, by name.
 
+use ipop_common::counter::Class;
+
 macro_rules! counts {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+    ($($variant:ident, $name:literal, $class:ident, $help:literal;)*) => {
         /// One thing that is counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Count {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $help] $variant,)*
         }
 
         impl Count {
             /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
             /// The name by which operators see it.
             pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            pub const fn class(self) -> Class {
+                match self { $(Self::$variant => Class::$class,)* }
+            }
+
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
             }
         }
     };
 }
 
 counts! {
-    /// Messages of other nodes that were passed on.
-    Forwarded = "overlay_forwarded",
-    /// Routed messages that arrived here.
-    Delivered = "overlay_delivered",
-    /// Messages that cannot be read.
-    BadMessage = "overlay_bad_message",
-    /// Messages of a node with which there is no connection.
-    NoConnection = "overlay_no_connection",
-    /// Datagrams of this node's that are longer than what the ring carries.
-    TooLong = "overlay_too_long",
-    /// Messages that had travelled too far.
-    TooManyHops = "overlay_too_many_hops",
-    /// Messages to a node that is not on the ring.
-    NoSuchNode = "overlay_no_such_node",
-    /// Messages that claim to come from this node.
-    Looped = "overlay_looped",
-    /// Messages not sent on because their sender has caused more than it sent.
-    NoCredit = "overlay_no_credit",
-    /// Requests to connect whose key is not their sender's.
-    KeyMismatch = "overlay_key_mismatch",
-    /// Answers that nobody waits for.
-    Unexpected = "overlay_unexpected_answer",
-    /// Requests that were not answered.
-    NoAnswer = "overlay_no_answer",
-    /// Connections refused or closed because a table was full.
-    Full = "overlay_full",
-    /// Claims of an address that another claims as well.
-    AddressTaken = "overlay_address_taken",
-    /// Connections made.
-    Connected = "overlay_connected",
-    /// Connections given up because the other did not answer any more.
-    Lost = "overlay_lost",
-    /// Connections closed by agreement.
-    Closed = "overlay_closed",
-    /// Connections that could not be made.
-    Unreachable = "overlay_unreachable",
+    Forwarded, "overlay_forwarded", Ok, "messages of other nodes that were passed on";
+    Delivered, "overlay_delivered", Ok, "routed messages that arrived here";
+    BadMessage, "overlay_bad_message", Refused, "messages that cannot be read";
+    NoConnection, "overlay_no_connection", Refused, "messages of a node with which there is no connection";
+    TooLong, "overlay_too_long", Refused, "datagrams of this node's that are longer than what the ring carries";
+    TooManyHops, "overlay_too_many_hops", Refused, "messages that had travelled too far";
+    NoSuchNode, "overlay_no_such_node", Refused, "messages to a node that is not on the ring";
+    Looped, "overlay_looped", Refused, "messages that claim to come from this node";
+    NoCredit, "overlay_no_credit", Dropped, "messages not sent on because their sender has caused more than it sent";
+    KeyMismatch, "overlay_key_mismatch", Refused, "requests to connect whose key is not their sender's";
+    Unexpected, "overlay_unexpected_answer", Refused, "answers that nobody waits for";
+    NoAnswer, "overlay_no_answer", Dropped, "requests that were not answered";
+    Full, "overlay_full", Dropped, "connections refused or closed because a table was full";
+    AddressTaken, "overlay_address_taken", Refused, "claims of an address that another claims as well";
+    Connected, "overlay_connected", Ok, "connections made";
+    Lost, "overlay_lost", Dropped, "connections given up because the other did not answer any more";
+    Closed, "overlay_closed", Ok, "connections closed by agreement";
+    Unreachable, "overlay_unreachable", Dropped, "connections that could not be made";
 }
 
 /// How often each was counted.
@@ -74,6 +64,10 @@ impl Default for Counts {
 impl Counts {
     pub fn get(&self, count: Count) -> u64 {
         self.0.get(count as usize).copied().unwrap_or(0)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Count, u64)> {
+        Count::ALL.iter().map(|count| (*count, self.get(*count)))
     }
 
     pub(super) fn add(&mut self, count: Count) {

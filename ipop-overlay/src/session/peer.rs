@@ -214,7 +214,7 @@ impl Peer {
         self.roam(now, source, shared);
         // Before the response goes out: the peer may send as soon as it has it.
         let session = self.install(now, local_index, remote_index, false, keys, shared);
-        let replaced = self.keyring.add_answered(session);
+        let replaced = self.keyring.add_answered(session, now);
         self.erase(replaced, shared);
         self.transmit(now, &[source], &mut response.to_bytes(), shared);
         Ok(())
@@ -239,7 +239,7 @@ impl Peer {
         self.activity.receives(now.at);
         self.roam(now.at, source, shared);
         let session = self.install(now.at, local_index, response.sender, true, keys, shared);
-        let replaced = self.keyring.add_initiated(session);
+        let replaced = self.keyring.add_initiated(session, now.at);
         shared.outputs.push_back(Output::Use { peer: self.id, local_index });
         replaced.into_iter().for_each(|replaced| self.erase(replaced, shared));
         self.complete(now.at);
@@ -410,8 +410,8 @@ impl Peer {
         if let Some(index) = shared.indices.allocate(upper, self.id) {
             return Some(index);
         }
-        let previous = self.keyring.previous.take();
-        self.erase(previous, shared);
+        let spare = self.keyring.spare();
+        self.erase(spare, shared);
         shared.indices.allocate(upper, self.id)
     }
 
@@ -461,7 +461,7 @@ impl Peer {
 
     /// A packet came on a session: if it waited for that, it is used from now on.
     fn confirm(&mut self, now: Instant, local_index: u32, shared: &mut Shared) {
-        let Some((_, replaced)) = self.keyring.confirm(local_index) else { return };
+        let Some((_, replaced)) = self.keyring.confirm(local_index, now) else { return };
         shared.outputs.push_back(Output::Use { peer: self.id, local_index });
         self.erase(replaced, shared);
         self.end_attempt(shared);

@@ -174,7 +174,7 @@ impl Host {
                     let mut taken = self.installed.keys().map(|index| slot(*index));
                     assert!(taken.all(|taken| taken != slot(install.local_index)), "the slot is free");
                     self.installed.insert(install.local_index, Installed::new(&install));
-                    assert!(self.installed.len() <= 4, "three, and one that is about to be erased");
+                    assert!(self.installed.len() <= 6, "five, and one that is about to be erased");
                 }
                 Output::Use { peer, local_index } => {
                     assert_eq!(peer, PEER);

@@ -329,10 +329,11 @@ impl Daemon {
     fn all_counters(&self) -> api::Counters {
         let kernel = self.kernel.path.as_ref().and_then(|path| path.counters().ok());
         let values = kernel.unwrap_or([0; ipop_common::counter::COUNTERS as usize]);
-        api::Counters {
-            kernel: Counter::ALL.iter().copied().zip(values).collect(),
-            user: self.counters.iter().collect(),
+        let mut user: api::CounterGroup = self.counters.iter().collect();
+        for (count, value) in self.node.ring().into_iter().flat_map(|ring| ring.counts().iter()) {
+            user.add(count.name(), count.class(), count.help(), value);
         }
+        api::Counters { kernel: Counter::ALL.iter().copied().zip(values).collect(), user }
     }
 
     /// The questions that decide about a peer's path, in their order.

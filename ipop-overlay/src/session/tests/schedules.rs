@@ -136,7 +136,7 @@ fn assert_sound(world: &World) {
     for host in &world.hosts {
         let view = host.sessions.peer(PEER).unwrap();
         assert_eq!(view.current, host.used, "the data path sends on what the core counts on");
-        assert!(host.installed.len() <= 3);
+        assert!(host.installed.len() <= 5, "three, and two that are about to go");
         let attempt = usize::from(view.handshaking);
         let taken = host.sessions.shared.indices.taken();
         assert!((host.installed.len()..=host.installed.len() + attempt).contains(&taken), "no index is lost");
