@@ -131,6 +131,8 @@ struct Daemon {
     peers: Peers,
     /// What of the peers the data paths do not know yet.
     stale: Stale,
+    /// What the sessions want sent, once the data paths know of them.
+    unsent: Vec<(Endpoint, Vec<u8>)>,
     netlink: Netlink,
     device: VirtualDevice,
     kernel: KernelSlot,
@@ -248,6 +250,8 @@ impl Daemon {
             UserEvent::Authenticated { local, from } => {
                 if let Some(peer) = self.sealing.authenticated(*local, *from) {
                     self.node.handle_command(Command::Alive { peer }, clock::now());
+                    // The next event may be a message of this session, which the node is to know by then.
+                    self.follow_sessions();
                 }
             }
         }
@@ -334,12 +338,8 @@ impl Daemon {
     /// Says whether there was anything to do.
     async fn drain_once(&mut self) -> bool {
         let mut is_idle = true;
+        is_idle &= !self.follow_sessions();
         let mut stale = std::mem::take(&mut self.stale);
-        let mut messages = Vec::new();
-        while let Some(deed) = self.sealing.poll() {
-            is_idle = false;
-            self.carry_out(deed, &mut messages, &mut stale);
-        }
         for peer in std::mem::take(&mut stale.unresolved) {
             self.resolve_one(peer).await;
         }
@@ -348,7 +348,9 @@ impl Daemon {
             // Before an answer is sent: a peer may use the session as soon as it has the answer.
             self.publish_table();
         }
-        messages.into_iter().for_each(|(to, datagram)| self.send(to, &datagram));
+        let unsent = std::mem::take(&mut self.unsent);
+        is_idle &= unsent.is_empty();
+        unsent.into_iter().for_each(|(to, datagram)| self.send(to, &datagram));
         is_idle &= !self.drain_node(&mut stale);
         is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
@@ -360,26 +362,36 @@ impl Daemon {
         !is_idle || !self.stale.is_empty()
     }
 
-    /// Does what a session wants, but for its `messages`.
-    fn carry_out(&mut self, deed: Deed, messages: &mut Vec<(Endpoint, Vec<u8>)>, stale: &mut Stale) {
+    /// Does what the sessions want, but for sending: that is for when the table is published. Says whether
+    /// there was anything.
+    fn follow_sessions(&mut self) -> bool {
+        let mut is_idle = true;
+        while let Some(deed) = self.sealing.poll() {
+            is_idle = false;
+            self.carry_out(deed);
+        }
+        !is_idle
+    }
+
+    fn carry_out(&mut self, deed: Deed) {
         let now = clock::now();
         match deed {
-            Deed::Transmit { to, datagram } => messages.push((to, datagram)),
+            Deed::Transmit { to, datagram } => self.unsent.push((to, datagram)),
             Deed::Cookies(key) => self.cookies.store(Some(Arc::new(key))),
             Deed::Changed(peer) => {
                 let local_index = self.sealing.current(peer).map(|session| session.local());
                 debug!(peer = self.name_of(peer), ?local_index, "sessions changed");
                 self.node.handle_command(Command::Session { peer, local_index }, now);
-                stale.peers.insert(peer);
+                self.stale.peers.insert(peer);
             }
             Deed::Roamed { peer, to } => {
                 info!(peer = self.name_of(peer), endpoint = %to, "peer answers from here");
                 self.node.handle_command(Command::Endpoint { peer, endpoint: Some(to) }, now);
-                stale.elsewhere(peer);
+                self.stale.elsewhere(peer);
             }
             Deed::Failed(peer) => {
                 info!(peer = self.name_of(peer), "no answer to handshakes");
-                stale.peers.insert(peer);
+                self.stale.peers.insert(peer);
             }
         }
     }

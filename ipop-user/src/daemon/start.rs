@@ -120,6 +120,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         sealing,
         peers,
         stale: Stale::default(),
+        unsent: Vec::new(),
         underlays: Underlays::new(XdpPlan::decide(config.datapath.xdp, merges)),
         config,
         netlink,

@@ -21,6 +21,7 @@ impl Crowd {
     /// So many hosts, each with its configuration; no daemon yet.
     pub(crate) fn new(count: u8) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        allow_neighbours(4 * usize::from(count) * usize::from(count));
         let bridge = NetNs::create(PREFIX);
         bridge.ip("link add bridge type bridge");
         bridge.ip("link set bridge up");
@@ -76,6 +77,19 @@ impl Crowd {
             seen.contains(path).then_some(())
         });
         found.unwrap_or_else(|| panic!("host {} to host {}: {seen}, not {path}", from + 1, to + 1));
+    }
+}
+
+/// Lets the kernel know the MAC addresses of so many neighbours. All namespaces share one limit, 1024 by
+/// default: past it the first packet to each is lost ("neighbor table overflow").
+fn allow_neighbours(count: usize) {
+    for limit in ["gc_thresh1", "gc_thresh2", "gc_thresh3"] {
+        let file = format!("/proc/sys/net/ipv4/neigh/default/{limit}");
+        let now: usize =
+            std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).expect("a limit");
+        if now < count {
+            std::fs::write(&file, count.to_string()).unwrap_or_else(|error| panic!("{file}: {error}"));
+        }
     }
 }
 
