@@ -158,8 +158,7 @@ impl Edge {
     }
 
     fn silence(&self) -> Duration {
-        let silence =
-            if self.is_near() || self.mine.contains(Roles::BYPASS) { SILENCE_NEAR } else { SILENCE };
+        let silence = if self.is_near() { SILENCE_NEAR } else { SILENCE };
         if self.patience { silence + silence / 8 } else { silence }
     }
 
