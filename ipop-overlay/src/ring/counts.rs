@@ -1,11 +1,13 @@
 //! What the ring has done and refused, by name.
 
+use ipop_common::counter::Class;
+
 macro_rules! counts {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $text:literal,)*) => {
         /// One thing that is counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Count {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $doc] $name,)*
         }
 
         impl Count {
@@ -16,6 +18,13 @@ macro_rules! counts {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
+                }
+            }
+
+            /// What happened.
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Self::$name => $doc.trim_ascii(),)*
                 }
             }
         }
@@ -45,6 +54,8 @@ counts! {
     KeyMismatch = "overlay_key_mismatch",
     /// Answers that nobody waits for.
     Unexpected = "overlay_unexpected_answer",
+    /// Answers in the name of another node than the one that was asked.
+    FalseAnswer = "overlay_false_answer",
     /// Requests that were not answered.
     NoAnswer = "overlay_no_answer",
     /// Connections refused or closed because a table was full.
@@ -59,6 +70,16 @@ counts! {
     Closed = "overlay_closed",
     /// Connections that could not be made.
     Unreachable = "overlay_unreachable",
+}
+
+impl Count {
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Forwarded | Self::Delivered | Self::Connected | Self::Closed => Class::Ok,
+            Self::NoAnswer | Self::Lost | Self::Unreachable => Class::Dropped,
+            _ => Class::Refused,
+        }
+    }
 }
 
 /// How often each was counted.
