@@ -51,7 +51,7 @@ async fn ask_all(client: &Client, rate: u32, walk: &mut Walk) -> Result<(), Fail
     let mut running: JoinSet<Answer> = JoinSet::new();
     let mut pace = interval(Duration::from_secs(1) / rate.max(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    while !(walk.queue.is_empty() && running.is_empty()) {
         tokio::select! {
             () = interrupt.wait() => {
                 walk.is_cut_short = true;
@@ -74,9 +74,9 @@ async fn ask_all(client: &Client, rate: u32, walk: &mut Walk) -> Result<(), Fail
                     });
                 }
             }
-            else => return Ok(()),
         }
     }
+    Ok(())
 }
 
 /// What is known so far.

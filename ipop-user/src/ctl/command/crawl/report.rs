@@ -117,12 +117,12 @@ pub(super) fn render(crawl: &Crawl, width: u16) -> String {
     let headings = [
         ("address", Align::Left),
         ("name", Align::Left),
-        ("successor", Align::Left),
-        ("predecessor", Align::Left),
+        ("left", Align::Left),
+        ("right", Align::Left),
         ("near", Align::Right),
         ("far", Align::Right),
-        ("bypass", Align::Right),
-        ("demand", Align::Right),
+        ("byp.", Align::Right),
+        ("dem.", Align::Right),
         ("leaf", Align::Right),
         ("rtt", Align::Right),
     ];
@@ -131,8 +131,8 @@ pub(super) fn render(crawl: &Crawl, width: u16) -> String {
         let mut row = vec![
             node.address().short(),
             or_nothing(label, String::clone),
-            or_nothing(node.successor, |address| address.short()),
             or_nothing(node.predecessor, |address| address.short()),
+            or_nothing(node.successor, |address| address.short()),
         ];
         row.extend(["near", "far", "bypass", "on-demand", "leaf"].map(|role| node.count(role).to_string()));
         row.push(or_nothing(node.told.rtt_us, microseconds));
@@ -192,9 +192,9 @@ mod tests {
             assert_eq!(node.successor, Some(order[(at + 1) % 3]));
             assert_eq!(node.predecessor, Some(order[(at + 2) % 3]));
         }
-        let text = render(&crawl, 100);
+        let text = render(&crawl, 80);
         assert!(
-            text.starts_with("ADDRESS   NAME   SUCCESSOR  PREDECESSOR  NEAR  FAR  BYPASS  DEMAND  LEAF"),
+            text.starts_with("ADDRESS   NAME   LEFT      RIGHT     NEAR  FAR  BYP.  DEM.  LEAF"),
             "{text}"
         );
         assert!(text.contains("alpha") && text.contains("180 us"), "{text}");
