@@ -14,7 +14,7 @@ use crate::address::NodeAddress;
 use crate::endpoint::Endpoint;
 use crate::keys::NetworkKey;
 use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
-use crate::ring::Ring;
+use crate::ring::{self, Ring};
 use crate::time::{Instant, Reason};
 
 mod members;
@@ -160,6 +160,21 @@ pub enum Output {
         rtt: Duration,
         hops: u16,
     },
+    /// A message that traces the way to a node came to another and ended there.
+    Traced {
+        token: u64,
+        from: NodeAddress,
+        rtt: Duration,
+        hops: u16,
+        end: ring::End,
+    },
+    /// A node has told of its connections.
+    Surveyed {
+        token: u64,
+        from: NodeAddress,
+        rtt: Duration,
+        page: ring::Page,
+    },
     /// What came of looking for an address: the key of the node that claims it, or nobody.
     Found {
         address: IpAddr,
@@ -184,6 +199,8 @@ impl Output {
             Self::Link { .. }
             | Self::Carried { .. }
             | Self::Echoed { .. }
+            | Self::Traced { .. }
+            | Self::Surveyed { .. }
             | Self::Found { .. }
             | Self::Taken { .. } => None,
         }

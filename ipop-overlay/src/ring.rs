@@ -16,6 +16,7 @@
 //! | `contacts` | ways into the network |
 //! | `claims` | who has which address of the virtual network |
 //! | `coordinates` | where nodes are in terms of round trips |
+//! | `probes` | what an operator asks of other nodes |
 //! | `limits`, `counts` | what bounds it, what is counted |
 
 mod claims;
@@ -25,6 +26,7 @@ mod coordinates;
 mod counts;
 mod edge;
 mod limits;
+mod probes;
 mod route;
 mod table;
 #[cfg(test)]
@@ -46,11 +48,13 @@ use contacts::Contacts;
 use coordinates::Vivaldi;
 use edge::{Edge, Smoothed};
 use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
+use probes::Probes;
 use table::Table;
 use upkeep::Upkeep;
-use wire::{Beat, CloseReason, Echo, Header, Kind, Mode, Neighbours, PAYLOAD_MAX};
+use wire::{Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, PAYLOAD_MAX};
 
 pub use counts::{Count, Counts};
+pub use probes::{End, Outlook, Page};
 pub use wire::{Coordinates, ENDPOINTS_MAX, Roles};
 
 /// What is to be done.
@@ -66,6 +70,10 @@ pub enum Output {
     Carried { from: NodeAddress, datagram: Vec<u8> },
     /// An echo came back.
     Echoed { token: u64, from: NodeAddress, rtt: Duration, hops: u16 },
+    /// A message that traces a way came to a node and ended there.
+    Traced { token: u64, from: NodeAddress, rtt: Duration, hops: u16, end: End },
+    /// A node has told of its connections.
+    Surveyed { token: u64, from: NodeAddress, rtt: Duration, page: Page },
     /// What came of a lookup: the key of who claims an address of the virtual network, or nobody.
     Found { address: IpAddr, public_key: Option<[u8; 32]> },
     /// Another claims an address of this node's.
@@ -84,7 +92,7 @@ pub struct Ring {
     contacts: Contacts,
     claims: Claims,
     demands: BTreeMap<NodeAddress, Demand>,
-    echoes: VecDeque<(u64, Instant)>,
+    probes: Probes,
     upkeep: Upkeep,
     vivaldi: Vivaldi,
     /// How long requests take to be answered.
@@ -100,9 +108,6 @@ struct Demand {
     score: u32,
     at: Instant,
 }
-
-/// Echoes that wait for their answer.
-const ECHOES_MAX: usize = 256;
 
 /// A connection as an operator sees it.
 #[derive(Clone, Debug)]
@@ -143,7 +148,7 @@ impl Ring {
             contacts: Contacts::default(),
             claims: Claims::default(),
             demands: BTreeMap::new(),
-            echoes: VecDeque::new(),
+            probes: Probes::default(),
             upkeep: Upkeep::new(now),
             vivaldi: Vivaldi::new(),
             answer_time: Smoothed::default(),
@@ -255,17 +260,6 @@ impl Ring {
         self.originate(header, None, datagram, None, now);
     }
 
-    /// Asks a node for an echo over the ring; its answer has the same `token`.
-    pub fn echo(&mut self, to: NodeAddress, token: u64, now: Instant) {
-        if self.echoes.len() == ECHOES_MAX {
-            self.echoes.pop_front();
-        }
-        self.echoes.push_back((token, now));
-        let echo = Echo { answers: false, hops: 0, token };
-        let header = self.header(Mode::Exact, Kind::Echo, to);
-        self.originate(header, None, &echo.to_bytes(), None, now);
-    }
-
     /// There is traffic to a node: a connection to it is worth having, or keeping.
     pub fn demand(&mut self, to: NodeAddress, now: Instant) {
         if let Some(edge) = self.table.get_mut(to) {
@@ -332,7 +326,7 @@ impl Ring {
             ("requests", self.requests.len(), limits::REQUESTS_MAX),
             ("contacts", self.contacts.len(), limits::CONTACTS_MAX),
             ("demands", self.demands.len(), DEMANDS_MAX),
-            ("echoes", self.echoes.len(), ECHOES_MAX),
+            ("probes", self.probes.len(), Probes::MAX),
         ]
         .into_iter()
         .map(|(table, len, most)| Size { table, len, most })
@@ -445,12 +439,19 @@ impl Ring {
             self.counts.add(Count::Delivered);
             self.deliver(from, &header, payload, now);
         }
-        let Some(next) = decision.next else { return };
+        let Some(next) = decision.next else {
+            if let (Some(_), Some(from)) = (decision.refused, from) {
+                header.hops = header.hops.saturating_add(1);
+                self.trace_ended(from, &header, payload, EchoKind::NoWay, now);
+            }
+            return;
+        };
         header.went_uphill |= decision.uphill;
-        if from.is_some() {
+        if let Some(from) = from {
             header.hops = header.hops.saturating_add(1);
             if header.hops >= header.hops_max {
                 self.counts.add(Count::TooManyHops);
+                self.trace_ended(from, &header, payload, EchoKind::UsedUp, now);
                 return;
             }
             self.counts.add(Count::Forwarded);
@@ -476,32 +477,11 @@ impl Ring {
             Kind::Connect => self.connect_message(from, header, payload, now),
             Kind::Echo => self.echo_message(from, header, payload, now),
             Kind::Claim => self.claim_message(from, header, payload, now),
+            Kind::Survey => self.survey_message(from, header, payload, now),
             Kind::Carried => {
                 let datagram = payload.to_vec();
                 self.outputs.push_back(Output::Carried { from: header.source, datagram });
             }
-        }
-    }
-
-    fn echo_message(&mut self, from: NodeAddress, header: &Header, payload: &[u8], now: Instant) {
-        let Some(echo) = Echo::parse(payload) else {
-            self.counts.add(Count::BadMessage);
-            return;
-        };
-        if !echo.answers {
-            let answer = Echo { answers: true, hops: header.hops.saturating_add(1), token: echo.token };
-            let back = self.header(Mode::Exact, Kind::Echo, header.source);
-            self.originate(back, None, &answer.to_bytes(), Some(from), now);
-            return;
-        }
-        match self.echoes.iter().position(|(token, _)| *token == echo.token) {
-            Some(at) => {
-                let sent = self.echoes.remove(at).map_or(now, |(_, sent)| sent);
-                let (rtt, hops) = (now.since(sent), echo.hops);
-                let echoed = Output::Echoed { token: echo.token, from: header.source, rtt, hops };
-                self.outputs.push_back(echoed);
-            }
-            None => self.counts.add(Count::Unexpected),
         }
     }
 

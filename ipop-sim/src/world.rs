@@ -326,6 +326,7 @@ impl World {
                     }
                     Output::Unlink { address } => host.sessions.unlink(address),
                     Output::Carried { .. } | Output::Found { .. } | Output::Taken { .. } => {}
+                    Output::Traced { .. } | Output::Surveyed { .. } => {}
                     Output::Echoed { token, rtt, hops, .. } => self.echoes.push(Echoed { token, rtt, hops }),
                 }
             }

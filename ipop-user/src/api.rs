@@ -8,10 +8,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipop_common::Counter;
 use ipop_common::counter::Class;
+use ipop_overlay::ring::Counts;
 use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::key::{NodeAddress, PublicKey};
+
+mod overlay;
+
+pub use overlay::{
+    Bootstrap, Connections, Coordinates, Hop, HopEnd, Neighbour, NodeRef, Overlay, OverlayState, RingEdge,
+    RingNode, SurveyOrder, TraceOrder,
+};
 
 /// Paths of the resources, relative to the control socket.
 pub mod paths {
@@ -24,6 +32,10 @@ pub mod paths {
     pub const COUNTERS: &str = "/v1/counters";
     /// `POST` a [`super::PingOrder`].
     pub const PING: &str = "/v1/ping";
+    /// `POST` a [`super::TraceOrder`].
+    pub const TRACE: &str = "/v1/traceroute";
+    /// `POST` a [`super::SurveyOrder`].
+    pub const SURVEY: &str = "/v1/survey";
     /// `POST` a [`super::KernelOrder`].
     pub const DATAPATH_KERNEL: &str = "/v1/datapath/kernel";
     /// `POST`, no body.
@@ -38,6 +50,8 @@ pub const PING_COUNT_MAX: u32 = 100;
 pub const PING_INTERVAL_MS_MAX: u64 = 10_000;
 /// How long a probe waits for its answer, in milliseconds. A later answer counts as lost.
 pub const PING_TIMEOUT_MS: u64 = 1_000;
+/// How long the overlay is asked who has a virtual address before that is given up, in milliseconds.
+pub const LOOKUP_TIMEOUT_MS: u64 = 6_000;
 
 /// How packets to a peer travel now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -171,6 +185,13 @@ pub struct Link {
     pub kernel: bool,
     pub path: Path,
     pub security: Security,
+    /// What the link is for in the overlay: `near`, `far`, `bypass`, `leaf`, `on-demand`, `managed`; none where
+    /// it is no connection of the overlay.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// The same, as the other end says.
+    #[serde(default)]
+    pub their_roles: Vec<String>,
     #[serde(flatten)]
     pub traffic: Traffic,
 }
@@ -206,6 +227,9 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     pub peers_total: u32,
     pub peers_direct: u32,
+    /// `null` where the peers are those of the configuration and no others.
+    #[serde(default)]
+    pub overlay: Option<Overlay>,
     /// What an operator should know, a line each.
     pub warnings: Vec<String>,
 }
@@ -301,11 +325,14 @@ pub struct Step {
     pub detail: String,
 }
 
-/// Every named counter, by path. What the ring counts is among the daemon's: `user`.
+/// Every named counter, by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     pub kernel: CounterGroup,
     pub user: CounterGroup,
+    /// Messages and connections of the overlay, not packets; empty where the node takes no part in one.
+    #[serde(default)]
+    pub overlay: CounterGroup,
 }
 
 /// Counters by name.
@@ -314,7 +341,16 @@ pub struct Counters {
 pub struct CounterGroup(pub BTreeMap<String, CounterValue>);
 
 impl CounterGroup {
-    pub fn add(&mut self, name: &str, class: Class, help: &str, value: u64) {
+    /// What the ring has counted.
+    pub fn of_ring(counts: &Counts) -> Self {
+        let mut group = Self::default();
+        for (count, value) in counts.iter() {
+            group.add(count.name(), count.class(), count.help(), value);
+        }
+        group
+    }
+
+    fn add(&mut self, name: &str, class: Class, help: &str, value: u64) {
         let value = CounterValue { value, help: help.to_owned(), class: class.name().to_owned() };
         self.0.insert(name.to_owned(), value);
     }
@@ -349,7 +385,7 @@ impl CounterValue {
     }
 }
 
-/// Measures the round trip of control messages to a peer.
+/// Measures the round trip of control messages to a peer, or of an echo over the overlay to any node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PingOrder {
@@ -359,13 +395,19 @@ pub struct PingOrder {
     pub count: u32,
     /// Between the probes, at most [`PING_INTERVAL_MS_MAX`].
     pub interval_ms: u64,
+    /// Over the overlay, even where there is a direct link.
+    #[serde(default)]
+    pub overlay: bool,
 }
 
 /// What became of a ping order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ping {
-    /// The peer's name.
+    /// The peer's name, or the node's address.
     pub peer: String,
+    /// Whether other nodes carried the probes.
+    #[serde(default)]
+    pub overlay: bool,
     pub count: u32,
     pub results: Vec<Probe>,
     /// `null` if no probe was answered; so are the next two.
@@ -381,22 +423,31 @@ pub struct Probe {
     pub seq: u32,
     /// `null`: lost.
     pub rtt_us: Option<u64>,
+    /// Nodes that it came to over the overlay, with the one that answered; `null` on a direct link.
+    #[serde(default)]
+    pub hops: Option<u16>,
 }
 
 impl Ping {
     /// Sums up the probes sent, in their order. `None`: lost.
     pub fn new(peer: String, rtts_us: &[Option<u64>]) -> Self {
-        let answered: Vec<u64> = rtts_us.iter().flatten().copied().collect();
+        let probes = (1..).zip(rtts_us).map(|(seq, rtt_us)| Probe { seq, rtt_us: *rtt_us, hops: None });
+        Self::of(peer, false, probes.collect())
+    }
+
+    /// Sums up the probes sent.
+    pub fn of(peer: String, overlay: bool, results: Vec<Probe>) -> Self {
+        let answered: Vec<u64> = results.iter().filter_map(|probe| probe.rtt_us).collect();
         let sum_us: u64 = answered.iter().sum();
-        let results = (1..).zip(rtts_us).map(|(seq, rtt_us)| Probe { seq, rtt_us: *rtt_us }).collect();
         Self {
             peer,
-            count: rtts_us.len() as u32,
-            results,
+            overlay,
+            count: results.len() as u32,
             min_us: answered.iter().min().copied(),
             avg_us: sum_us.checked_div(answered.len() as u64),
             max_us: answered.iter().max().copied(),
-            lost: (rtts_us.len() - answered.len()) as u32,
+            lost: (results.len() - answered.len()) as u32,
+            results,
         }
     }
 }
@@ -427,6 +478,8 @@ pub struct Refusal {
 pub enum Selector {
     VirtualIp(IpAddr),
     Address(NodeAddress),
+    /// The beginning of an address, with its `ipop:`.
+    Prefix(String),
     PublicKey(PublicKey),
     Name(String),
 }
@@ -440,6 +493,8 @@ impl Selector {
             Selector::Address(address)
         } else if let Ok(key) = text.parse() {
             Selector::PublicKey(key)
+        } else if text.starts_with("ipop:") && text.len() > "ipop:".len() {
+            Selector::Prefix(text.to_ascii_lowercase())
         } else {
             Selector::Name(text.to_owned())
         }
@@ -450,6 +505,7 @@ impl Selector {
         match self {
             Selector::VirtualIp(ip) => peer.addresses.iter().any(|prefix| prefix.contains(*ip)),
             Selector::Address(address) => peer.public_key.node_address() == *address,
+            Selector::Prefix(text) => peer.public_key.node_address().to_string().starts_with(text),
             Selector::PublicKey(key) => peer.public_key == *key,
             Selector::Name(name) => peer.name == *name,
         }

@@ -167,6 +167,22 @@ impl NodeAddress {
     pub fn as_bytes(&self) -> &[u8; 20] {
         &self.0.0
     }
+
+    /// As the overlay knows it.
+    pub fn on_ring(&self) -> ipop_overlay::NodeAddress {
+        self.0
+    }
+
+    /// Its first characters, by which people tell nodes apart.
+    pub fn short(&self) -> String {
+        self.0.to_string().chars().skip("ipop:".len()).take(8).collect()
+    }
+}
+
+impl From<ipop_overlay::NodeAddress> for NodeAddress {
+    fn from(address: ipop_overlay::NodeAddress) -> Self {
+        Self(address)
+    }
 }
 
 impl fmt::Display for NodeAddress {

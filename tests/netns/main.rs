@@ -16,6 +16,7 @@
 //! | `reload` | peers that come and go |
 //! | `interop` | WireGuards of others as peers: wireguard-go, boringtun, the kernel's |
 //! | `overlay` | nodes that know one address find each other |
+//! | `probes` | what operators ask of the overlay: status, ping, traceroute, crawl |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
@@ -36,6 +37,7 @@ mod interop;
 mod lab;
 mod mtu;
 mod overlay;
+mod probes;
 mod refuse;
 mod reload;
 mod restart;

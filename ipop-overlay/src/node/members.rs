@@ -79,6 +79,16 @@ impl Node {
         self.with_ring(|ring| ring.echo(to, token, now));
     }
 
+    /// Asks who is on the way to a node, so many hops from here; [`Output::Traced`] has the same `token`.
+    pub fn trace(&mut self, to: NodeAddress, token: u64, hops: u16, now: Instant) {
+        self.with_ring(|ring| ring.trace(to, token, hops, now));
+    }
+
+    /// Asks a node for a part of its connections; [`Output::Surveyed`] has the same `token`.
+    pub fn survey(&mut self, of: NodeAddress, token: u64, page: u8, now: Instant) {
+        self.with_ring(|ring| ring.survey(of, token, page, now));
+    }
+
     /// Packets have gone to a peer or come from it.
     pub fn traffic(&mut self, id: PeerId, now: Instant) {
         let Some(address) = self.address_of(id) else { return };
@@ -219,6 +229,12 @@ impl Node {
                 },
                 ring::Output::Carried { from, datagram } => Output::Carried { from, datagram },
                 ring::Output::Echoed { token, from, rtt, hops } => Output::Echoed { token, from, rtt, hops },
+                ring::Output::Traced { token, from, rtt, hops, end } => {
+                    Output::Traced { token, from, rtt, hops, end }
+                }
+                ring::Output::Surveyed { token, from, rtt, page } => {
+                    Output::Surveyed { token, from, rtt, page }
+                }
                 ring::Output::Found { address, public_key } => Output::Found { address, public_key },
                 ring::Output::Taken { address, by } => Output::Taken { address, by },
             };

@@ -126,6 +126,11 @@ impl Ring {
             || self.links.values().any(|linking| linking.role.contains(role))
     }
 
+    /// Whether a node has been asked to connect.
+    pub(super) fn is_asking(&self, address: NodeAddress) -> bool {
+        self.requests.values().any(|request| request.mode == Mode::Exact && request.destination == address)
+    }
+
     fn send_request(&mut self, token: u64, request: &Request, now: Instant) {
         let mut header = self.header(request.mode, Kind::Connect, request.destination);
         if matches!(request.mode, Mode::Up | Mode::Down) {

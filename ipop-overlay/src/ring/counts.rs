@@ -42,6 +42,7 @@ counts! {
     NoCredit, "overlay_no_credit", Dropped, "messages not sent on because their sender has caused more than it sent";
     KeyMismatch, "overlay_key_mismatch", Refused, "requests to connect whose key is not their sender's";
     Unexpected, "overlay_unexpected_answer", Refused, "answers that nobody waits for";
+    FalseAnswer, "overlay_false_answer", Refused, "answers in the name of another node than the one that was asked";
     NoAnswer, "overlay_no_answer", Dropped, "requests that were not answered";
     Full, "overlay_full", Dropped, "connections refused or closed because a table was full";
     AddressTaken, "overlay_address_taken", Refused, "claims of an address that another claims as well";

@@ -4,6 +4,7 @@
 mod claims;
 mod edges;
 mod nodes;
+mod probes;
 mod routes;
 mod wires;
 

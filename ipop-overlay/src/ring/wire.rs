@@ -24,11 +24,19 @@
 //! (1)         answer is to go by way of a node · 45 that node, or zeros · 65 how many endpoints ·
 //!             66 how many neighbours · then endpoints (family 4 or 6, address, port u16), then
 //!             neighbours (address, coordinates as above)
-//! echo (2)    0 flags: 1 answers · 1 zero · 2 hops that the request took u16 · 4 token u64 · then anything
+//! echo (2)    0 kind: 0 asks, 1 answers, 2 asks wherever it ends, 3 its hops are used up, 4 no way
+//!             further · 1 zero · 2 in an answer, nodes that the request came to u16 · 4 token u64 · then
+//!             anything
 //! carried (3) a WireGuard message
 //! claim (4)   0 kind: 1 makes, 2 asks, 3 known, 4 unknown, 5 taken · 1 zeros, 7 bytes · 8 address, an
 //!             IPv4 one mapped into IPv6 · 24 public key of who has it · 56 since UNIX time in seconds u64
+//! survey (5)  0 kind 0: asks · 1 page · 2 zero u16 · 4 token u64 · 12 zeros, to 732 bytes
+//!             0 kind 1: answers · 1 page · 2 how many connections u16 · 4 token u64 · 12 log2 of the
+//!             network's size u16 · 14 coordinates · 26 how many of them here · 27 zero · 28 for each its
+//!             address, the sender's roles, the other's roles
 //! ```
+
+mod probes;
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,6 +44,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipop_common::wireguard::PADDING;
 
 use crate::address::{ADDRESS_LEN, NodeAddress};
+
+pub(crate) use probes::{Echo, EchoKind, SURVEY_PAGE, Survey, SurveyAnswer, SurveyAsk};
 
 pub(crate) const BEAT: u8 = 2;
 pub(crate) const NEIGHBOURS: u8 = 3;
@@ -167,6 +177,7 @@ pub(crate) enum Kind {
     Echo = 2,
     Carried = 3,
     Claim = 4,
+    Survey = 5,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,13 +202,6 @@ pub(crate) struct Connect {
     pub(crate) answer_via: Option<NodeAddress>,
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) neighbours: Vec<(NodeAddress, Coordinates)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Echo {
-    pub(crate) answers: bool,
-    pub(crate) hops: u16,
-    pub(crate) token: u64,
 }
 
 /// What a claim message is about.
@@ -385,6 +389,7 @@ impl Header {
             2 => Kind::Echo,
             3 => Kind::Carried,
             4 => Kind::Claim,
+            5 => Kind::Survey,
             _ => return None,
         };
         let (went_uphill, has_via) = (form & 0x40 != 0, form & 0x80 != 0);
@@ -467,23 +472,6 @@ impl Connect {
             out.extend(address.0);
             put_coordinates(&mut out, coordinates);
         }
-        out
-    }
-}
-
-impl Echo {
-    pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
-        let mut reader = Reader(payload);
-        let flags = reader.flags(1)?;
-        reader.zeros::<1>()?;
-        Some(Self { answers: flags & 1 != 0, hops: reader.u16()?, token: reader.u64()? })
-    }
-
-    pub(crate) fn to_bytes(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(12);
-        out.extend([u8::from(self.answers), 0]);
-        out.extend(self.hops.to_be_bytes());
-        out.extend(self.token.to_be_bytes());
         out
     }
 }

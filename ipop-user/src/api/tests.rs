@@ -71,11 +71,12 @@ fn counters_are_maps_by_name() {
     let counters = Counters {
         kernel: [(Counter::TxEncapsulated, 9)].into_iter().collect(),
         user: CounterGroup::default(),
+        overlay: CounterGroup::default(),
     };
     assert_eq!(
         serde_json::to_value(&counters).unwrap(),
         json!({ "kernel": { "tx_encapsulated": {
-            "value": 9, "help": Counter::TxEncapsulated.help(), "class": "ok" } }, "user": {} })
+            "value": 9, "help": Counter::TxEncapsulated.help(), "class": "ok" } }, "user": {}, "overlay": {} })
     );
 }
 
@@ -84,7 +85,7 @@ fn a_ping_is_summed_up() {
     let ping = Ping::new("beta".to_owned(), &[Some(10), None, Some(21)]);
     assert_eq!((ping.count, ping.lost), (3, 1));
     assert_eq!((ping.min_us, ping.avg_us, ping.max_us), (Some(10), Some(15), Some(21)));
-    assert_eq!(ping.results[1], Probe { seq: 2, rtt_us: None });
+    assert_eq!(ping.results[1], Probe { seq: 2, rtt_us: None, hops: None });
     let silence = Ping::new("beta".to_owned(), &[None]);
     assert_eq!((silence.lost, silence.avg_us), (1, None));
 }
@@ -102,8 +103,13 @@ fn a_peer_is_found_by_name_address_key_and_virtual_ip() {
     for text in ["beta", "10.128.0.2", "fd00::77", &address, &key().to_string()] {
         assert!(Selector::parse(text).matches(&peer), "{text}");
     }
+    for text in [&address[..6], &address[..20], &address[..20].to_ascii_lowercase()] {
+        assert!(Selector::parse(text).matches(&peer), "{text}");
+    }
     let other = PublicKey::from_bytes([8; 32]);
-    for text in ["Beta", "", "10.128.0.3", &other.node_address().to_string(), &other.to_string()] {
+    for text in
+        ["Beta", "", "ipop:", "ipop:9", "10.128.0.3", &other.node_address().to_string(), &other.to_string()]
+    {
         assert!(!Selector::parse(text).matches(&peer), "{text}");
     }
 }

@@ -8,7 +8,11 @@ use crate::api::{
     Attach, CIPHER, CounterGroup, Counters, Datapath, DeviceKind, Explanation, Interface, IoBackend,
     KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
-use crate::control::Request;
+use crate::api::{
+    Bootstrap, Connections, Coordinates, Hop, HopEnd, Neighbour, NodeRef, Overlay, OverlayState, RingEdge,
+    RingNode,
+};
+use crate::control::{Probe, Request};
 use crate::key::PublicKey;
 
 pub(crate) fn key(byte: u8) -> PublicKey {
@@ -41,7 +45,51 @@ pub(crate) fn status() -> Status {
         interfaces: vec![Interface { name: "p1".to_owned(), attached: vec!["tcx ingress".to_owned()] }],
         peers_total: 2,
         peers_direct: 1,
+        overlay: Some(overlay()),
         warnings: vec!["the clock went backwards".to_owned()],
+    }
+}
+
+/// A node that its configuration names, or not.
+pub(crate) fn node(byte: u8, name: Option<&str>) -> NodeRef {
+    NodeRef { address: key(byte).node_address(), name: name.map(str::to_owned), virtual_ips: Vec::new() }
+}
+
+fn overlay() -> Overlay {
+    let neighbour = |byte, name, rtt_us| Neighbour { node: node(byte, Some(name)), rtt_us };
+    let bootstrap = |endpoint: &str, address| Bootstrap {
+        endpoint: endpoint.to_owned(),
+        answered: address != None,
+        address,
+    };
+    Overlay {
+        state: OverlayState::Joined,
+        reason: "part of a ring of about 3 nodes".to_owned(),
+        nodes_estimate: 3,
+        left: vec![neighbour(3, "gamma", None)],
+        right: vec![neighbour(2, "beta", Some(180)), neighbour(3, "gamma", None)],
+        connections: Connections { total: 2, near: 2, on_demand: 1, ..Connections::default() },
+        coordinates: Coordinates { x_us: 100, y_us: -5, height_us: 20 },
+        bootstrap: vec![
+            bootstrap("alpha.example.org:15000", None),
+            bootstrap("10.200.0.2:15000", Some(key(2).node_address())),
+        ],
+    }
+}
+
+/// Each is connected to both others.
+pub(crate) fn ring_node(byte: u8) -> RingNode {
+    let edge = |other: u8| RingEdge {
+        address: key(other).node_address(),
+        roles: vec!["near".to_owned()],
+        their_roles: vec!["near".to_owned()],
+    };
+    RingNode {
+        node: node(byte, None),
+        rtt_us: None,
+        nodes_estimate: 3,
+        coordinates: Coordinates::default(),
+        connections: (1..=3).filter(|other| *other != byte).map(edge).collect(),
     }
 }
 
@@ -110,6 +158,8 @@ pub(crate) fn links() -> Vec<Link> {
         kernel: true,
         path: Path::DirectKernel,
         security: Security::Sealed,
+        roles: Vec::new(),
+        their_roles: Vec::new(),
         traffic: traffic(),
     }]
 }
@@ -131,7 +181,7 @@ pub(crate) fn counters() -> Counters {
     let group = |step: u64| -> CounterGroup {
         Counter::ALL.iter().map(|counter| (*counter, (*counter as u64 % 3) * step)).collect()
     };
-    Counters { kernel: group(1_000_000), user: group(1) }
+    Counters { kernel: group(1_000_000), user: group(1), overlay: CounterGroup::default() }
 }
 
 pub(crate) fn explanation() -> Explanation {
@@ -168,6 +218,19 @@ fn ping(peer: &str, count: u32) -> Ping {
     Ping::new(peer.to_owned(), &rtts_us)
 }
 
+fn probed(node: Option<Selector>, probe: Probe) {
+    let name = node.as_ref().map_or(Ok("alpha"), chosen);
+    match probe {
+        Probe::Ping { count, reply, .. } => send(reply, name.map(|name| ping(name, count))),
+        Probe::Trace { hop, reply } => {
+            let end = if hop == 2 { HopEnd::Arrived } else { HopEnd::OnTheWay };
+            let hop = |_| Hop { hop, node: Some(self::node(3, Some("gamma"))), rtt_us: Some(90), end };
+            send(reply, name.map(hop));
+        }
+        Probe::Survey { reply } => send(reply, name.map(|_| ring_node(1))),
+    }
+}
+
 /// Answers one request.
 pub(crate) fn answer(request: Request) {
     match request {
@@ -177,9 +240,7 @@ pub(crate) fn answer(request: Request) {
         Request::Routes(reply) => send(reply, routes()),
         Request::Counters(reply) => send(reply, counters()),
         Request::Explain { peer, reply } => send(reply, chosen(&peer).map(|_| explanation())),
-        Request::Ping { peer, count, reply, .. } => {
-            send(reply, chosen(&peer).map(|name| ping(name, count)));
-        }
+        Request::Probe { node, probe } => probed(node, probe),
         Request::SetKernel { on: true, reply } => {
             send(reply, Err("the kernel path is not available: no CAP_BPF".to_owned()));
         }

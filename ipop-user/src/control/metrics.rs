@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 
 use super::Request;
 use super::routes::{Daemon, Failure};
-use crate::api::{Counters, Link, Path, Peer, Status};
+use crate::api::{Counters, Link, OverlayState, Path, Peer, Status};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -44,7 +44,8 @@ impl Collector for Snapshot {
         self.peer_states(&mut encoder)?;
         self.peer_traffic(&mut encoder)?;
         self.link_states(&mut encoder)?;
-        self.verdicts(&mut encoder)
+        self.verdicts(&mut encoder)?;
+        self.overlay(&mut encoder)
     }
 }
 
@@ -139,6 +140,22 @@ impl Snapshot {
                 let labels = [("path", path), ("verdict", verdict), ("class", &counter.class)];
                 count(&mut packets, &labels, counter.value)?;
             }
+        }
+        Ok(())
+    }
+
+    fn overlay(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(overlay) = &self.status.overlay else { return Ok(()) };
+        let is_joined = u32::from(overlay.state == OverlayState::Joined);
+        gauge(encoder, "ipop_overlay_joined", "Whether this node is part of a ring")?
+            .encode_gauge(&is_joined)?;
+        gauge(encoder, "ipop_overlay_nodes", "Nodes of the network, as estimated")?
+            .encode_gauge(&overlay.nodes_estimate)?;
+        gauge(encoder, "ipop_overlay_connections", "Connections to other nodes of the ring")?
+            .encode_gauge(&overlay.connections.total)?;
+        let mut events = counter(encoder, "ipop_overlay_events", "What the overlay has counted")?;
+        for (event, counter) in &self.counters.overlay.0 {
+            count(&mut events, &[("event", event), ("class", &counter.class)], counter.value)?;
         }
         Ok(())
     }

@@ -36,13 +36,10 @@ pub enum Request {
         peer: api::Selector,
         reply: Reply<api::Explanation>,
     },
-    /// Sends `count` probes, `interval` apart, and answers when the last is answered or has waited
-    /// for [`api::PING_TIMEOUT_MS`]. Both numbers are within the bounds that `api` gives.
-    Ping {
-        peer: api::Selector,
-        count: u32,
-        interval: Duration,
-        reply: Reply<api::Ping>,
+    /// Asks a node something; `None` is this one.
+    Probe {
+        node: Option<api::Selector>,
+        probe: Probe,
     },
     /// The answer says what was done.
     SetKernel {
@@ -51,6 +48,29 @@ pub enum Request {
     },
     /// The answer says what has changed.
     Reload(Reply<String>),
+}
+
+/// What is asked of a node.
+#[derive(Debug)]
+pub enum Probe {
+    /// Sends `count` probes, `interval` apart, and answers when the last is answered or has waited
+    /// for [`api::PING_TIMEOUT_MS`]. Both numbers are within the bounds that `api` gives.
+    Ping { count: u32, interval: Duration, overlay: bool, reply: Reply<api::Ping> },
+    /// Who is so many hops on the way to it, over the overlay.
+    Trace { hop: u16, reply: Reply<api::Hop> },
+    /// To whom it is connected in the overlay.
+    Survey { reply: Reply<api::RingNode> },
+}
+
+impl Probe {
+    /// Answers with one line: what, and what to do. A client that has gone away wants no answer.
+    pub fn refuse(self, error: String) {
+        match self {
+            Self::Ping { reply, .. } => drop(reply.send(Err(error))),
+            Self::Trace { reply, .. } => drop(reply.send(Err(error))),
+            Self::Survey { reply } => drop(reply.send(Err(error))),
+        }
+    }
 }
 
 /// What the server allows before it gives up. Units last; all are for one connection.
@@ -66,6 +86,8 @@ struct Limits {
     answer: Duration,
     /// For the daemon to carry out an order.
     order: Duration,
+    /// For a node with the most connections that there can be to tell all of them.
+    survey: Duration,
     /// At a time, for each listener.
     connections_max: usize,
 }
@@ -77,6 +99,7 @@ impl Limits {
         header: Duration::from_secs(5),
         answer: Duration::from_secs(5),
         order: Duration::from_secs(30),
+        survey: Duration::from_secs(50),
         connections_max: 64,
     };
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{BODY_LEN_MAX, Limits, Reply, Request, metrics};
+use super::{BODY_LEN_MAX, Limits, Probe, Reply, Request, metrics};
 use crate::api::{self, paths};
 
 /// The daemon, as a handler sees it.
@@ -100,6 +100,8 @@ pub(super) fn control(daemon: Daemon) -> Router {
         .route(paths::EXPLAIN, get(explain))
         .route(paths::COUNTERS, get(counters))
         .route(paths::PING, post(ping))
+        .route(paths::TRACE, post(trace))
+        .route(paths::SURVEY, post(survey))
         .route(paths::DATAPATH_KERNEL, post(set_kernel))
         .route(paths::RELOAD, post(reload))
         .route(paths::METRICS, get(scrape))
@@ -157,7 +159,7 @@ async fn ping(
     State(daemon): State<Daemon>,
     order: Result<Json<api::PingOrder>, JsonRejection>,
 ) -> Answer<api::Ping> {
-    let api::PingOrder { peer, count, interval_ms } = body(order)?;
+    let api::PingOrder { peer, count, interval_ms, overlay } = body(order)?;
     if !(1..=api::PING_COUNT_MAX).contains(&count) || interval_ms > api::PING_INTERVAL_MS_MAX {
         return Err(Failure::Malformed(format!(
             "a ping has a count of 1 to {} and an interval of at most {} ms",
@@ -166,9 +168,34 @@ async fn ping(
         )));
     }
     let interval = Duration::from_millis(interval_ms);
-    let limit = interval * count + Duration::from_millis(api::PING_TIMEOUT_MS) + daemon.limits.answer;
-    let peer = api::Selector::parse(&peer);
-    daemon.order(limit, |reply| Request::Ping { peer, count, interval, reply }).await.map(Json)
+    let answers = Duration::from_millis(api::PING_TIMEOUT_MS + api::LOOKUP_TIMEOUT_MS);
+    let limit = interval * count + answers + daemon.limits.answer;
+    let node = Some(api::Selector::parse(&peer));
+    let probe = |reply| Request::Probe { node, probe: Probe::Ping { count, interval, overlay, reply } };
+    daemon.order(limit, probe).await.map(Json)
+}
+
+async fn trace(
+    State(daemon): State<Daemon>,
+    order: Result<Json<api::TraceOrder>, JsonRejection>,
+) -> Answer<api::Hop> {
+    let api::TraceOrder { node, hop } = body(order)?;
+    if hop == 0 {
+        return Err(Failure::Malformed("hops are counted from 1".to_owned()));
+    }
+    let node = Some(api::Selector::parse(&node));
+    let probe = |reply| Request::Probe { node, probe: Probe::Trace { hop, reply } };
+    daemon.order(daemon.limits.order, probe).await.map(Json)
+}
+
+async fn survey(
+    State(daemon): State<Daemon>,
+    order: Result<Json<api::SurveyOrder>, JsonRejection>,
+) -> Answer<api::RingNode> {
+    let api::SurveyOrder { node } = body(order)?;
+    let node = node.as_deref().map(api::Selector::parse);
+    let probe = |reply| Request::Probe { node, probe: Probe::Survey { reply } };
+    daemon.order(daemon.limits.survey, probe).await.map(Json)
 }
 
 async fn set_kernel(

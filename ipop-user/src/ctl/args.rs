@@ -36,17 +36,21 @@ pub(super) enum Command {
     Status,
     /// Show the peers and the paths to them
     Peers,
-    /// Show the direct links
+    /// Show the direct links, and what they are for in the overlay
     Links,
     /// Show which peer each virtual prefix leads to
     Routes,
     /// Say which path a packet to a peer takes, and why
     Explain {
-        /// Name, virtual IP, node address or public key
+        /// Name, virtual IP, address on the ring or its beginning, or public key
         peer: String,
     },
-    /// Measure the round trip of control messages to a peer
+    /// Measure the round trip to a node
     Ping(Ping),
+    /// Show by way of which nodes the overlay carries a message to a node
+    Traceroute(Traceroute),
+    /// Walk the overlay's ring: who is there, who is connected to whom, and whether all agree
+    Crawl(Crawl),
     /// Show what happened to packets, by path and verdict
     Counters {
         /// Those that are zero as well
@@ -122,14 +126,39 @@ impl fmt::Debug for TokenText {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Ping {
-    /// Name, virtual IP, node address or public key
+    /// Name, virtual IP, address on the ring or its beginning, or public key
     pub(super) node: String,
+    /// Over the overlay, even where there is a direct link
+    #[arg(long)]
+    pub(super) overlay: bool,
     /// How many probes
     #[arg(short = 'c', long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) count: u32,
     /// Seconds between the probes
     #[arg(short = 'i', long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub(super) interval: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Traceroute {
+    /// Name, virtual IP, address on the ring or its beginning, or public key
+    pub(super) node: String,
+    /// The most hops
+    #[arg(short = 'm', long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=255))]
+    pub(super) max_hops: u16,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Crawl {
+    /// Draw the ring into this file
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
+    /// Ask so many nodes at most
+    #[arg(long, value_name = "COUNT", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) nodes: u32,
+    /// Ask so many nodes a second at most
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) rate: u32,
 }
 
 #[derive(Debug, Subcommand)]

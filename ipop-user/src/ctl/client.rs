@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_LEN_MAX: usize = 64 << 20;
 
 /// A control socket and the questions one can ask there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     socket: PathBuf,
 }
@@ -61,6 +61,14 @@ impl Client {
 
     pub(super) async fn ping(&self, order: &api::PingOrder) -> Answer<api::Ping> {
         self.post(paths::PING, order).await
+    }
+
+    pub(super) async fn trace(&self, order: &api::TraceOrder) -> Answer<api::Hop> {
+        self.post(paths::TRACE, order).await
+    }
+
+    pub(super) async fn survey(&self, order: &api::SurveyOrder) -> Answer<api::RingNode> {
+        self.post(paths::SURVEY, order).await
     }
 
     pub(super) async fn set_kernel(&self, on: bool) -> Answer<api::Done> {

@@ -67,6 +67,8 @@ async fn dispatch(command: Command, client: &Client, output: &mut Output<'_>) ->
             Ok(output.show(&client.explain(&peer).await?, command::explain::render)?)
         }
         Command::Ping(ping) => command::ping::run(client, &ping, output).await,
+        Command::Traceroute(trace) => command::traceroute::run(client, &trace, output).await,
+        Command::Crawl(crawl) => command::crawl::run(client, &crawl, output).await,
         Command::Counters { all } => Ok(output
             .show(&client.counters().await?, |counters, w| command::counters::render(counters, all, w))?),
         Command::Top { samples } => command::top::run(client, samples, output).await,

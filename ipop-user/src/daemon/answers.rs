@@ -33,20 +33,22 @@ impl Daemon {
                     self.explain(peer).ok_or_else(|| format!("peer {} has no state", peer.config.name))
                 })));
             }
-            Request::Ping { peer, count, interval, reply } => match self.find(&peer) {
-                Ok(peer) => {
-                    let target = (peer.id, peer.config.name.clone());
-                    self.pings.order(target, count, interval, clock::now(), reply);
-                }
-                Err(error) => drop(reply.send(Err(error))),
-            },
+            Request::Probe { node, probe } => self.probe(node.as_ref(), probe),
             Request::SetKernel { on, reply } => drop(reply.send(self.set_kernel(on))),
             Request::Reload(reply) => drop(reply.send(self.reload().await)),
         }
     }
 
-    fn find(&self, selector: &api::Selector) -> Result<&PeerState, String> {
-        self.peers.values().find(|peer| selector.matches(&peer.config)).ok_or_else(|| {
+    /// The peer that an operator means. The beginning of an address must be that of one alone.
+    pub(super) fn find(&self, selector: &api::Selector) -> Result<&PeerState, String> {
+        let mut matching = self.peers.values().filter(|peer| selector.matches(&peer.config));
+        if let (Some(first), Some(second), api::Selector::Prefix(prefix)) =
+            (matching.clone().next(), matching.clone().nth(1), selector)
+        {
+            let [first, second] = [first, second].map(|peer| peer.config.public_key.node_address());
+            return Err(format!("{prefix} is the beginning of {first} and of {second}; give more of it"));
+        }
+        matching.next().ok_or_else(|| {
             let names: Vec<&str> = self.peers.values().map(|p| p.config.name.as_str()).collect();
             format!(
                 "no such peer: this node has {}",
@@ -159,6 +161,7 @@ impl Daemon {
                 paths.filter(|path| matches!(path, Path::Kernel { .. } | Path::User { .. })).count(),
             )
             .unwrap_or(0),
+            overlay: self.overlay_status(),
             warnings: self.warnings.clone(),
         }
     }
@@ -278,9 +281,7 @@ impl Daemon {
             (Path::User { reason: UserReason::OffThere, .. }, _) => {
                 (api::Path::DirectUser, "the kernel path is off on the peer".to_owned())
             }
-            (Path::Overlay { .. }, _) => {
-                (api::Path::Overlay, "no way by UDP is known: other nodes carry the packets".to_owned())
-            }
+            (Path::Overlay { to, .. }, _) => (api::Path::Overlay, self.why_carried(to)),
             (Path::None(why), _) => (api::Path::None, no_path(why, peer, view.endpoint)),
         }
     }
@@ -293,6 +294,7 @@ impl Daemon {
         let lease = entry.map(|link| link.lease_until_ns.saturating_sub(clock::now().as_nanos()) / 1_000_000);
         let waiting = || reach.map_or(0, |reach| reach.sealed_mtu(self.config.network.mtu));
         let mtu = view.path.mtu().unwrap_or_else(waiting);
+        let [roles, their_roles] = self.roles_of(peer.config.public_key.node_address().on_ring());
         Some(api::Link {
             peer: peer.config.name.clone(),
             link_id: api::link_id(peer.link_id.value()),
@@ -306,6 +308,8 @@ impl Daemon {
             kernel: entry.is_some(),
             path: self.effective(peer, &view).0,
             security: security(&view),
+            roles,
+            their_roles,
             traffic: self.traffic(peer),
         })
     }
@@ -329,11 +333,15 @@ impl Daemon {
     fn all_counters(&self) -> api::Counters {
         let kernel = self.kernel.path.as_ref().and_then(|path| path.counters().ok());
         let values = kernel.unwrap_or([0; ipop_common::counter::COUNTERS as usize]);
-        let mut user: api::CounterGroup = self.counters.iter().collect();
-        for (count, value) in self.node.ring().into_iter().flat_map(|ring| ring.counts().iter()) {
-            user.add(count.name(), count.class(), count.help(), value);
+        api::Counters {
+            kernel: Counter::ALL.iter().copied().zip(values).collect(),
+            user: self.counters.iter().collect(),
+            overlay: self
+                .node
+                .ring()
+                .map(|ring| api::CounterGroup::of_ring(ring.counts()))
+                .unwrap_or_default(),
         }
-        api::Counters { kernel: Counter::ALL.iter().copied().zip(values).collect(), user }
     }
 
     /// The questions that decide about a peer's path, in their order.
@@ -399,7 +407,11 @@ impl Daemon {
             (None, Err(reason)) => Err(reason.clone()),
             (None, Ok(())) => Err("not installed".to_owned()),
         };
-        vec![
+        let mut steps = match view.path {
+            Path::Overlay { to, .. } => self.overlay_steps(to),
+            _ => Vec::new(),
+        };
+        steps.extend([
             step("endpoint known", endpoint.ok_or_else(|| "none configured, none learned".to_owned())),
             step("route", route),
             step("session", session),
@@ -410,7 +422,8 @@ impl Daemon {
             step("kernel path there", there),
             step("next hop's MAC", neighbour),
             step("entry in the maps", installed),
-        ]
+        ]);
+        steps
     }
 }
 

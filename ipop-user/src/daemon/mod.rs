@@ -13,6 +13,8 @@
 //! | `sealing` | the sessions with the peers |
 //! | `apply` | bringing host, tables and maps to what the core decided |
 //! | `answers` | what the control socket asks |
+//! | `ring` | this node's part in the overlay, as an operator sees it |
+//! | `probes` | what an operator asks of other nodes |
 //! | `pings` | round trips that an operator asked for |
 //! | `predecessor` | what a killed daemon still holds |
 //! | `clock` | time |
@@ -26,6 +28,8 @@ mod overlay;
 mod peers;
 mod pings;
 mod predecessor;
+mod probes;
+mod ring;
 mod sealing;
 mod start;
 mod underlays;
@@ -58,6 +62,7 @@ use device::VirtualDevice;
 use overlay::Overlay;
 use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
+use probes::Probes;
 use sealing::{Deed, Sealing};
 use underlays::Underlays;
 
@@ -146,6 +151,7 @@ struct Daemon {
     /// `None` where the peers are those of the configuration and no others.
     overlay: Option<Overlay>,
     pings: Pings,
+    probes: Probes,
     warnings: Vec<String>,
     started: Instant,
     next_renewal: Instant,
@@ -222,6 +228,7 @@ impl Daemon {
             Some(self.next_renewal),
             self.refresh_at,
             self.pings.next_deadline(),
+            self.probes.next_deadline(),
             self.overlay.as_ref().and_then(Overlay::next_deadline),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
@@ -322,9 +329,8 @@ impl Daemon {
             self.renew();
             self.ask_for_silent(now).await;
         }
-        for (peer, id) in self.pings.due(now) {
-            self.node.handle_command(Command::Ping { peer, id }, now);
-        }
+        self.send_pings(now);
+        self.probes_timeout(now);
         self.ask_bootstraps(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
@@ -414,15 +420,20 @@ impl Daemon {
                     stale.peers.insert(peer);
                     stale.paths = true;
                 }
-                Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt),
+                Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt, None),
                 Output::Addresses { peer, addresses, since, knows_ours } => {
                     self.claimed(peer, &addresses, (since, knows_ours));
                 }
                 Output::Link { public_key, endpoints } => self.call_node(public_key, &endpoints),
                 Output::Unlink { peer } => self.unlink(peer),
                 Output::Carried { from, datagram } => self.carried_in(from, &datagram),
-                Output::Echoed { .. } => {}
-                Output::Found { address, public_key } => self.found(address, public_key),
+                Output::Echoed { token, rtt, hops, .. } => self.pings.answered(token, rtt, Some(hops)),
+                Output::Traced { token, from, rtt, end, .. } => self.traced(token, from, rtt, end),
+                Output::Surveyed { token, rtt, page, .. } => self.surveyed(token, rtt, &page),
+                Output::Found { address, public_key } => {
+                    self.found(address, public_key);
+                    self.owner_found(address, public_key);
+                }
                 Output::Taken { address, by } => self.address_taken(address, &by),
             }
         }

@@ -84,6 +84,11 @@ impl Overlay {
         self.bootstraps.iter().map(|bootstrap| bootstrap.ask_at).min()
     }
 
+    /// What is configured, and who has answered there.
+    pub(super) fn bootstraps(&self) -> impl Iterator<Item = (&config::Endpoint, Option<&PublicKey>)> {
+        self.bootstraps.iter().map(|bootstrap| (&bootstrap.endpoint, bootstrap.known.as_ref()))
+    }
+
     pub(super) fn absent(&self) -> impl Iterator<Item = Address> {
         self.absent.keys().map(|address| Address::from(*address))
     }

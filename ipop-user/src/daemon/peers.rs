@@ -117,6 +117,11 @@ impl PeerState {
         }
     }
 
+    /// Whether the configuration names it: one that was found is called by the beginning of its address.
+    pub(super) fn has_name(&self) -> bool {
+        self.origin == Origin::Configured
+    }
+
     /// The inner prefixes of the peer.
     pub(super) fn prefixes(&self) -> Vec<Prefix> {
         self.config.addresses.iter().map(|p| Prefix::new(p.addr(), p.len())).collect()

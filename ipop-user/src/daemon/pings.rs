@@ -2,19 +2,29 @@
 
 use std::time::Duration;
 
-use ipop_overlay::{Instant, PeerId};
+use ipop_overlay::{Instant, NodeAddress, PeerId};
 
-use crate::api::{PING_TIMEOUT_MS, Ping};
+use super::probes::token;
+use crate::api::{self, PING_TIMEOUT_MS, Ping};
 use crate::control::Reply;
 
+/// Who is asked, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// In the session with a peer.
+    Peer(PeerId),
+    /// Over the overlay.
+    Node(NodeAddress),
+}
+
 struct Order {
-    peer: PeerId,
+    to: To,
     name: String,
     count: usize,
     interval: Duration,
     next: Instant,
-    /// Probes sent: id, and the round trip once answered.
-    sent: Vec<(u64, Option<Duration>)>,
+    /// Probes sent: id, and the round trip once answered, with the hops over the overlay.
+    sent: Vec<(u64, Option<(Duration, Option<u16>)>)>,
     /// When the last probe is given up.
     until: Instant,
     reply: Reply<Ping>,
@@ -22,7 +32,8 @@ struct Order {
 
 impl Order {
     fn finished(&self, now: Instant) -> bool {
-        self.sent.len() == self.count && (self.until <= now || self.sent.iter().all(|(_, rtt)| rtt.is_some()))
+        self.sent.len() == self.count
+            && (self.until <= now || self.sent.iter().all(|(_, answer)| answer.is_some()))
     }
 }
 
@@ -30,51 +41,40 @@ impl Order {
 #[derive(Default)]
 pub(super) struct Pings {
     orders: Vec<Order>,
-    next_id: u64,
 }
 
 impl Pings {
     pub(super) fn order(
         &mut self,
-        peer: (PeerId, String),
+        (to, name): (To, String),
         count: u32,
         interval: Duration,
         now: Instant,
         reply: Reply<Ping>,
     ) {
-        let (peer, name) = peer;
         let count = count as usize;
-        self.orders.push(Order {
-            peer,
-            name,
-            count,
-            interval,
-            next: now,
-            sent: Vec::new(),
-            until: now,
-            reply,
-        });
+        self.orders.push(Order { to, name, count, interval, next: now, sent: Vec::new(), until: now, reply });
     }
 
     /// The probes to send now.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(PeerId, u64)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(To, u64)> {
         let mut probes = Vec::new();
         for order in &mut self.orders {
             if order.next <= now && order.sent.len() < order.count {
-                self.next_id += 1;
-                order.sent.push((self.next_id, None));
+                let id = token();
+                order.sent.push((id, None));
                 order.next = now.after(order.interval);
                 order.until = now.after(Duration::from_millis(PING_TIMEOUT_MS));
-                probes.push((order.peer, self.next_id));
+                probes.push((order.to, id));
             }
         }
         probes
     }
 
-    pub(super) fn answered(&mut self, id: u64, rtt: Duration) {
+    pub(super) fn answered(&mut self, id: u64, rtt: Duration, hops: Option<u16>) {
         let probe = self.orders.iter_mut().flat_map(|o| &mut o.sent).find(|(sent, _)| *sent == id);
         if let Some((_, answer)) = probe {
-            *answer = Some(rtt);
+            *answer = Some((rtt, hops));
         }
     }
 
@@ -83,15 +83,20 @@ impl Pings {
         let (finished, open) = std::mem::take(&mut self.orders).into_iter().partition(|o| o.finished(now));
         self.orders = open;
         for order in Vec::from_iter::<Vec<Order>>(finished) {
-            let rtts: Vec<Option<u64>> = order.sent.iter().map(|(_, rtt)| rtt.map(micros)).collect();
+            let probes = (1..).zip(&order.sent).map(|(seq, (_, answer))| api::Probe {
+                seq,
+                rtt_us: answer.map(|(rtt, _)| micros(rtt)),
+                hops: answer.and_then(|(_, hops)| hops),
+            });
+            let ping = Ping::of(order.name, matches!(order.to, To::Node(_)), probes.collect());
             // A client that has gone away wants no answer.
-            let _ = order.reply.send(Ok(Ping::new(order.name, &rtts)));
+            let _ = order.reply.send(Ok(ping));
         }
     }
 
     /// A peer has gone: nobody waits for its answers any more.
     pub(super) fn forget(&mut self, peer: PeerId) {
-        let (gone, open) = std::mem::take(&mut self.orders).into_iter().partition(|o| o.peer == peer);
+        let (gone, open) = std::mem::take(&mut self.orders).into_iter().partition(|o| o.to == To::Peer(peer));
         self.orders = open;
         for order in Vec::from_iter::<Vec<Order>>(gone) {
             let _ = order.reply.send(Err(format!("{} has left the network", order.name)));

@@ -23,6 +23,7 @@ use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
 use super::predecessor::outlive;
+use super::probes::Probes;
 use super::sealing::{Identity, Partner, Sealing};
 use super::underlays::{Underlays, XdpPlan};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
@@ -133,6 +134,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         sockets: sockets.into_iter().next().unwrap_or_default(),
         overlay,
         pings: Pings::default(),
+        probes: Probes::default(),
         warnings,
         started: now,
         next_renewal: now.after(RENEWAL),

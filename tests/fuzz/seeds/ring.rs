@@ -63,6 +63,13 @@ const KIND_CONNECT: u8 = 1 << 3;
 const KIND_ECHO: u8 = 2 << 3;
 const KIND_CARRIED: u8 = 3 << 3;
 const KIND_CLAIM: u8 = 4 << 3;
+const KIND_SURVEY: u8 = 5 << 3;
+/// Traces a way; its hops are used up; there is no way.
+const TRACE: &[u8] = &[1, 2, 0, 0, 0, 0, 0, 0, 0, 7];
+const TRACE_USED_UP: &[u8] = &[1, 3, 0, 0, 0, 0, 0, 0, 0, 7];
+const TRACE_NO_WAY: &[u8] = &[1, 4, 0, 0, 0, 0, 0, 0, 0, 7];
+const SURVEY: &[u8] = &[4, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+const SURVEY_ANSWER: &[u8] = &[5, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 7];
 
 /// Of what kind, of which address, of whom, since when.
 fn claim(source: u8, kind: u8, last: u8, since: u8) -> Vec<u8> {
@@ -191,6 +198,34 @@ pub(super) fn runs() -> Inputs {
                 claim(6, 6, 1, 3),
                 routed(1, KIND_CLAIM, [1, 10], [7, OWN, 0], &[3, 1, 9, 8, 1]),
                 pass(60_000),
+            ]
+            .concat(),
+        ),
+        (
+            "traced",
+            [
+                &joined[..],
+                &routed(1, KIND_ECHO, [0, 1], [3, 20, 0], TRACE),
+                &routed(1, KIND_ECHO | 0x40, hops, [3, 20, 0], TRACE),
+                &routed(1, KIND_ECHO, hops, to(3), TRACE),
+                &act(3, &[9, 0, 0, 0, 0, 0, 0, 0, 7, 0, 1]),
+                &routed(1, KIND_ECHO, hops, to(4), ECHO_ANSWER),
+                &routed(1, KIND_ECHO, hops, to(4), TRACE_USED_UP),
+                &routed(1, KIND_ECHO, hops, to(4), TRACE_NO_WAY),
+            ]
+            .concat(),
+        ),
+        (
+            "surveyed",
+            [
+                &joined[..],
+                &routed(1, KIND_SURVEY, hops, to(3), SURVEY),
+                &routed(1, KIND_SURVEY | 1, hops, to(3), SURVEY),
+                &routed(1, KIND_SURVEY, hops, [3, 4, 0], SURVEY),
+                &act(3, &[10, 0, 0, 0, 0, 0, 0, 0, 7, 0]),
+                &routed(1, KIND_SURVEY, hops, to(4), SURVEY_ANSWER),
+                &routed(1, KIND_SURVEY, hops, to(3), SURVEY_ANSWER),
+                &routed(1, KIND_SURVEY, hops, to(3), SURVEY_ANSWER),
             ]
             .concat(),
         ),

@@ -35,6 +35,10 @@ const ROUNDS_MAX: usize = 4;
 /// A header, a node by way of which, and the largest payload.
 const MESSAGE_MAX: usize = 68 + 1280 + 64;
 
+/// A question for connections, and how many an answer has.
+const SURVEY_LEN: usize = 732;
+const SURVEY_PAGE: usize = 32;
+
 pub(super) fn run(input: &[u8]) {
     reached(input);
 }
@@ -195,9 +199,9 @@ impl Run {
         let more = if more < 128 { u16::from(more) } else { u16::from(more) << 8 };
         let (hops, most) = (u16::from(hops), u16::from(hops).saturating_add(more));
         let ends = [self.somebody(tape), self.somebody(tape), self.somebody(tape)];
-        let payload = match tape.u8() & 3 {
+        let payload = match tape.u8() % 6 {
             0 => tape.bytes(40).to_vec(),
-            1 => [&[tape.u8() & 1, 0, 0, hops as u8][..], &tape.array::<8>()].concat(),
+            1 => [&[tape.u8() % 6, 0, 0, hops as u8][..], &tape.array::<8>()].concat(),
             3 => {
                 let [kind, last, source, since] = tape.array();
                 let mut claim = vec![kind % 7, 0, 0, 0, 0, 0, 0, 0];
@@ -205,6 +209,21 @@ impl Run {
                 claim.extend(key(source));
                 claim.extend(u64::from(since).to_be_bytes());
                 claim
+            }
+            4 => {
+                let mut ask = [&[0, tape.u8(), 0, 0][..], &tape.array::<8>()].concat();
+                ask.resize(SURVEY_LEN, 0);
+                ask
+            }
+            5 => {
+                let [page, total, count] = tape.array();
+                let mut survey =
+                    [&[1, page, 0, total][..], &tape.array::<8>(), &[1; 14], &[count % 40, 0]].concat();
+                for number in 0..count % 40 {
+                    survey.extend(address(number).0);
+                    survey.extend([number % 70, 1]);
+                }
+                survey
             }
             _ => {
                 let source = tape.u8();
@@ -227,8 +246,10 @@ impl Run {
     /// What the host wants of the node.
     fn own_act(&mut self, member: u8, tape: &mut Tape<'_>) {
         let (to, now) = (address(member), self.now);
-        match tape.u8() % 9 {
+        match tape.u8() % 11 {
             0 => self.ring.echo(to, tape.u64(), now),
+            9 => self.ring.trace(to, tape.u64(), tape.u16(), now),
+            10 => self.ring.survey(to, tape.u64(), tape.u8(), now),
             1 => {
                 let len = usize::from(tape.u16());
                 self.ring.carry(to, &vec![9; len], false, now);
@@ -274,8 +295,12 @@ impl Run {
                     assert!(endpoints.len() <= ipop_overlay::ring::ENDPOINTS_MAX);
                 }
                 Output::Unlink { address } => assert_ne!(address, self.ring.address()),
-                Output::Carried { from, .. } | Output::Echoed { from, .. } => {
+                Output::Carried { from, .. } | Output::Echoed { from, .. } | Output::Traced { from, .. } => {
                     assert_ne!(from, self.ring.address());
+                }
+                Output::Surveyed { from, page, .. } => {
+                    assert_ne!(from, self.ring.address());
+                    assert!(page.connections.len() <= SURVEY_PAGE);
                 }
                 // Who claims an address may say anything.
                 Output::Found { .. } => {}
@@ -295,7 +320,11 @@ impl Run {
                 let payload = if form & 0x80 == 0 { 48 } else { 68 };
                 let is_own = message[8..28] == self.ring.address().0;
                 let (kind, first) = (form >> 3 & 7, message.get(payload).copied().unwrap_or(0));
-                let answers = if kind == 4 { first >= 3 } else { first == 1 };
+                let answers = match kind {
+                    4 => first >= 3,
+                    2 => matches!(first, 1 | 3 | 4),
+                    _ => first == 1,
+                };
                 if is_own && kind == 1 && !answers {
                     self.request = message[payload + 4..].first_chunk().copied();
                 }

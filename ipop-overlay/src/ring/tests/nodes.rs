@@ -8,8 +8,10 @@ use std::vec;
 use std::vec::Vec;
 
 use super::super::limits::{CREDIT, LINKS_MAX, REQUESTS_MAX};
-use super::super::wire::{Beat, CloseReason, Connect, Echo, Header, Kind, Mode, Neighbours, Roles};
-use super::super::{Count, Output, Ring};
+use super::super::wire::{
+    Beat, CloseReason, Connect, Echo, EchoKind, Header, Kind, Mode, Neighbours, Roles, Survey, SurveyAsk,
+};
+use super::super::{Count, End, Output, Page, Ring};
 use crate::address::NodeAddress;
 use crate::time::Instant;
 
@@ -17,7 +19,7 @@ pub(super) fn key(index: usize) -> [u8; 32] {
     [index as u8 + 1; 32]
 }
 
-fn node(index: usize) -> NodeAddress {
+pub(super) fn node(index: usize) -> NodeAddress {
     NodeAddress::of_key(&key(index))
 }
 
@@ -39,6 +41,8 @@ pub(super) struct Few {
     pub(super) nodes: Vec<Option<Ring>>,
     echoed: Vec<(u64, u16)>,
     carried: Vec<(NodeAddress, Vec<u8>)>,
+    pub(super) traced: Vec<(u64, NodeAddress, u16, End)>,
+    pub(super) surveyed: Vec<(u64, NodeAddress, Page)>,
     /// By whom, which address, and whose it is.
     pub(super) found: Vec<(usize, IpAddr, Option<[u8; 32]>)>,
     pub(super) taken: Vec<(usize, IpAddr, [u8; 32])>,
@@ -48,7 +52,16 @@ impl Few {
     fn new(count: usize) -> Self {
         let now = Instant::default();
         let nodes = (0..count).map(|index| Some(ring(index, now))).collect();
-        Self { now, nodes, echoed: Vec::new(), carried: Vec::new(), found: Vec::new(), taken: Vec::new() }
+        Self {
+            now,
+            nodes,
+            echoed: Vec::new(),
+            carried: Vec::new(),
+            traced: Vec::new(),
+            surveyed: Vec::new(),
+            found: Vec::new(),
+            taken: Vec::new(),
+        }
     }
 
     /// All know the first.
@@ -72,11 +85,11 @@ impl Few {
         result
     }
 
-    fn is_connected(&self, a: usize, b: usize) -> bool {
+    pub(super) fn is_connected(&self, a: usize, b: usize) -> bool {
         self.nodes[a].as_ref().is_some_and(|ring| ring.is_connected(node(b)))
     }
 
-    fn index_of(&self, address: NodeAddress) -> Option<usize> {
+    pub(super) fn index_of(&self, address: NodeAddress) -> Option<usize> {
         (0..self.nodes.len()).find(|index| node(*index) == address && self.nodes[*index].is_some())
     }
 
@@ -115,6 +128,8 @@ impl Few {
             Output::Unlink { .. } => {}
             Output::Carried { from, datagram } => self.carried.push((from, datagram)),
             Output::Echoed { token, hops, .. } => self.echoed.push((token, hops)),
+            Output::Traced { token, from, hops, end, .. } => self.traced.push((token, from, hops, end)),
+            Output::Surveyed { token, from, page, .. } => self.surveyed.push((token, from, page)),
             Output::Found { address, public_key } => self.found.push((index, address, public_key)),
             Output::Taken { address, by } => self.taken.push((index, address, by)),
         }
@@ -223,16 +238,16 @@ fn a_configured_way_in_that_leaves_and_comes_back_is_found_again() {
 }
 
 /// A node with honest neighbours and a member that does not keep to the rules.
-struct Victim {
-    ring: Ring,
-    now: Instant,
+pub(super) struct Victim {
+    pub(super) ring: Ring,
+    pub(super) now: Instant,
 }
 
 /// The member's index; those of the neighbours are below.
-const HOSTILE: usize = 5;
+pub(super) const HOSTILE: usize = 5;
 
 impl Victim {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::default();
         let mut victim = Self { ring: ring(0, now), now };
         for index in 1..=HOSTILE {
@@ -243,7 +258,7 @@ impl Victim {
     }
 
     /// The bytes of the answers.
-    fn hear(&mut self, from: usize, message: &[u8]) -> usize {
+    pub(super) fn hear(&mut self, from: usize, message: &[u8]) -> usize {
         self.ring.handle_message(node(from), message, self.now);
         let mut len = 0;
         while let Some(output) = self.ring.poll_output() {
@@ -254,7 +269,7 @@ impl Victim {
         len
     }
 
-    fn count(&self, count: Count) -> u64 {
+    pub(super) fn count(&self, count: Count) -> u64 {
         self.ring.counts().get(count)
     }
 }
@@ -263,7 +278,7 @@ fn beat(roles: Roles) -> Vec<u8> {
     Beat { wants_answer: false, answers: false, roles, stamp: 0, echo: 0, digest: 0 }.to_bytes()
 }
 
-fn header(mode: Mode, kind: Kind, source: NodeAddress, destination: NodeAddress) -> Header {
+pub(super) fn header(mode: Mode, kind: Kind, source: NodeAddress, destination: NodeAddress) -> Header {
     Header { mode, hops: 0, hops_max: 4096, kind, went_uphill: false, source, destination, via: None }
 }
 
@@ -282,12 +297,16 @@ fn request(index: usize) -> Vec<u8> {
 
 #[test]
 fn a_member_has_no_more_sent_than_it_sends_and_is_credited() {
-    let echo = Echo { answers: false, hops: 0, token: 7 }.to_bytes();
+    let echo = Echo { kind: EchoKind::Asks, hops: 0, token: 7 }.to_bytes();
+    let trace = Echo { kind: EchoKind::Traces, hops: 0, token: 7 }.to_bytes();
+    let survey = Survey::Asks(SurveyAsk { page: 0, token: 7 }).to_bytes();
     let ask = Beat { wants_answer: true, answers: false, roles: Roles::NEAR, stamp: 1, echo: 0, digest: 0 };
     for message in [
         // Small, and answered with a list of neighbours.
         request(HOSTILE),
         header(Mode::Exact, Kind::Echo, node(99), node(0)).write(&echo),
+        Header { hops_max: 1, ..header(Mode::Exact, Kind::Echo, node(99), node(98)) }.write(&trace),
+        header(Mode::Exact, Kind::Survey, node(99), node(0)).write(&survey),
         ask.to_bytes(),
     ] {
         let mut victim = Victim::new();

@@ -108,7 +108,7 @@ fn golden_vector_of_a_request_to_connect() {
 
 #[test]
 fn golden_vectors_of_an_echo_and_a_close() {
-    let echo = Echo { answers: true, hops: 5, token: 0x0102_0304_0506_0708 };
+    let echo = Echo { kind: EchoKind::Answers, hops: 5, token: 0x0102_0304_0506_0708 };
     assert_eq!(documented(&echo.to_bytes()), "010000050102030405060708");
     assert_eq!(Echo::parse(&echo.to_bytes()), Some(echo));
     for (reason, text) in [
@@ -119,6 +119,47 @@ fn golden_vectors_of_an_echo_and_a_close() {
         assert_eq!(hex(&reason.to_bytes()), text);
         assert_eq!(CloseReason::parse(&reason.to_bytes()), Some(reason));
     }
+}
+
+#[test]
+fn golden_vectors_of_a_survey() {
+    let ask = Survey::Asks(SurveyAsk { page: 1, token: 0x0102_0304_0506_0708 });
+    assert_eq!(documented(&ask.to_bytes()[..12]), "000100000102030405060708");
+    assert_eq!((ask.to_bytes().len(), &ask.to_bytes()[12..]), (732, &[0; 720][..]));
+    let answer = Survey::Answers(SurveyAnswer {
+        page: 1,
+        total: 33,
+        token: 0x0102_0304_0506_0708,
+        log2_size: 0x0a80,
+        coordinates: at(),
+        connections: vec![(node(0x22), Roles::NEAR.with(Roles::DEMAND), Roles::FAR)],
+    });
+    let head = "0101002101020304050607080a80000003e8fffffffe0000012c0100";
+    assert_eq!(documented(&answer.to_bytes()), String::from(head) + &twenty(0x22) + "1102");
+    assert_eq!(Survey::parse(&answer.to_bytes()), Some(answer));
+}
+
+#[test]
+fn a_question_is_as_long_as_the_longest_answer() {
+    let ask = Survey::Asks(SurveyAsk { page: 0, token: 1 }).to_bytes();
+    for wrong in [&ask[..ask.len() - 1], &[&ask[..], &[0]].concat(), &[&ask[..731], &[1]].concat()] {
+        assert_eq!(Survey::parse(wrong), None);
+    }
+    let connections = vec![(node(0x22), Roles::NONE, Roles::NONE); SURVEY_PAGE + 1];
+    let answer = |connections| SurveyAnswer {
+        page: 0,
+        total: 33,
+        token: 1,
+        log2_size: 0,
+        coordinates: at(),
+        connections,
+    };
+    // No more are written, and no more are read.
+    let mut bytes = Survey::Answers(answer(connections)).to_bytes();
+    assert_eq!(bytes.len(), ask.len());
+    bytes[26] += 1;
+    bytes.extend([0; 22]);
+    assert_eq!(Survey::parse(&bytes), None);
 }
 
 #[test]
@@ -141,7 +182,7 @@ fn a_mode_or_kind_that_there_is_not_is_refused() {
         let len = if form & 0x80 == 0 { ROUTED_LEN } else { ROUTED_VIA_LEN };
         Header::parse(&message[..len]).is_some()
     });
-    assert_eq!(known.count(), 5 * 4 * 4);
+    assert_eq!(known.count(), 5 * 5 * 4);
 }
 
 #[test]
@@ -203,6 +244,17 @@ fn connect() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+fn survey() -> impl Strategy<Value = Vec<u8>> {
+    let ask = any::<(u8, u64)>().prop_map(|(page, token)| Survey::Asks(SurveyAsk { page, token }));
+    let connections = proptest::collection::vec((address(), roles(), roles()), 0..=SURVEY_PAGE);
+    let answer = (any::<(u8, u16, u64, u16)>(), coordinates(), connections).prop_map(
+        |((page, total, token, log2_size), coordinates, connections)| {
+            Survey::Answers(SurveyAnswer { page, total, token, log2_size, coordinates, connections })
+        },
+    );
+    prop_oneof![ask, answer].prop_map(|survey| survey.to_bytes())
+}
+
 fn routed() -> impl Strategy<Value = Vec<u8>> {
     let mode = prop_oneof![
         Just(Mode::Exact),
@@ -211,8 +263,14 @@ fn routed() -> impl Strategy<Value = Vec<u8>> {
         Just(Mode::Up),
         Just(Mode::Down)
     ];
-    let kind = prop_oneof![Just(Kind::Connect), Just(Kind::Echo), Just(Kind::Carried), Just(Kind::Claim)];
-    let payload = prop_oneof![connect(), proptest::collection::vec(any::<u8>(), 0..100)];
+    let kind = prop_oneof![
+        Just(Kind::Connect),
+        Just(Kind::Echo),
+        Just(Kind::Carried),
+        Just(Kind::Claim),
+        Just(Kind::Survey)
+    ];
+    let payload = prop_oneof![connect(), survey(), proptest::collection::vec(any::<u8>(), 0..100)];
     let via = proptest::option::of(address());
     (mode, kind, 0u16..u16::MAX, any::<(u16, bool)>(), address(), address(), via, payload).prop_map(
         |(mode, kind, hops, (more, went_uphill), source, destination, via, payload)| {
@@ -236,6 +294,18 @@ proptest! {
     #[test]
     fn a_connect_is_written_back_as_it_was(payload in connect()) {
         prop_assert_eq!(Connect::parse(&payload).map(|connect| connect.to_bytes()), Some(payload));
+    }
+
+    #[test]
+    fn a_survey_is_written_back_as_it_was(payload in survey()) {
+        prop_assert!(payload.len() <= 732);
+        prop_assert_eq!(Survey::parse(&payload).map(|survey| survey.to_bytes()), Some(payload));
+    }
+
+    #[test]
+    fn a_survey_that_is_cut_off_is_refused(payload in survey(), part in 0.0..1.0f64) {
+        let cut = &payload[..(payload.len() as f64 * part) as usize];
+        prop_assert_eq!(Survey::parse(cut), None);
     }
 
     #[test]
@@ -277,6 +347,9 @@ proptest! {
         }
         if let Some(echo) = Echo::parse(&bytes) {
             prop_assert!(bytes.starts_with(&echo.to_bytes()));
+        }
+        if let Some(survey) = Survey::parse(&bytes) {
+            prop_assert!(bytes.starts_with(&survey.to_bytes()));
         }
     }
 }

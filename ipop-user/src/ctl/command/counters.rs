@@ -18,6 +18,10 @@ struct Row<'a> {
 pub(in crate::ctl) fn render(counters: &Counters, all: bool, width: u16) -> String {
     let mut rows: Vec<(&str, Row<'_>)> = joined(counters).into_iter().collect();
     rows.retain(|(_, row)| all || row.kernel != 0 || row.user != 0);
+    let overlay = overlay(&counters.overlay, all, width);
+    if rows.is_empty() && !overlay.is_empty() {
+        return overlay;
+    }
     if rows.is_empty() {
         return "no packet has been counted yet; --all shows the names\n".to_owned();
     }
@@ -38,6 +42,25 @@ pub(in crate::ctl) fn render(counters: &Counters, all: bool, width: u16) -> Stri
         if with_meaning {
             cells.push(row.meta.help.clone());
         }
+        cells
+    });
+    let packets = table(&headings, cells, width);
+    if overlay.is_empty() { packets } else { format!("{packets}\n{overlay}") }
+}
+
+/// What the overlay has counted: messages and connections.
+fn overlay(group: &CounterGroup, all: bool, width: u16) -> String {
+    let mut rows: Vec<_> = group.0.iter().filter(|(_, counter)| all || counter.value != 0).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    rows.sort_by_key(|(name, counter)| (counter.class_rank(), *name));
+    let with_meaning = width >= WIDTH_WITH_MEANING;
+    let mut headings = vec![("overlay", Align::Left), ("class", Align::Left), ("count", Align::Right)];
+    headings.extend(with_meaning.then_some(("meaning", Align::Left)));
+    let cells = rows.into_iter().map(|(name, counter)| {
+        let mut cells = vec![name.clone(), counter.class.clone(), counter.value.to_string()];
+        cells.extend(with_meaning.then(|| counter.help.clone()));
         cells
     });
     table(&headings, cells, width)
@@ -71,6 +94,7 @@ mod tests {
                 .into_iter()
                 .collect(),
             user: [(Counter::TxEncapsulated, 1), (Counter::RxHello, 5)].into_iter().collect(),
+            overlay: CounterGroup::default(),
         }
     }
 
@@ -85,6 +109,21 @@ rx_unknown_link  refused       3     0
         assert_eq!(render(&counters(), false, 80), expected);
         let all = render(&counters(), true, 80);
         assert!(all.ends_with("tx_no_room       dropped       0     0\n"), "{all}");
+    }
+
+    #[test]
+    fn the_overlay_s_stand_below() {
+        let mut counters = counters();
+        counters.overlay = CounterGroup::of_ring(&ipop_overlay::ring::Counts::default());
+        let forwarded = counters.overlay.0.get_mut("overlay_forwarded").unwrap();
+        forwarded.value = 7;
+        let text = render(&counters, false, 120);
+        let expected = "\n\
+OVERLAY            CLASS  COUNT  MEANING
+overlay_forwarded  ok         7  messages of other nodes that were passed on
+";
+        assert!(text.ends_with(expected), "{text}");
+        assert!(render(&counters, true, 80).contains("overlay_false_answer       refused      0\n"));
     }
 
     #[test]

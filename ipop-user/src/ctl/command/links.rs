@@ -7,7 +7,8 @@ pub(in crate::ctl) fn render(links: &[Link], width: u16) -> String {
     if links.is_empty() {
         return "no links; `ipopctl peers` shows why\n".to_owned();
     }
-    let headings = [
+    let has_roles = links.iter().any(|link| !link.roles.is_empty() || !link.their_roles.is_empty());
+    let mut headings = vec![
         ("peer", Align::Left),
         ("link", Align::Left),
         ("endpoint", Align::Left),
@@ -18,8 +19,11 @@ pub(in crate::ctl) fn render(links: &[Link], width: u16) -> String {
         ("tx", Align::Right),
         ("rx", Align::Right),
     ];
+    if has_roles {
+        headings.push(("for", Align::Left));
+    }
     let rows = links.iter().map(|link| {
-        vec![
+        let mut row = vec![
             link.peer.clone(),
             link.link_id.clone(),
             link.endpoint.to_string(),
@@ -29,9 +33,23 @@ pub(in crate::ctl) fn render(links: &[Link], width: u16) -> String {
             if link.kernel { "yes" } else { "no" }.to_owned(),
             count(link.traffic.tx_packets as f64),
             count(link.traffic.rx_packets as f64),
-        ]
+        ];
+        if has_roles {
+            row.push(purpose(link));
+        }
+        row
     });
     table(&headings, rows, width)
+}
+
+/// What the link is for in the overlay, at this end and, where that differs, at the other.
+fn purpose(link: &Link) -> String {
+    let list = |roles: &[String]| if roles.is_empty() { "nothing".to_owned() } else { roles.join("+") };
+    match (link.roles.is_empty(), link.roles == link.their_roles) {
+        (true, true) => or_nothing(None::<&str>, str::to_owned),
+        (_, true) => list(&link.roles),
+        (_, false) => format!("{}\n(theirs: {})", list(&link.roles), list(&link.their_roles)),
+    }
 }
 
 #[cfg(test)]
@@ -47,5 +65,20 @@ beta  001a2b  10.200.0.2:15000  p1   1464   29 s  yes     1.2M  7.7M
 ";
         assert_eq!(render(&fake::links(), 80), expected);
         assert_eq!(render(&[], 80), "no links; `ipopctl peers` shows why\n");
+    }
+
+    #[test]
+    fn connections_of_the_overlay_say_what_they_are_for() {
+        let mut links = fake::links();
+        links[0].roles = vec!["near".to_owned(), "on-demand".to_owned()];
+        links[0].their_roles = vec!["near".to_owned()];
+        let expected = "\
+PEER  LINK    ENDPOINT          VIA   MTU  LEASE  KERNEL    TX    RX  FOR
+beta  001a2b  10.200.0.2:15000  p1   1464   29 s  yes     1.2M  7.7M  near+on-demand
+                                                                      (theirs: near)
+";
+        assert_eq!(render(&links, 100), expected);
+        links[0].their_roles.push("on-demand".to_owned());
+        assert!(render(&links, 100).ends_with("near+on-demand\n"));
     }
 }

@@ -3,6 +3,7 @@
 pub(super) mod completions;
 pub(super) mod config_check;
 pub(super) mod counters;
+pub(super) mod crawl;
 pub(super) mod explain;
 pub(super) mod init;
 pub(super) mod key;
@@ -12,3 +13,4 @@ pub(super) mod ping;
 pub(super) mod routes;
 pub(super) mod status;
 pub(super) mod top;
+pub(super) mod traceroute;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::api::{Ping, PingOrder};
+use crate::api::{Ping, PingOrder, Probe};
 use crate::ctl::args;
 use crate::ctl::client::Client;
 use crate::ctl::failure::Failure;
@@ -19,34 +19,46 @@ pub(in crate::ctl) async fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let mut interrupt = Interrupt::new()?;
-    let mut rtts_us = Vec::new();
-    let mut name = ping.node.clone();
+    let mut probes = Vec::new();
+    let (mut name, mut overlay) = (ping.node.clone(), ping.overlay);
     let mut pace = interval(ping.interval.max(Duration::from_millis(1)));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for seq in 1..=ping.count {
         let probe = async {
             pace.tick().await;
-            client.ping(&PingOrder { peer: ping.node.clone(), count: 1, interval_ms: 0 }).await
+            let peer = ping.node.clone();
+            client.ping(&PingOrder { peer, count: 1, interval_ms: 0, overlay: ping.overlay }).await
         };
         let answer = tokio::select! {
             answer = probe => answer?,
             () = interrupt.wait() => break,
         };
-        let rtt_us = answer.results.first().and_then(|probe| probe.rtt_us);
-        rtts_us.push(rtt_us);
-        name = answer.peer;
+        let (rtt_us, hops) = answer.results.first().map_or((None, None), |probe| (probe.rtt_us, probe.hops));
+        let probe = Probe { seq, rtt_us, hops };
+        probes.push(probe);
+        (name, overlay) = (answer.peer, answer.overlay);
         if !output.json {
-            let outcome = rtt_us.map_or_else(|| "no answer".to_owned(), microseconds);
-            output.line(&format!("{name}: seq {seq}: {outcome}"))?;
+            output.line(&format!("{name}: {}", line(&probe)))?;
         }
     }
-    let ping = Ping::new(name, &rtts_us);
+    let ping = Ping::of(name, overlay, probes);
     output.show(&ping, |ping, _| summary(ping))?;
     if ping.count > 0 && ping.lost == ping.count {
-        let advice = format!("no answer from {}; `ipopctl explain {}` says why", ping.peer, ping.peer);
+        let command = if ping.overlay { "traceroute" } else { "explain" };
+        let advice = format!("no answer from {}; `ipopctl {command} {}` says why", ping.peer, ping.peer);
         return Err(Failure::Refused(advice));
     }
     Ok(())
+}
+
+fn line(probe: &Probe) -> String {
+    let outcome = probe.rtt_us.map_or_else(|| "no answer".to_owned(), microseconds);
+    let hops = match probe.hops {
+        None => String::new(),
+        Some(1) => ", over the overlay, 1 hop".to_owned(),
+        Some(hops) => format!(", over the overlay, {hops} hops"),
+    };
+    format!("seq {}: {outcome}{hops}", probe.seq)
 }
 
 fn summary(ping: &Ping) -> String {
@@ -63,6 +75,15 @@ fn summary(ping: &Ping) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_over_the_overlay_says_so() {
+        let said = |rtt_us, hops| line(&Probe { seq: 2, rtt_us, hops });
+        assert_eq!(said(Some(180), None), "seq 2: 180 us");
+        assert_eq!(said(Some(180), Some(1)), "seq 2: 180 us, over the overlay, 1 hop");
+        assert_eq!(said(Some(180), Some(3)), "seq 2: 180 us, over the overlay, 3 hops");
+        assert_eq!(said(None, None), "seq 2: no answer");
+    }
 
     #[test]
     fn the_summary_counts_what_was_lost() {

@@ -1,7 +1,9 @@
 //! `ipopctl status`.
 
-use crate::api::{Attach, Datapath, DeviceKind, IoBackend, KernelState, Status, XdpState};
-use crate::ctl::format::{duration, fields};
+use crate::api::{
+    Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Neighbour, Overlay, Status, XdpState,
+};
+use crate::ctl::format::{duration, fields, microseconds, or_nothing};
 
 pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
     let mut rows = Vec::new();
@@ -23,10 +25,54 @@ pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
         row("interface", format!("{}: {}", interface.name, interface.attached.join(", ")));
     }
     row("peers", format!("{} of {} direct", status.peers_direct, status.peers_total));
+    if let Some(overlay) = &status.overlay {
+        overlay_rows(overlay).into_iter().for_each(|(name, value)| row(name, value));
+    }
     for warning in &status.warnings {
         row("warning", warning.clone());
     }
     fields(rows, width)
+}
+
+fn overlay_rows(overlay: &Overlay) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("overlay", format!("{}: {}", overlay.state.name(), overlay.reason))];
+    let side = |nodes: &[Neighbour]| {
+        let one =
+            |node: &Neighbour| format!("{} ({})", node.node.label(), or_nothing(node.rtt_us, microseconds));
+        nodes.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    if !(overlay.left.is_empty() && overlay.right.is_empty()) {
+        rows.push(("left", side(&overlay.left)));
+        rows.push(("right", side(&overlay.right)));
+    }
+    let of = &overlay.connections;
+    let roles = [
+        (of.near, "near"),
+        (of.far, "far"),
+        (of.bypass, "bypass"),
+        (of.on_demand, "on demand"),
+        (of.leaf, "leaf"),
+        (of.managed, "configured"),
+    ];
+    let roles = roles.iter().filter(|(count, _)| *count > 0).map(|(count, role)| format!("{count} {role}"));
+    let roles = roles.collect::<Vec<_>>().join(", ");
+    rows.push((
+        "connections",
+        if of.total == 0 { "none".to_owned() } else { format!("{}: {roles}", of.total) },
+    ));
+    let at = overlay.coordinates;
+    rows.push(("coordinates", format!("x {} us, y {} us, height {} us", at.x_us, at.y_us, at.height_us)));
+    rows.extend(overlay.bootstrap.iter().map(|way_in| ("bootstrap", bootstrap(way_in))));
+    rows
+}
+
+fn bootstrap(way_in: &Bootstrap) -> String {
+    let answer = match (way_in.answered, way_in.address) {
+        (false, _) => "has not answered".to_owned(),
+        (true, None) => "has answered".to_owned(),
+        (true, Some(address)) => format!("has answered, as {}", address.short()),
+    };
+    format!("udp://{}: {answer}", way_in.endpoint)
 }
 
 fn with_reason(state: &str, reason: Option<&str>) -> String {
@@ -92,9 +138,17 @@ xdp          off: veth copies packets for native XDP
 user path    io_uring, 2 queues
 interface    p1: tcx ingress
 peers        1 of 2 direct
+overlay      joined: part of a ring of about 3 nodes
+left         gamma (-)
+right        beta (180 us), gamma (-)
+connections  2: 2 near, 1 on demand
+coordinates  x 100 us, y -5 us, height 20 us
+bootstrap    udp://alpha.example.org:15000: has not answered
+bootstrap    udp://10.200.0.2:15000: has answered, as SHORT
 warning      the clock went backwards
 ";
         let expected = expected.replace("ADDRESS", &fake::key(1).node_address().to_string());
+        let expected = expected.replace("SHORT", &fake::key(2).node_address().short());
         assert_eq!(render(&fake::status(), 80), expected);
     }
 }

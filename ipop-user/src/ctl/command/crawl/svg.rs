@@ -1,0 +1,311 @@
+//! A picture of the ring: nodes on a circle by their addresses, going up clockwise from the top, and the
+//! connections between them.
+
+use std::collections::BTreeMap;
+use std::f64::consts::{PI, TAU};
+use std::fmt::Write;
+
+use super::report::{Crawl, Node, has_role};
+use crate::api::RingEdge;
+use crate::key::NodeAddress;
+
+const SIZE: f64 = 1000.0;
+const RADIUS: f64 = 350.0;
+/// More cannot be told apart; each node's name is shown where the pointer is.
+const LABELS_MAX: usize = 80;
+/// By how much a line between neighbours bends inwards.
+const BEND: f64 = 16.0;
+
+/// What a connection is for, in the order in which they are drawn: the first that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Leaf,
+    Managed,
+    Bypass,
+    Far,
+    Demand,
+    Near,
+}
+
+impl Purpose {
+    const ALL: [Self; 6] = [Self::Near, Self::Demand, Self::Far, Self::Bypass, Self::Managed, Self::Leaf];
+
+    fn of(edge: &RingEdge) -> Self {
+        Self::ALL.into_iter().find(|purpose| has_role(edge, purpose.role())).unwrap_or(Self::Leaf)
+    }
+
+    fn role(self) -> &'static str {
+        match self {
+            Self::Near => "near",
+            Self::Demand => "on-demand",
+            Self::Far => "far",
+            Self::Bypass => "bypass",
+            Self::Managed => "managed",
+            Self::Leaf => "leaf",
+        }
+    }
+
+    fn legend(self) -> &'static str {
+        match self {
+            Self::Near => "neighbours on the ring",
+            Self::Demand => "on demand: there is traffic",
+            Self::Far => "shortcuts",
+            Self::Bypass => "bypass: closest of the neighbourhood",
+            Self::Managed => "configured",
+            Self::Leaf => "ways into the network",
+        }
+    }
+
+    /// Told apart by those who see few colours too (Okabe and Ito).
+    fn colour(self) -> &'static str {
+        match self {
+            Self::Near => "#0072b2",
+            Self::Demand => "#d55e00",
+            Self::Far => "#009e73",
+            Self::Bypass => "#cc79a7",
+            Self::Managed => "#555555",
+            Self::Leaf => "#999999",
+        }
+    }
+}
+
+/// Draws what a crawl has found.
+pub(super) fn draw(crawl: &Crawl) -> String {
+    let edges = edges(crawl);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {SIZE} {SIZE}\" \
+         font-family=\"sans-serif\" font-size=\"14\">\n\
+         <rect width=\"{SIZE}\" height=\"{SIZE}\" fill=\"white\"/>\n\
+         <circle cx=\"{c}\" cy=\"{c}\" r=\"{RADIUS}\" fill=\"none\" stroke=\"#dddddd\"/>\n",
+        c = SIZE / 2.0
+    );
+    for ((from, to), purpose) in sorted(&edges) {
+        connection(&mut svg, from, to, purpose, edges.len());
+    }
+    nodes(&mut svg, crawl);
+    legend(&mut svg, crawl, &edges);
+    svg + "</svg>\n"
+}
+
+type Edges = BTreeMap<(NodeAddress, NodeAddress), Purpose>;
+
+/// Each connection once, whichever of its ends tells of it.
+fn edges(crawl: &Crawl) -> Edges {
+    let mut edges = Edges::new();
+    for node in &crawl.nodes {
+        for edge in &node.told.connections {
+            let (own, other) = (node.address(), edge.address);
+            let purpose = edges.entry((own.min(other), own.max(other))).or_insert(Purpose::Leaf);
+            *purpose = Purpose::of(edge).max(*purpose);
+        }
+    }
+    edges
+}
+
+/// The many below, the few that matter above.
+fn sorted(edges: &Edges) -> Vec<((NodeAddress, NodeAddress), Purpose)> {
+    let mut sorted: Vec<_> = edges.iter().map(|(ends, purpose)| (*ends, *purpose)).collect();
+    sorted.sort_by_key(|(_, purpose)| *purpose);
+    sorted
+}
+
+/// From the top, clockwise.
+fn angle(address: NodeAddress) -> f64 {
+    let high = address.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    high as f64 / 2f64.powi(64) * TAU
+}
+
+fn at(angle: f64, radius: f64) -> (f64, f64) {
+    (SIZE / 2.0 + radius * angle.sin(), SIZE / 2.0 - radius * angle.cos())
+}
+
+/// A line between two nodes: neighbours along the circle, others by way of the middle.
+fn connection(svg: &mut String, from: NodeAddress, to: NodeAddress, purpose: Purpose, count: usize) {
+    let (from, to) = (angle(from), angle(to));
+    let span = (to - from).rem_euclid(TAU);
+    let (middle, half) =
+        if span <= PI { (from + span / 2.0, span / 2.0) } else { (from + span / 2.0 + PI, PI - span / 2.0) };
+    // Of a curve with one control point, the middle lies half way between that and the chord.
+    let chord = RADIUS * half.cos();
+    let control = match purpose {
+        Purpose::Near => chord - 2.0 * BEND,
+        _ => chord * 0.3,
+    };
+    let ((x1, y1), (cx, cy), (x2, y2)) = (at(from, RADIUS), at(middle, control), at(to, RADIUS));
+    let (width, opacity) = match purpose {
+        Purpose::Near => (1.6, 0.9),
+        _ => (1.2, (150.0 / count as f64).clamp(0.15, 0.8)),
+    };
+    let dashes = if purpose == Purpose::Leaf { " stroke-dasharray=\"4 3\"" } else { "" };
+    // Writing into a String does not fail.
+    let _ = writeln!(
+        svg,
+        "<path d=\"M{x1:.1} {y1:.1}Q{cx:.1} {cy:.1} {x2:.1} {y2:.1}\" fill=\"none\" stroke=\"{}\" \
+         stroke-width=\"{width}\" stroke-opacity=\"{opacity:.2}\"{dashes}/>",
+        purpose.colour()
+    );
+}
+
+fn nodes(svg: &mut String, crawl: &Crawl) {
+    let count = crawl.nodes.len() + crawl.silent.len();
+    let radius = (300.0 / count as f64).clamp(2.0, 9.0);
+    let has_labels = count <= LABELS_MAX;
+    for silent in &crawl.silent {
+        let (x, y) = at(angle(silent.address), RADIUS);
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"white\" stroke=\"#d00000\" \
+             stroke-width=\"2\"><title>{}: {}</title></circle>",
+            silent.address,
+            escaped(&silent.error)
+        );
+        if has_labels {
+            label(svg, silent.address, &silent.address.short(), radius, "#d00000");
+        }
+    }
+    for node in &crawl.nodes {
+        // Only the node that was asked first has no round trip.
+        let colour = if node.told.rtt_us.is_none() { "#e69f00" } else { "#222222" };
+        let (x, y) = at(angle(node.address()), RADIUS);
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{colour}\"><title>{}</title></circle>",
+            escaped(&described(node))
+        );
+        if has_labels {
+            label(svg, node.address(), &node.told.node.label(), radius, "#222222");
+        }
+    }
+}
+
+fn described(node: &Node) -> String {
+    let name = node.told.node.name.as_deref().unwrap_or_default();
+    let ips = node.told.node.virtual_ips.join(", ");
+    let words = [name, &ips].into_iter().filter(|word| !word.is_empty());
+    let count = node.told.connections.len();
+    let known = words.map(|word| format!(" {word}")).collect::<String>();
+    format!("{}{known}: {count} connections", node.address())
+}
+
+/// A name outside the circle, read from the side on which it stands.
+fn label(svg: &mut String, address: NodeAddress, text: &str, radius: f64, colour: &str) {
+    let angle = angle(address);
+    let (x, y) = at(angle, RADIUS + radius + 6.0);
+    let degrees = angle.to_degrees() - 90.0;
+    let (degrees, anchor) = if angle <= PI { (degrees, "start") } else { (degrees - 180.0, "end") };
+    let _ = writeln!(
+        svg,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" dominant-baseline=\"central\" \
+         fill=\"{colour}\" transform=\"rotate({degrees:.1} {x:.1} {y:.1})\">{}</text>",
+        escaped(text)
+    );
+}
+
+/// What the colours mean, for those that are there, and whether the nodes agree.
+fn legend(svg: &mut String, crawl: &Crawl, edges: &Edges) {
+    let verdict = match (crawl.consistent, crawl.cut_short) {
+        (true, false) => "consistent",
+        (true, true) => "consistent as far as it was asked",
+        (false, _) => "not consistent",
+    };
+    let title = format!("{} nodes, {} connections: {verdict}", crawl.nodes.len(), edges.len());
+    let _ = writeln!(svg, "<text x=\"20\" y=\"30\" font-size=\"18\">{title}</text>");
+    let shown = Purpose::ALL.into_iter().filter(|purpose| edges.values().any(|known| known == purpose));
+    let mut y = 54.0;
+    for purpose in shown {
+        let count = edges.values().filter(|known| **known == purpose).count();
+        let _ = writeln!(
+            svg,
+            "<line x1=\"20\" y1=\"{y}\" x2=\"50\" y2=\"{y}\" stroke=\"{}\" stroke-width=\"3\"/>\
+             <text x=\"58\" y=\"{y}\" dominant-baseline=\"central\">{} ({count})</text>",
+            purpose.colour(),
+            purpose.legend()
+        );
+        y += 20.0;
+    }
+    let mut dot = |colour: &str, what: &str| {
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"35\" cy=\"{y}\" r=\"6\" {colour}/>\
+             <text x=\"58\" y=\"{y}\" dominant-baseline=\"central\">{what}</text>"
+        );
+        y += 20.0;
+    };
+    dot("fill=\"#e69f00\"", "the node that asks");
+    if !crawl.silent.is_empty() {
+        dot("fill=\"white\" stroke=\"#d00000\" stroke-width=\"2\"", "no answer");
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::RingNode;
+    use crate::control::fake;
+    use crate::ctl::command::crawl::report::Silent;
+
+    fn ring(count: u8) -> Vec<RingNode> {
+        let mut nodes: Vec<RingNode> = (0..count).map(fake::ring_node).collect();
+        nodes.sort_by_key(|node| node.node.address);
+        let addresses: Vec<_> = nodes.iter().map(|node| node.node.address).collect();
+        let count = nodes.len();
+        for (at, node) in nodes.iter_mut().enumerate() {
+            let edge = |offset: usize, role: &str| RingEdge {
+                address: addresses[(at + offset) % count],
+                roles: vec![role.to_owned()],
+                their_roles: Vec::new(),
+            };
+            node.connections = vec![edge(1, "near"), edge(2, "near"), edge(count / 3, "far")];
+        }
+        nodes
+    }
+
+    #[test]
+    fn each_node_and_each_connection_is_there_once() {
+        for count in [3, 10, 200] {
+            let crawl = Crawl::new(ring(count), Vec::new(), false);
+            let svg = draw(&crawl);
+            assert_eq!(svg.matches("<title>").count(), usize::from(count));
+            assert_eq!(svg.matches("<path").count(), edges(&crawl).len());
+            let has_labels = usize::from(count) <= LABELS_MAX;
+            assert_eq!(svg.contains("rotate("), has_labels);
+            for tag in ["svg", "text", "title"] {
+                let opened = svg.matches(&format!("<{tag}")).count();
+                assert_eq!(opened, svg.matches(&format!("</{tag}>")).count(), "{tag}");
+            }
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_drawn_as_the_most_important_of_its_purposes() {
+        let mut nodes = ring(20);
+        let (own, other) = (nodes[0].node.address, nodes[10].node.address);
+        let edge = |address, role: &str| RingEdge {
+            address,
+            roles: vec!["leaf".to_owned(), role.to_owned()],
+            their_roles: Vec::new(),
+        };
+        nodes[0].connections.push(edge(other, "far"));
+        nodes[10].connections.push(edge(own, "on-demand"));
+        let crawl = Crawl::new(nodes, Vec::new(), false);
+        assert_eq!(edges(&crawl)[&(own.min(other), own.max(other))], Purpose::Demand);
+        let svg = draw(&crawl);
+        assert!(svg.contains("on demand: there is traffic (1)") && !svg.contains("ways into"), "{svg}");
+    }
+
+    #[test]
+    fn names_and_errors_are_text() {
+        let mut nodes = ring(3);
+        nodes[0].node = fake::node(1, Some("<b>&\"x\""));
+        let silent = Silent { address: fake::key(77).node_address(), error: "a < b".to_owned() };
+        let svg = draw(&Crawl::new(nodes, vec![silent], false));
+        assert!(svg.contains("&lt;b&gt;&amp;&quot;x&quot;") && svg.contains("a &lt; b"), "{svg}");
+        assert!(!svg.contains("<b>"));
+        assert!(svg.contains("no answer</text>"));
+    }
+}
