@@ -17,6 +17,7 @@
 //! | `interop` | WireGuards of others as peers: wireguard-go, boringtun, the kernel's |
 //! | `overlay` | nodes that know one address find each other |
 //! | `probes` | what operators ask of the overlay: status, ping, traceroute, crawl |
+//! | `ways_in` | by what a node finds the overlay: keys, names, the LAN, earlier runs |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
@@ -44,3 +45,4 @@ mod restart;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod sealed;
 mod switch;
+mod ways_in;

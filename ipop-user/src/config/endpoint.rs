@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::key::PublicKey;
+
 /// Where a peer is reached. Displayed as the file may write it, without the scheme.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -22,6 +24,36 @@ impl fmt::Display for Endpoint {
             Endpoint::Host { name, port } => write!(f, "{name}:{port}"),
         }
     }
+}
+
+/// A node by which this one joins the overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    pub endpoint: Endpoint,
+    /// Who is there; `None`: whoever says so and is a member of the network.
+    pub public_key: Option<PublicKey>,
+}
+
+impl fmt::Display for Bootstrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "udp://{}", self.endpoint)
+    }
+}
+
+/// `udp://host:port` or `udp://host:port#PUBLIC_KEY`.
+pub(super) fn parse_bootstrap(text: &str) -> Result<Bootstrap, Refusal> {
+    let (place, key) = match text.split_once('#') {
+        Some((place, key)) => (place, Some(key)),
+        None => (text, None),
+    };
+    let endpoint = parse_endpoint(place)?;
+    let public_key = key.map(str::parse).transpose().map_err(|_| {
+        (
+            format!("what follows # in `{text}` is no public key"),
+            "write the key that `ipopctl key pub` prints there, or leave out both",
+        )
+    })?;
+    Ok(Bootstrap { endpoint, public_key })
 }
 
 /// Why a text is not an endpoint, and what to write instead.

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use crate::key::PublicKey;
 use crate::secret_file;
 
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{Bootstrap, Endpoint, EndpointError};
 pub use name::InterfaceName;
 pub(crate) use name::is_name;
 pub use prefix::{Prefix, PrefixError};
@@ -108,9 +108,11 @@ pub struct Underlay {
     pub listen: Vec<SocketAddr>,
     /// `None`: those that the routes to the peers use.
     pub interfaces: Option<Vec<InterfaceName>>,
-    pub bootstrap: Vec<Endpoint>,
+    pub bootstrap: Vec<Bootstrap>,
     /// `bootstrap` is there, if only as an empty list: this node takes part in the overlay.
     pub has_bootstrap: bool,
+    /// Nodes on the same LAN are looked for, and answered.
+    pub multicast: bool,
     /// Networks over which links may be clear.
     pub trusted: Vec<Prefix>,
 }

@@ -55,6 +55,7 @@ pub(super) struct RawUnderlay {
     pub(super) listen: Option<Spanned<Vec<Text>>>,
     pub(super) interfaces: Option<Spanned<Vec<Text>>>,
     pub(super) bootstrap: Option<Spanned<Vec<Text>>>,
+    pub(super) multicast: Option<bool>,
     #[serde(default)]
     pub(super) trusted: Vec<Text>,
 }

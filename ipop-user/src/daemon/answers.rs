@@ -8,7 +8,7 @@ use super::apply::Stale;
 use super::peers::{PeerState, Peers, mtu_max};
 use super::pings::micros;
 use super::sealing::Sealing;
-use super::{Daemon, clock, start};
+use super::{Daemon, clock, overlay, start};
 use crate::api::{self, Step};
 use crate::config;
 use crate::control::Request;
@@ -106,6 +106,10 @@ impl Daemon {
             self.node.reconfigure(start::trusted(config), mtu_max(config.network.mtu), clock::now());
             let endpoint = |id| node.peer(id).and_then(|view| view.endpoint);
             self.follow(peers.into_values().map(|peer| (peer.config, endpoint(peer.id))).collect());
+            if let Some(overlay) = &mut self.overlay {
+                overlay.ways.follow(&self.config);
+            }
+            self.claim_addresses();
         } else {
             self.enter(node, sealing, peers)?;
         }
@@ -122,7 +126,10 @@ impl Daemon {
         self.sealing.close();
         (self.node, self.sealing, self.peers) = (node, sealing, peers);
         self.stale = Stale::default();
+        self.unsent.clear();
         self.tell_core_about_kernel();
+        self.overlay = overlay::overlay(&self.config).map_err(|error| format!("{error:#}"))?;
+        self.join_overlay();
         Ok(())
     }
 
@@ -135,6 +142,7 @@ impl Daemon {
             ("network.device", new.network.device != old.network.device),
             ("underlay.listen", new.underlay.listen != old.underlay.listen),
             ("underlay.interfaces", new.underlay.interfaces != old.underlay.interfaces),
+            ("whether there is an overlay (`underlay.bootstrap`)", new.has_overlay() != old.has_overlay()),
             ("[datapath]", new.datapath != old.datapath),
         ];
         fixed.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)

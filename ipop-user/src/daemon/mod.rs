@@ -21,14 +21,17 @@
 
 mod answers;
 mod apply;
+mod bootstrap;
 mod clock;
 mod device;
+mod lan;
 mod members;
 mod overlay;
 mod peers;
 mod pings;
 mod predecessor;
 mod probes;
+mod remembered;
 mod ring;
 mod sealing;
 mod start;
@@ -110,8 +113,8 @@ enum Event {
     User(UserEvent),
     Handshake(HandshakeDatagram),
     Carried(CarriedDatagram),
-    /// What the name of a bootstrap node stands for.
-    Name((usize, Vec<SocketAddr>)),
+    /// Of the ways into the overlay.
+    Word(bootstrap::Word),
     Request(Request),
     Change(Change),
     Timer,
@@ -186,7 +189,7 @@ impl Daemon {
                         self.carry(datagram.to, &datagram.bytes);
                     }
                 }
-                Event::Name(name) => self.name_resolved(name),
+                Event::Word(word) => self.hear_word(word),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -209,7 +212,7 @@ impl Daemon {
             Some(event) = events.user.recv() => Event::User(event),
             Some(handshake) = events.handshakes.recv() => Event::Handshake(handshake),
             Some(datagram) = events.carried.recv() => Event::Carried(datagram),
-            name = overlay::next_name(&mut self.overlay) => Event::Name(name),
+            word = bootstrap::next_word(&mut self.overlay) => Event::Word(word),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -482,6 +485,7 @@ impl Daemon {
 
     /// Says goodbye and removes everything that this daemon set up.
     async fn stop(mut self, events: Events) {
+        self.remember();
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());
         events.control.shutdown().await;

@@ -1,28 +1,23 @@
-//! The daemon's part in the overlay: ways in, whom the ring wants to be connected to, who has which
-//! address of the virtual network, and what other nodes carry.
+//! The daemon's part in the overlay: whom the ring wants to be connected to, who has which address of the
+//! virtual network, and what other nodes carry.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipop_common::{Address, Counter};
-use ipop_overlay::introduction::Introduction;
 use ipop_overlay::session::CANDIDATES_MAX;
 use ipop_overlay::{Endpoint, Instant, NetworkKey, NodeAddress, PeerId, Refusal};
-use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use super::bootstrap::WaysIn;
 use super::peers::Origin;
+use super::remembered::{self, KnownNode, Remembered};
 use super::{Daemon, clock};
-use crate::config::{self, Config, Prefix};
+use crate::config::{Config, Prefix};
 use crate::key::PublicKey;
 
-/// How often a bootstrap node is asked who it is, at first; half as often each time.
-const ASK: Duration = Duration::from_secs(1);
-const ASK_MAX: Duration = Duration::from_secs(30);
-/// One that has not answered when it is asked this seldom is spoken of.
-const COMPLAIN: Duration = Duration::from_secs(4);
 /// Somebody may take an address that nobody had after so long.
 const ABSENT: Duration = Duration::from_secs(3);
 const ABSENT_MAX: usize = 1024;
@@ -30,78 +25,35 @@ const ABSENT_MAX: usize = 1024;
 const STRANGERS_MAX: usize = 64;
 /// A peer that was found and with which there is no session for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(20);
-/// Names that are being looked up.
-const NAMES_MAX: usize = 16;
+/// How often is noted where others are.
+const REMEMBER: Duration = Duration::from_secs(60);
 
 /// What the daemon knows of the overlay beside the core.
 pub(super) struct Overlay {
-    key: NetworkKey,
-    /// What questions of this run have in common, so that no old answer is taken for one to them.
-    nonce: [u8; 16],
-    bootstraps: Vec<Bootstrap>,
+    pub(super) ways: WaysIn,
     /// Addresses that nobody has, and until when that is taken to be so.
     absent: BTreeMap<IpAddr, Instant>,
-    /// Since when this node has its addresses, UNIX time in seconds.
-    since: u64,
-    names: (mpsc::Sender<Name>, mpsc::Receiver<Name>),
-}
-
-/// A name of a bootstrap node, and what it stands for.
-type Name = (usize, Vec<SocketAddr>);
-
-struct Bootstrap {
-    endpoint: config::Endpoint,
-    places: Vec<SocketAddr>,
-    wait: Duration,
-    ask_at: Instant,
-    /// It has answered in this run, as this node.
-    known: Option<PublicKey>,
+    /// What is written down for the next run.
+    remembered: Remembered,
+    remember_at: Instant,
 }
 
 impl Overlay {
-    pub(super) fn new(config: &Config, key: NetworkKey) -> Result<Self> {
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).context("the kernel gave no random bytes")?;
-        let now = clock::now();
-        let bootstraps = config.underlay.bootstrap.iter().map(|endpoint| Bootstrap {
-            endpoint: endpoint.clone(),
-            places: Vec::new(),
-            wait: ASK,
-            ask_at: now,
-            known: None,
-        });
+    fn new(config: &Config, key: NetworkKey) -> Result<Self> {
         Ok(Self {
-            key,
-            nonce,
-            bootstraps: bootstraps.collect(),
+            ways: WaysIn::new(config, key)?,
             absent: BTreeMap::new(),
-            since: clock::unix_ns() / 1_000_000_000,
-            names: mpsc::channel(NAMES_MAX),
+            remembered: Remembered::read(&config.node.state_dir, &config.network.name),
+            remember_at: clock::now().after(REMEMBER),
         })
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.bootstraps.iter().map(|bootstrap| bootstrap.ask_at).min()
-    }
-
-    /// What is configured, and who has answered there.
-    pub(super) fn bootstraps(&self) -> impl Iterator<Item = (&config::Endpoint, Option<&PublicKey>)> {
-        self.bootstraps.iter().map(|bootstrap| (&bootstrap.endpoint, bootstrap.known.as_ref()))
+        self.ways.next_deadline()
     }
 
     pub(super) fn absent(&self) -> impl Iterator<Item = Address> {
         self.absent.keys().map(|address| Address::from(*address))
-    }
-}
-
-/// What the name of a bootstrap node stands for.
-pub(super) async fn next_name(overlay: &mut Option<Overlay>) -> Name {
-    match overlay {
-        Some(overlay) => match overlay.names.1.recv().await {
-            Some(name) => name,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
     }
 }
 
@@ -113,12 +65,57 @@ impl Daemon {
             // The kernel does not run out of them.
             getrandom::fill(bytes).unwrap_or_else(|error| panic!("no random numbers: {error}"));
         });
-        let (since, now) = (overlay.since, clock::now());
+        let nodes = overlay.remembered.nodes.clone();
+        let now = clock::now();
         self.node.join(random, now);
-        let addresses = self.config.network.addresses.iter().map(|prefix| prefix.addr()).collect();
-        self.node.set_addresses(addresses, since, now);
+        self.claim_addresses();
+        for node in &nodes {
+            self.node.add_contact(*node.public_key.as_bytes(), node.places.clone(), false, now);
+        }
         if let Some(ring) = self.node.ring() {
-            info!(address = %ring.address(), bootstraps = overlay.bootstraps.len(), "part of the overlay");
+            info!(address = %ring.address(), remembered = nodes.len(), "part of the overlay");
+        }
+    }
+
+    /// Says which addresses this node has, and since when.
+    pub(super) fn claim_addresses(&mut self) {
+        let Some(overlay) = &mut self.overlay else { return };
+        let addresses: Vec<IpAddr> =
+            self.config.network.addresses.iter().map(|prefix| prefix.addr()).collect();
+        let unix = clock::unix_ns() / 1_000_000_000;
+        let since = overlay.remembered.since(addresses.clone(), unix);
+        self.node.set_addresses(addresses, since, clock::now());
+        self.write_remembered();
+    }
+
+    /// Notes where others are, those first that have been there for the longest.
+    pub(super) fn remember(&mut self) {
+        let Some(ring) = self.node.ring() else { return };
+        let mut edges: Vec<_> = ring.edges().collect();
+        edges.sort_by_key(|edge| edge.since);
+        let known = edges.iter().filter_map(|edge| {
+            let id = self.node.peer_of_address(edge.address)?;
+            let place = self.node.peer(id)?.endpoint?.udp()?;
+            Some(KnownNode { public_key: PublicKey::from_bytes(edge.public_key), places: vec![place] })
+        });
+        let mut nodes: Vec<KnownNode> = known.take(remembered::NODES_MAX).collect();
+        let Some(overlay) = &mut self.overlay else { return };
+        // Those of before, as long as there is room: a node that is alone forgets nobody.
+        for before in std::mem::take(&mut overlay.remembered.nodes) {
+            let is_known = nodes.iter().any(|node| node.public_key == before.public_key);
+            if !is_known && nodes.len() < remembered::NODES_MAX {
+                nodes.push(before);
+            }
+        }
+        overlay.remembered.nodes = nodes;
+        self.write_remembered();
+    }
+
+    fn write_remembered(&self) {
+        let Some(overlay) = &self.overlay else { return };
+        let folder = &self.config.node.state_dir;
+        if let Err(error) = overlay.remembered.write(folder) {
+            warn!(folder = %folder.display(), %error, "what is known of the overlay is not kept for the next run");
         }
     }
 
@@ -127,7 +124,7 @@ impl Daemon {
         if self.overlay.is_none() {
             return;
         }
-        let mut places = Vec::new();
+        let (mut places, mut lans) = (Vec::new(), Vec::new());
         let links = match self.netlink.links().await {
             Ok(links) => links,
             Err(error) => {
@@ -148,10 +145,12 @@ impl Daemon {
                 let port = self.port_for(&SocketAddr::new(address, 0));
                 if port != 0 && self.listens_at(address) && self.may_be_place(address) {
                     places.push(SocketAddr::new(address, port));
+                    lans.extend(if let IpAddr::V4(v4) = address { Some(v4) } else { None });
                 }
             }
         }
         self.node.set_places(places);
+        self.set_lans(&lans);
     }
 
     fn listens_at(&self, address: IpAddr) -> bool {
@@ -171,76 +170,9 @@ impl Daemon {
         !is_virtual && !is_unusable && !is_link_local
     }
 
-    /// Asks the bootstrap nodes who they are, while this node is connected to nobody.
-    pub(super) fn ask_bootstraps(&mut self, now: Instant) {
-        if self.overlay.as_ref().and_then(Overlay::next_deadline).is_none_or(|at| at > now) {
-            return;
-        }
-        let is_alone = self.node.ring().is_none_or(|ring| ring.edges().next().is_none());
-        let Some(overlay) = &mut self.overlay else { return };
-        let question = Introduction::Asks { nonce: overlay.nonce }.to_bytes(&overlay.key);
-        let mut asked = Vec::new();
-        for (index, bootstrap) in overlay.bootstraps.iter_mut().enumerate() {
-            if bootstrap.ask_at > now {
-                continue;
-            }
-            bootstrap.ask_at = now.after(bootstrap.wait);
-            if !is_alone && bootstrap.known.is_some() {
-                bootstrap.wait = ASK_MAX;
-                continue;
-            }
-            if bootstrap.wait >= COMPLAIN && is_alone && bootstrap.known.is_none() {
-                warn!(bootstrap = %bootstrap.endpoint, "no answer: is it there, and of this network?");
-            }
-            bootstrap.wait = (bootstrap.wait * 2).min(ASK_MAX);
-            match &bootstrap.endpoint {
-                config::Endpoint::Address(address) => bootstrap.places = vec![*address],
-                config::Endpoint::Host { name, port } => {
-                    look_up_name(index, name.as_str().to_owned(), *port, overlay.names.0.clone());
-                }
-            }
-            asked.extend(bootstrap.places.iter().copied());
-        }
-        for place in asked {
-            self.transmit(place, &question);
-        }
-    }
-
-    /// The name of a bootstrap node stands for these places: it is asked there.
-    pub(super) fn name_resolved(&mut self, (index, places): Name) {
-        let Some(overlay) = &mut self.overlay else { return };
-        let Some(bootstrap) = overlay.bootstraps.get_mut(index) else { return };
-        let new: Vec<SocketAddr> =
-            places.iter().filter(|place| !bootstrap.places.contains(place)).copied().collect();
-        bootstrap.places = places;
-        let question = Introduction::Asks { nonce: overlay.nonce }.to_bytes(&overlay.key);
-        new.into_iter().for_each(|place| self.transmit(place, &question));
-    }
-
-    /// Somebody asks who this node is, or says who it is.
-    pub(super) fn introduced(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
-        let Some(overlay) = &mut self.overlay else { return Err(Refusal(Counter::RxUnknownMessage)) };
-        let own = *self.public_key.as_bytes();
-        match Introduction::parse(&overlay.key, datagram) {
-            Some(Introduction::Asks { nonce }) => {
-                let answer = Introduction::Answers { nonce, public_key: own }.to_bytes(&overlay.key);
-                self.transmit(from, &answer);
-                Ok(())
-            }
-            Some(Introduction::Answers { nonce, public_key }) if nonce == overlay.nonce => {
-                let asked = |bootstrap: &&mut Bootstrap| bootstrap.places.contains(&from);
-                let Some(bootstrap) = overlay.bootstraps.iter_mut().find(asked) else {
-                    return Err(Refusal(Counter::RxBadHandshake));
-                };
-                let key = PublicKey::from_bytes(public_key);
-                if public_key != own && bootstrap.known.as_ref() != Some(&key) {
-                    info!(bootstrap = %bootstrap.endpoint, at = %from, key = %key, "bootstrap node found");
-                }
-                bootstrap.known = Some(key);
-                self.node.add_contact(public_key, vec![from], true, clock::now());
-                Ok(())
-            }
-            _ => Err(Refusal(Counter::RxBadHandshake)),
+    fn set_lans(&mut self, lans: &[Ipv4Addr]) {
+        if let Some(overlay) = &mut self.overlay {
+            overlay.ways.set_lans(lans);
         }
     }
 
@@ -412,6 +344,10 @@ impl Daemon {
         let before = overlay.absent.len();
         overlay.absent.retain(|_, until| *until > now);
         let is_changed = overlay.absent.len() != before;
+        let is_time = overlay.remember_at <= now;
+        if is_time {
+            overlay.remember_at = now.after(REMEMBER);
+        }
         let mut gone = Vec::new();
         for peer in self.peers.values_mut().filter(|peer| peer.origin == Origin::Found) {
             if self.sealing.current(peer.id).is_some() {
@@ -424,22 +360,15 @@ impl Daemon {
         if is_changed {
             self.publish_table();
         }
+        if is_time {
+            self.remember();
+        }
     }
 }
 
 /// What a node is called that has not said its name.
 fn name_of(public_key: &[u8; 32]) -> String {
     NodeAddress::of_key(public_key).to_string().chars().skip("ipop:".len()).take(8).collect()
-}
-
-fn look_up_name(index: usize, name: String, port: u16, done: mpsc::Sender<Name>) {
-    tokio::spawn(async move {
-        match tokio::net::lookup_host((name.as_str(), port)).await {
-            // The daemon may have ended meanwhile.
-            Ok(places) => drop(done.try_send((index, places.collect()))),
-            Err(error) => warn!(name, %error, "bootstrap node not found"),
-        }
-    });
 }
 
 /// The part of a node in the overlay, where the configuration gives it one.

@@ -118,8 +118,8 @@ impl Daemon {
 impl Overlay {
     /// The ways into the network that are configured, and whether they have answered.
     fn ways_in(&self) -> impl Iterator<Item = api::Bootstrap> {
-        self.bootstraps().map(|(endpoint, known)| api::Bootstrap {
-            endpoint: endpoint.to_string(),
+        self.ways.configured().map(|(config, known)| api::Bootstrap {
+            endpoint: config.endpoint.to_string(),
             answered: known.is_some(),
             address: known.map(crate::key::PublicKey::node_address),
         })

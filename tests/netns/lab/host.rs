@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) interfaces: Option<Vec<String>>,
     /// Ways into the overlay.
     pub(crate) bootstrap: Option<Vec<String>>,
+    /// Whether others on the LAN are looked for.
+    pub(crate) multicast: bool,
     pub(crate) trusted: Vec<String>,
     pub(crate) datapath: BTreeMap<&'static str, String>,
     pub(crate) peers: Vec<Peer>,
@@ -82,6 +84,7 @@ impl Host {
             listen: vec!["udp://0.0.0.0:15000".to_owned(), "udp://[::]:15000".to_owned()],
             interfaces: None,
             bootstrap: None,
+            multicast: false,
             trusted: vec!["10.200.0.0/16".to_owned(), "fd20::/16".to_owned()],
             // What clear links do is tested for itself; `Lab::sealed` takes this back.
             datapath: BTreeMap::from([("security", "clear-if-trusted".to_owned())]),
@@ -348,7 +351,7 @@ impl Config {
             let _ = writeln!(text, "interfaces = {interfaces:?}");
         }
         if let Some(bootstrap) = &self.bootstrap {
-            let _ = writeln!(text, "bootstrap = {bootstrap:?}");
+            let _ = writeln!(text, "bootstrap = {bootstrap:?}\nmulticast = {}", self.multicast);
         }
         text.push_str("[datapath]\n");
         for (key, value) in &self.datapath {

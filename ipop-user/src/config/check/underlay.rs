@@ -6,10 +6,10 @@ use ipop_common::limits::KERNEL_PORT;
 use toml::Spanned;
 
 use super::Checker;
-use crate::config::endpoint::{parse_endpoint, parse_listen};
+use crate::config::endpoint::{parse_bootstrap, parse_listen};
 use crate::config::name::InterfaceName;
 use crate::config::raw::{RawUnderlay, Text};
-use crate::config::{Config, Endpoint, Prefix, Security, Underlay, default_listen};
+use crate::config::{Bootstrap, Config, Prefix, Security, Underlay, default_listen};
 
 pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Underlay> {
     let listen = match &raw.listen {
@@ -30,6 +30,7 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         interfaces: interfaces?,
         bootstrap: bootstrap?,
         has_bootstrap: raw.bootstrap.is_some(),
+        multicast: raw.multicast.unwrap_or(true),
         trusted: trusted?,
     })
 }
@@ -116,10 +117,10 @@ fn interfaces(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Ve
     complete.then_some(names)
 }
 
-fn bootstrap(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<Endpoint>> {
+fn bootstrap(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<Bootstrap>> {
     let mut endpoints = Vec::new();
     for text in list.get_ref() {
-        match parse_endpoint(text.get_ref()) {
+        match parse_bootstrap(text.get_ref()) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err((reason, advice)) => {
                 checker.error::<()>(text.span(), reason, advice);

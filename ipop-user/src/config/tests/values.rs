@@ -236,4 +236,11 @@ fn bootstrap_endpoints_are_checked() {
          write host:port, like 192.0.2.7:15000, [2001:db8::7]:15000 or node.example.org:15000"
     );
     assert!(warnings(&with("[\"udp://seed.example.org:15000\"]")).is_empty());
+    let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+    assert!(warnings(&with(&format!("[\"udp://seed.example.org:15000#{key}\"]"))).is_empty());
+    assert_eq!(
+        errors(&with("[\"udp://192.0.2.7:15000#abc\"]")),
+        "t.toml:18:14: what follows # in `udp://192.0.2.7:15000#abc` is no public key; \
+         write the key that `ipopctl key pub` prints there, or leave out both"
+    );
 }
