@@ -348,11 +348,16 @@ impl Peer {
 
     /// Begins an attempt now, or goes on with the one under way: there are other places to try.
     pub(super) fn call(&mut self, now: Now, shared: &mut Shared) {
+        // One that came too soon after the last would be refused, and the next try be seconds away.
+        let earliest = self.handshake_sent.map(|sent| sent.after(INITIATIONS_APART * 2));
+        let at = earliest.map_or(now.at, |earliest| earliest.max(now.at));
         match &mut self.attempt {
-            Some(attempt) => attempt.next_at = now.at,
-            None => self.attempt = Some(Attempt { since: now.at, next_at: now.at, tried: 0, sent: None }),
+            Some(attempt) => attempt.next_at = at,
+            None => self.attempt = Some(Attempt { since: now.at, next_at: at, tried: 0, sent: None }),
         }
-        self.retry(now, shared);
+        if at <= now.at {
+            self.retry(now, shared);
+        }
     }
 
     /// Begins an attempt, unless one is under way.
