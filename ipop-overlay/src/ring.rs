@@ -257,7 +257,7 @@ impl Ring {
             return;
         }
         let header = self.header(Mode::Exact, Kind::Carried, to);
-        self.originate(header, None, datagram, None, now);
+        self.originate_around(header, datagram, now);
     }
 
     /// There is traffic to a node: a connection to it is worth having, or keeping.
@@ -418,6 +418,14 @@ impl Ring {
             Some(first) => self.pass_on(account, first, &header.write(payload), now),
             None => self.route(None, account, header, payload, now),
         }
+    }
+
+    /// As [`Ring::originate`], but not by the connection to the destination, unless nobody else is there:
+    /// what others carry goes the same way until the last of it has gone.
+    fn originate_around(&mut self, mut header: Header, payload: &[u8], now: Instant) {
+        let decision = route::decide(&self.table, Some(header.destination), &header);
+        header.went_uphill |= decision.uphill && decision.next.is_some();
+        self.originate(header, decision.next, payload, None, now);
     }
 
     fn route(

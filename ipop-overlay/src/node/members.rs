@@ -79,6 +79,11 @@ impl Node {
         self.with_ring(|ring| ring.echo(to, token, now));
     }
 
+    /// The same, behind all that others carry to the node.
+    pub fn echo_behind(&mut self, to: NodeAddress, token: u64, now: Instant) {
+        self.with_ring(|ring| ring.echo_behind(to, token, now));
+    }
+
     /// Asks who is on the way to a node, so many hops from here; [`Output::Traced`] has the same `token`.
     pub fn trace(&mut self, to: NodeAddress, token: u64, hops: u16, now: Instant) {
         self.with_ring(|ring| ring.trace(to, token, hops, now));

@@ -107,10 +107,20 @@ impl Probes {
 impl Ring {
     /// Asks a node for an echo over the ring; [`Output::Echoed`] has the same `token`.
     pub fn echo(&mut self, to: NodeAddress, token: u64, now: Instant) {
-        self.probes.insert(Waiting { token, to, what: What::Echo, sent: now });
-        let header = self.header(Mode::Exact, Kind::Echo, to);
-        let echo = Echo { kind: EchoKind::Asks, hops: 0, token };
+        let (header, echo) = self.ask_for_echo(to, token, now);
         self.originate(header, None, &echo.to_bytes(), None, now);
+    }
+
+    /// The same the way that [`Ring::carry`] goes: what comes back shows that all has arrived which was
+    /// carried before.
+    pub fn echo_behind(&mut self, to: NodeAddress, token: u64, now: Instant) {
+        let (header, echo) = self.ask_for_echo(to, token, now);
+        self.originate_around(header, &echo.to_bytes(), now);
+    }
+
+    fn ask_for_echo(&mut self, to: NodeAddress, token: u64, now: Instant) -> (Header, Echo) {
+        self.probes.insert(Waiting { token, to, what: What::Echo, sent: now });
+        (self.header(Mode::Exact, Kind::Echo, to), Echo { kind: EchoKind::Asks, hops: 0, token })
     }
 
     /// Asks who the node is to which a message to another has come after so many hops;

@@ -24,6 +24,7 @@ mod apply;
 mod bootstrap;
 mod clock;
 mod device;
+mod handover;
 mod lan;
 mod members;
 mod overlay;
@@ -231,6 +232,7 @@ impl Daemon {
             Some(self.next_renewal),
             self.refresh_at,
             self.pings.next_deadline(),
+            self.handover_deadline(),
             self.probes.next_deadline(),
             self.overlay.as_ref().and_then(Overlay::next_deadline),
         ];
@@ -334,6 +336,7 @@ impl Daemon {
         }
         self.send_pings(now);
         self.probes_timeout(now);
+        self.end_handovers(now);
         self.ask_bootstraps(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
@@ -395,6 +398,7 @@ impl Daemon {
             }
             Deed::Roamed { peer, to } => {
                 info!(peer = self.name_of(peer), endpoint = %to, "peer answers from here");
+                self.begin_handover(peer, to);
                 self.node.handle_command(Command::Endpoint { peer, endpoint: Some(to) }, now);
                 self.stale.elsewhere(peer);
             }
@@ -430,7 +434,11 @@ impl Daemon {
                 Output::Link { public_key, endpoints } => self.call_node(public_key, &endpoints),
                 Output::Unlink { peer } => self.unlink(peer),
                 Output::Carried { from, datagram } => self.carried_in(from, &datagram),
-                Output::Echoed { token, rtt, hops, .. } => self.pings.answered(token, rtt, Some(hops)),
+                Output::Echoed { token, rtt, hops, .. } => {
+                    if !self.handed_over(token) {
+                        self.pings.answered(token, rtt, Some(hops));
+                    }
+                }
                 Output::Traced { token, from, rtt, end, .. } => self.traced(token, from, rtt, end),
                 Output::Surveyed { token, rtt, page, .. } => self.surveyed(token, rtt, &page),
                 Output::Found { address, public_key } => {

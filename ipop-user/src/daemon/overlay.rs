@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
+use ipop_common::wireguard::TYPE_TRANSPORT;
 use ipop_common::{Address, Counter};
 use ipop_overlay::session::CANDIDATES_MAX;
 use ipop_overlay::{Endpoint, Instant, NetworkKey, NodeAddress, PeerId, Refusal};
@@ -333,6 +334,9 @@ impl Daemon {
 
     /// Has other nodes carry a datagram.
     pub(super) fn carry(&mut self, to: NodeAddress, datagram: &[u8]) {
+        if datagram.first() == Some(&TYPE_TRANSPORT) {
+            self.note_carried(to);
+        }
         if !self.node.carry(to, datagram, clock::now()) {
             self.counters.add(Counter::TxNoCarrier, 1);
         }

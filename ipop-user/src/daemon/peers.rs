@@ -13,6 +13,7 @@ use ipop_overlay::session::AddError;
 use ipop_overlay::{AddPeerError, Endpoint, Instant, NoPath, Path, PeerId, PeerView, Security, UserReason};
 
 use super::clock;
+use super::handover::Handover;
 use super::overlay::Overlay;
 use super::sealing::Sealing;
 use crate::config::{self, Mtu, Seal};
@@ -95,6 +96,10 @@ pub(super) struct PeerState {
     pub(super) traffic: Arc<LinkTraffic>,
     /// It knows this node's addresses; until then it would refuse what comes from them.
     pub(super) takes_packets: bool,
+    /// When others have carried something to it last.
+    pub(super) carried: Option<Instant>,
+    /// Its packets wait for those that others carry.
+    pub(super) handover: Option<Handover>,
     /// Of one that was found: since when it has its addresses, as it says, UNIX time in seconds.
     pub(super) claimed_since: u64,
     /// Of one that was found: since when there is no session with it.
@@ -112,6 +117,8 @@ impl PeerState {
             kernel: Err("not set up yet".to_owned()),
             traffic: Arc::default(),
             takes_packets: origin == Origin::Configured,
+            carried: None,
+            handover: None,
             claimed_since: 0,
             without_since: clock::now(),
         }
@@ -120,6 +127,11 @@ impl PeerState {
     /// Whether the configuration names it: one that was found is called by the beginning of its address.
     pub(super) fn has_name(&self) -> bool {
         self.origin == Origin::Configured
+    }
+
+    /// Whether packets may go to it now, or have to wait.
+    fn may_send(&self) -> bool {
+        self.takes_packets && self.handover.is_none()
     }
 
     /// The inner prefixes of the peer.
@@ -166,7 +178,7 @@ impl PeerState {
             underlay,
             ifindex: reach.path.ifindex,
             mtu,
-            send: send && self.takes_packets,
+            send: send && self.may_send(),
             takes_clear: view.takes_clear,
             sessions,
             prefixes: self.prefixes(),
@@ -196,11 +208,9 @@ impl PeerState {
             link.link.flags &= !Link::TAKES_CLEAR;
         }
         link.carriage = match view.path.security() {
-            Some(Security::Clear(id)) => Carriage::Clear(id),
+            Some(Security::Clear(id)) if self.handover.is_none() => Carriage::Clear(id),
             // What has no session waits.
-            Some(Security::Sealed) | None => {
-                Carriage::Sealed(sealing.current(self.id).filter(|_| self.takes_packets).cloned())
-            }
+            _ => Carriage::Sealed(sealing.current(self.id).filter(|_| self.may_send()).cloned()),
         };
         link.reachable = match view.path {
             Path::None(NoPath::NoAnswer) => sealing.may_come(self.id),
