@@ -13,6 +13,8 @@ const SIZE: f64 = 1000.0;
 const RADIUS: f64 = 350.0;
 /// More cannot be told apart; each node's name is shown where the pointer is.
 const LABELS_MAX: usize = 80;
+/// Degrees between two labels, so that each can be read.
+const LABEL_APART: f64 = 2.6;
 /// By how much a line between neighbours bends inwards.
 const BEND: f64 = 16.0;
 
@@ -79,8 +81,11 @@ pub(super) fn draw(crawl: &Crawl) -> String {
          <circle cx=\"{c}\" cy=\"{c}\" r=\"{RADIUS}\" fill=\"none\" stroke=\"#dddddd\"/>\n",
         c = SIZE / 2.0
     );
-    for ((from, to), purpose) in sorted(&edges) {
-        connection(&mut svg, from, to, purpose, edges.len());
+    let next: BTreeMap<_, _> = crawl.nodes.iter().map(|node| (node.address(), node.successor)).collect();
+    for (ends, purpose) in sorted(&edges) {
+        let is_next = |one, other| next.get(&one) == Some(&Some(other));
+        let are_next = is_next(ends.0, ends.1) || is_next(ends.1, ends.0);
+        connection(&mut svg, ends, purpose, are_next, edges.len());
     }
     nodes(&mut svg, crawl);
     legend(&mut svg, crawl, &edges);
@@ -119,19 +124,31 @@ fn at(angle: f64, radius: f64) -> (f64, f64) {
     (SIZE / 2.0 + radius * angle.sin(), SIZE / 2.0 - radius * angle.cos())
 }
 
-/// A line between two nodes: neighbours along the circle, others by way of the middle.
-fn connection(svg: &mut String, from: NodeAddress, to: NodeAddress, purpose: Purpose, count: usize) {
-    let (from, to) = (angle(from), angle(to));
+/// A line between two nodes: along the circle to the next one, inside it to others.
+fn connection(
+    svg: &mut String,
+    ends: (NodeAddress, NodeAddress),
+    purpose: Purpose,
+    are_next: bool,
+    count: usize,
+) {
+    let (from, to) = (angle(ends.0), angle(ends.1));
     let span = (to - from).rem_euclid(TAU);
-    let (middle, half) =
-        if span <= PI { (from + span / 2.0, span / 2.0) } else { (from + span / 2.0 + PI, PI - span / 2.0) };
-    // Of a curve with one control point, the middle lies half way between that and the chord.
-    let chord = RADIUS * half.cos();
-    let control = match purpose {
-        Purpose::Near => chord - 2.0 * BEND,
-        _ => chord * 0.3,
+    // The shorter way round.
+    let (from, to, span) = if span <= PI { (from, to, span) } else { (to, from, TAU - span) };
+    let ((x1, y1), (x2, y2)) = (at(from, RADIUS), at(to, RADIUS));
+    let curve = if purpose == Purpose::Near && are_next {
+        format!("A{RADIUS} {RADIUS} 0 0 1 ")
+    } else {
+        // Of a curve with one control point, the middle lies half way between that and the chord.
+        let (chord, length) = (RADIUS * (span / 2.0).cos(), 2.0 * RADIUS * (span / 2.0).sin());
+        let control = match purpose {
+            Purpose::Near => chord - 2.0 * BEND.min(length / 4.0),
+            _ => chord * 0.3,
+        };
+        let (cx, cy) = at(from + span / 2.0, control);
+        format!("Q{cx:.1} {cy:.1} ")
     };
-    let ((x1, y1), (cx, cy), (x2, y2)) = (at(from, RADIUS), at(middle, control), at(to, RADIUS));
     let (width, opacity) = match purpose {
         Purpose::Near => (1.6, 0.9),
         _ => (1.2, (150.0 / count as f64).clamp(0.15, 0.8)),
@@ -140,7 +157,7 @@ fn connection(svg: &mut String, from: NodeAddress, to: NodeAddress, purpose: Pur
     // Writing into a String does not fail.
     let _ = writeln!(
         svg,
-        "<path d=\"M{x1:.1} {y1:.1}Q{cx:.1} {cy:.1} {x2:.1} {y2:.1}\" fill=\"none\" stroke=\"{}\" \
+        "<path d=\"M{x1:.1} {y1:.1}{curve}{x2:.1} {y2:.1}\" fill=\"none\" stroke=\"{}\" \
          stroke-width=\"{width}\" stroke-opacity=\"{opacity:.2}\"{dashes}/>",
         purpose.colour()
     );
@@ -149,7 +166,7 @@ fn connection(svg: &mut String, from: NodeAddress, to: NodeAddress, purpose: Pur
 fn nodes(svg: &mut String, crawl: &Crawl) {
     let count = crawl.nodes.len() + crawl.silent.len();
     let radius = (300.0 / count as f64).clamp(2.0, 9.0);
-    let has_labels = count <= LABELS_MAX;
+    let mut labels = Vec::new();
     for silent in &crawl.silent {
         let (x, y) = at(angle(silent.address), RADIUS);
         let _ = writeln!(
@@ -159,9 +176,7 @@ fn nodes(svg: &mut String, crawl: &Crawl) {
             silent.address,
             escaped(&silent.error)
         );
-        if has_labels {
-            label(svg, silent.address, &silent.address.short(), radius, "#d00000");
-        }
+        labels.push((angle(silent.address), silent.address.short(), "#d00000"));
     }
     for node in &crawl.nodes {
         // Only the node that was asked first has no round trip.
@@ -172,8 +187,25 @@ fn nodes(svg: &mut String, crawl: &Crawl) {
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{colour}\"><title>{}</title></circle>",
             escaped(&described(node))
         );
-        if has_labels {
-            label(svg, node.address(), &node.told.node.label(), radius, "#222222");
+        labels.push((angle(node.address()), node.told.node.label(), "#222222"));
+    }
+    if count <= LABELS_MAX {
+        spread(&mut labels);
+        labels.iter().for_each(|(angle, text, colour)| label(svg, *angle, text, radius, colour));
+    }
+}
+
+/// Moves labels apart that would lie on one another.
+fn spread(labels: &mut [(f64, String, &str)]) {
+    labels.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let apart = LABEL_APART.to_radians();
+    for _ in 0..labels.len() * 2 {
+        for at in 1..labels.len() {
+            let lack = apart - (labels[at].0 - labels[at - 1].0);
+            if lack > 0.0 {
+                labels[at - 1].0 -= lack / 2.0;
+                labels[at].0 += lack / 2.0;
+            }
         }
     }
 }
@@ -188,8 +220,8 @@ fn described(node: &Node) -> String {
 }
 
 /// A name outside the circle, read from the side on which it stands.
-fn label(svg: &mut String, address: NodeAddress, text: &str, radius: f64, colour: &str) {
-    let angle = angle(address);
+fn label(svg: &mut String, angle: f64, text: &str, radius: f64, colour: &str) {
+    let angle = angle.rem_euclid(TAU);
     let (x, y) = at(angle, RADIUS + radius + 6.0);
     let degrees = angle.to_degrees() - 90.0;
     let (degrees, anchor) = if angle <= PI { (degrees, "start") } else { (degrees - 180.0, "end") };
@@ -279,6 +311,18 @@ mod tests {
             }
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
+    }
+
+    #[test]
+    fn labels_do_not_lie_on_one_another() {
+        let mut labels: Vec<_> =
+            (0..40).map(|at| (1.0 + f64::from(at % 7) / 1000.0, at.to_string(), "")).collect();
+        spread(&mut labels);
+        let gaps = labels.windows(2).map(|pair| pair[1].0 - pair[0].0);
+        assert!(gaps.into_iter().all(|gap| gap > LABEL_APART.to_radians() / 2.0), "{labels:?}");
+        let mut alone = vec![(1.0, String::new(), ""), (2.0, String::new(), "")];
+        spread(&mut alone);
+        assert_eq!((alone[0].0, alone[1].0), (1.0, 2.0));
     }
 
     #[test]
