@@ -13,7 +13,7 @@ use crate::api::{
     RingNode,
 };
 use crate::control::{Probe, Request};
-use crate::key::PublicKey;
+use crate::key::{NodeAddress, PublicKey};
 
 pub(crate) fn key(byte: u8) -> PublicKey {
     PublicKey::from_bytes([byte; 32])
@@ -57,7 +57,7 @@ pub(crate) fn node(byte: u8, name: Option<&str>) -> NodeRef {
 
 fn overlay() -> Overlay {
     let neighbour = |byte, name, rtt_us| Neighbour { node: node(byte, Some(name)), rtt_us };
-    let bootstrap = |endpoint: &str, address| Bootstrap {
+    let bootstrap = |endpoint: &str, address: Option<NodeAddress>| Bootstrap {
         endpoint: endpoint.to_owned(),
         answered: address.is_some(),
         address,
