@@ -15,11 +15,13 @@ use crate::config;
 use crate::key::{NodeAddress, PublicKey};
 
 mod overlay;
+mod ping;
 
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Neighbour, NodeRef, Overlay, OverlayState, RingEdge,
     RingNode, SurveyOrder, TraceOrder,
 };
+pub use ping::{Ping, PingOrder, Probe};
 
 /// Paths of the resources, relative to the control socket.
 pub mod paths {
@@ -382,73 +384,6 @@ impl CounterValue {
     pub fn class_rank(&self) -> usize {
         let classes = [Class::Ok, Class::Passed, Class::Refused, Class::Dropped];
         classes.iter().position(|class| class.name() == self.class).unwrap_or(classes.len())
-    }
-}
-
-/// Measures the round trip of control messages to a peer, or of an echo over the overlay to any node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PingOrder {
-    /// A [`Selector`] in text form.
-    pub peer: String,
-    /// 1 to [`PING_COUNT_MAX`].
-    pub count: u32,
-    /// Between the probes, at most [`PING_INTERVAL_MS_MAX`].
-    pub interval_ms: u64,
-    /// Over the overlay, even where there is a direct link.
-    #[serde(default)]
-    pub overlay: bool,
-}
-
-/// What became of a ping order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ping {
-    /// The peer's name, or the node's address.
-    pub peer: String,
-    /// Whether other nodes carried the probes.
-    #[serde(default)]
-    pub overlay: bool,
-    pub count: u32,
-    pub results: Vec<Probe>,
-    /// `null` if no probe was answered; so are the next two.
-    pub min_us: Option<u64>,
-    pub avg_us: Option<u64>,
-    pub max_us: Option<u64>,
-    pub lost: u32,
-}
-
-/// One probe. Sequence numbers count from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
-    pub seq: u32,
-    /// `null`: lost.
-    pub rtt_us: Option<u64>,
-    /// Nodes that it came to over the overlay, with the one that answered; `null` on a direct link.
-    #[serde(default)]
-    pub hops: Option<u16>,
-}
-
-impl Ping {
-    /// Sums up the probes sent, in their order. `None`: lost.
-    pub fn new(peer: String, rtts_us: &[Option<u64>]) -> Self {
-        let probes = (1..).zip(rtts_us).map(|(seq, rtt_us)| Probe { seq, rtt_us: *rtt_us, hops: None });
-        Self::of(peer, false, probes.collect())
-    }
-
-    /// Sums up the probes sent.
-    pub fn of(peer: String, overlay: bool, results: Vec<Probe>) -> Self {
-        let answered: Vec<u64> = results.iter().filter_map(|probe| probe.rtt_us).collect();
-        let sum_us: u64 = answered.iter().sum();
-        Self {
-            peer,
-            overlay,
-            count: results.len() as u32,
-            min_us: answered.iter().min().copied(),
-            avg_us: sum_us.checked_div(answered.len() as u64),
-            max_us: answered.iter().max().copied(),
-            lost: (results.len() - answered.len()) as u32,
-            results,
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use ipop_user::config::Config;
 use ipop_user::{api, control, key};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -489,6 +489,28 @@ fn a_third_node_joins_by_the_same_token_and_json() {
     let refused = check(&gamma.join("ipop.toml"), &[]);
     assert_eq!(refused.status, 1);
     assert!(refused.stderr.contains("peer `me` has this node's own public key"), "{refused:?}");
+}
+
+#[test]
+fn a_node_joins_by_way_of_another_and_nobody_has_to_be_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let alpha_is = ["--name", "alpha", "--endpoint", "alpha.example.org:15000"];
+    let printed = init(&directory.path().join("alpha"), &alpha_is).succeeds();
+    assert!(printed.contains("`ipopctl init --join - --bootstrap`"), "{printed}");
+    let token = paragraph(&printed, "ipop1:");
+    let beta = directory.path().join("beta");
+    let printed = join(&beta, token, &["--name", "beta", "--bootstrap"]).succeeds();
+    assert!(!printed.contains("[[peer]]") && printed.contains("udp://alpha.example.org:15000"), "{printed}");
+    let config = load(&beta.join("ipop.toml"));
+    assert!(config.peers.is_empty() && config.has_overlay());
+    let gamma = directory.path().join("gamma");
+    let more = ["--name", "gamma", "--bootstrap", "udp://192.0.2.2:15000", "--bootstrap", "--json"];
+    let json = join(&gamma, token, &more).json();
+    assert_eq!(json["bootstrap"], json!(["udp://192.0.2.2:15000", "udp://alpha.example.org:15000"]));
+    let delta = directory.path().join("delta");
+    join(&delta, token, &["--name", "delta", "--bootstrap", "nowhere"]).fails_with(2, "nowhere");
+    init(&delta, &["--name", "delta", "--bootstrap"]).fails_with(2, "--bootstrap without a value");
+    assert!(!delta.exists());
 }
 
 fn load(config: &Path) -> Config {

@@ -109,6 +109,37 @@ fn a_node_says_whether_it_is_alone_or_part_of_a_ring() {
 }
 
 #[test]
+fn who_carries_packets_and_why_is_said() {
+    run(|| {
+        let crowd = Crowd::new(3);
+        crowd.isolate(&[1, 2]);
+        let crowd = crowd.up();
+        crowd.wait_for_path(1, 2, "overlay", PATIENCE);
+        let host = &crowd.hosts[1];
+        let (to, carrier) = (crowd.hosts[2].inner_v4.to_string(), crowd.hosts[0].inner_v4.to_string());
+        let peers = host.ask("/v1/peers");
+        let mut peers = peers.as_array().into_iter().flatten();
+        let peer = peers
+            .find(|peer| peer["virtual_ips"].to_string().contains(&format!("\"{to}\"")))
+            .expect("a peer");
+        let reason = peer["path_reason"].as_str().expect("a reason");
+        assert!(reason.contains(&format!("first {carrier}: ")), "{reason}");
+        let explained = json(host, &["explain", &to]).expect("an explanation");
+        let step = |check: &str| {
+            let steps = explained["steps"].as_array().into_iter().flatten();
+            steps.into_iter().find(|step| step["check"] == check).expect("a step").clone()
+        };
+        assert!(step("carried by others")["detail"].to_string().contains(&carrier), "{explained:#}");
+        assert_eq!(step("direct link")["ok"], false, "{explained:#}");
+        // A ping goes the same way, in two hops.
+        let ping = json(host, &["ping", &to, "-c", "1"]).expect("it answers");
+        assert_eq!((&ping["overlay"], &ping["results"][0]["hops"]), (&true.into(), &2.into()), "{ping:#}");
+        let trace = json(host, &["traceroute", &to]).expect("it arrives");
+        assert_eq!(trace["hops"][0]["node"]["address"], address(&crowd.hosts[0]), "{trace:#}");
+    });
+}
+
+#[test]
 fn a_crawl_finds_all_and_a_trace_goes_from_one_to_the_next() {
     run(|| {
         const COUNT: usize = 10;

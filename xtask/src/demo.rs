@@ -1,6 +1,8 @@
 //! `cargo xtask demo`: two hosts on one wire, in namespaces, that talk over IPOP: sealed, clear by the
-//! kernel path and clear by the user path, with ipopd's own counters as proof of which carried what.
+//! kernel path and clear by the user path, with ipopd's own counters as proof of which carried what. Then
+//! three hosts that find each other by one address.
 
+mod overlay;
 mod story;
 mod transfer;
 
@@ -59,10 +61,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     // Everything that `show` sets up is removed when it returns, by an error or a signal too.
     let legs = show(&binaries, args.seconds, &story)?;
+    let overlay = overlay::show(&binaries, PREFIX, &story)?;
+    story.step("Tear-down");
     story.torn_down();
-    let proved = legs.iter().all(|leg| leg.proved != Some(false));
+    let proved = legs.iter().all(|leg| leg.proved != Some(false)) && overlay.proved;
     if args.json {
-        ui::say(&serde_json::json!({ "proved": proved, "legs": legs }).to_string());
+        ui::say(&serde_json::json!({ "proved": proved, "legs": legs, "overlay": overlay }).to_string());
     } else {
         story.table(&legs, proved);
     }
@@ -95,8 +99,6 @@ fn show(binaries: &Binaries, seconds: u64, story: &Story) -> Result<Vec<Leg>> {
     let clear = leg(&CLEAR, &daemons, &transfer, story)?;
     switch_kernel_path(&mut daemons, "off", &USER, story)?;
     let user = leg(&USER, &daemons, &transfer, story)?;
-
-    story.step("Tear-down");
     Ok(vec![bare, sealed, clear, user])
 }
 

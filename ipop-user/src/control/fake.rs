@@ -13,7 +13,7 @@ use crate::api::{
     RingNode,
 };
 use crate::control::{Probe, Request};
-use crate::key::PublicKey;
+use crate::key::{NodeAddress, PublicKey};
 
 pub(crate) fn key(byte: u8) -> PublicKey {
     PublicKey::from_bytes([byte; 32])
@@ -57,9 +57,9 @@ pub(crate) fn node(byte: u8, name: Option<&str>) -> NodeRef {
 
 fn overlay() -> Overlay {
     let neighbour = |byte, name, rtt_us| Neighbour { node: node(byte, Some(name)), rtt_us };
-    let bootstrap = |endpoint: &str, address| Bootstrap {
+    let bootstrap = |endpoint: &str, address: Option<NodeAddress>| Bootstrap {
         endpoint: endpoint.to_owned(),
-        answered: address != None,
+        answered: address.is_some(),
         address,
     };
     Overlay {
@@ -218,8 +218,8 @@ fn ping(peer: &str, count: u32) -> Ping {
     Ping::new(peer.to_owned(), &rtts_us)
 }
 
-fn probed(node: Option<Selector>, probe: Probe) {
-    let name = node.as_ref().map_or(Ok("alpha"), chosen);
+fn probed(node: Option<&Selector>, probe: Probe) {
+    let name = node.map_or(Ok("alpha"), chosen);
     match probe {
         Probe::Ping { count, reply, .. } => send(reply, name.map(|name| ping(name, count))),
         Probe::Trace { hop, reply } => {
@@ -240,7 +240,7 @@ pub(crate) fn answer(request: Request) {
         Request::Routes(reply) => send(reply, routes()),
         Request::Counters(reply) => send(reply, counters()),
         Request::Explain { peer, reply } => send(reply, chosen(&peer).map(|_| explanation())),
-        Request::Probe { node, probe } => probed(node, probe),
+        Request::Probe { node, probe } => probed(node.as_ref(), probe),
         Request::SetKernel { on: true, reply } => {
             send(reply, Err("the kernel path is not available: no CAP_BPF".to_owned()));
         }

@@ -135,6 +135,21 @@ async fn a_ping_is_bounded_and_summed_up() {
 }
 
 #[tokio::test]
+async fn other_nodes_are_asked_and_named_in_any_way() {
+    let server = start().await;
+    let trace = |node: &str, hop: u32| json!({ "node": node, "hop": hop }).to_string();
+    let (status, hop) = server.post(paths::TRACE, &trace("beta", 1)).await;
+    assert_eq!((status, &hop["end"], &hop["node"]["name"]), (200, &json!("on-the-way"), &json!("gamma")));
+    let (_, hop) = server.post(paths::TRACE, &trace(&fake::key(2).to_string(), 2)).await;
+    assert_eq!(hop["end"], "arrived");
+    assert_eq!(server.post(paths::TRACE, &trace("beta", 0)).await, (400, error("hops are counted from 1")));
+    assert_eq!(server.post(paths::TRACE, &trace("delta", 1)).await.0, 409);
+    let (status, own) = server.post(paths::SURVEY, r#"{"node":null}"#).await;
+    assert_eq!((status, own), (200, serde_json::to_value(fake::ring_node(1)).unwrap()));
+    assert_eq!(server.post(paths::SURVEY, r#"{"node":"delta"}"#).await.0, 409);
+}
+
+#[tokio::test]
 async fn nonsense_is_refused_with_a_reason() {
     let server = start().await;
     assert_eq!(server.get("/v2/status").await.0, 404);
@@ -182,6 +197,9 @@ async fn metrics_are_served_on_both_listeners_and_nothing_else_on_tcp() {
         r#"ipop_peer_packets_total{peer="beta",path="kernel",direction="tx"} 1234560"#,
         r#"ipop_peer_bytes_total{peer="beta",direction="tx"} 9876543210"#,
         r#"ipop_link_lease_seconds{peer="beta",link_id="001a2b"} 29.5"#,
+        "ipop_overlay_joined 1",
+        "ipop_overlay_nodes 3",
+        "ipop_overlay_connections 2",
         r#"ipop_packets_total{path="kernel",verdict="tx_disabled",class="passed"} 1000000"#,
         "# EOF",
     ] {

@@ -103,6 +103,10 @@ pub(super) struct Init {
     /// Where other nodes reach this one, like 192.0.2.7:15000 [default: the host's name]
     #[arg(long)]
     pub(super) endpoint: Option<String>,
+    /// A node by way of which this one finds all others, like udp://192.0.2.7:15000, instead of a [[peer]] for
+    /// each; without a value, the node that has made the token
+    #[arg(long, value_name = "ENDPOINT", num_args = 0..=1, default_missing_value = "")]
+    pub(super) bootstrap: Vec<String>,
     /// Replace the configuration that is there; a key that is there stays this node's
     #[arg(long)]
     pub(super) force: bool,

@@ -17,14 +17,17 @@ pub(super) enum To {
     Node(NodeAddress),
 }
 
+/// A round trip, and the hops over the overlay.
+type Answer = (Duration, Option<u16>);
+
 struct Order {
     to: To,
     name: String,
     count: usize,
     interval: Duration,
     next: Instant,
-    /// Probes sent: id, and the round trip once answered, with the hops over the overlay.
-    sent: Vec<(u64, Option<(Duration, Option<u16>)>)>,
+    /// Probes sent: id, and what came of it.
+    sent: Vec<(u64, Option<Answer>)>,
     /// When the last probe is given up.
     until: Instant,
     reply: Reply<Ping>,

@@ -31,6 +31,13 @@ pub(super) fn run(input: &[u8]) {
         Selector::VirtualIp(selected) => ip == Some(selected),
         Selector::Address(selected) => ip.is_none() && address == Some(selected),
         Selector::PublicKey(selected) => ip.is_none() && address.is_none() && key == Some(selected),
+        Selector::Prefix(selected) => {
+            ip.is_none()
+                && address.is_none()
+                && selected.len() > "ipop:".len()
+                && selected == text.to_ascii_lowercase()
+                && selected.starts_with("ipop:")
+        }
         Selector::Name(name) => ip.is_none() && address.is_none() && key.is_none() && name == text,
     };
     assert!(selected, "{text:?} selects something else");

@@ -13,7 +13,7 @@ use super::{wait_for, within};
 #[derive(Debug)]
 pub(crate) struct Crowd {
     pub(crate) hosts: Vec<Host>,
-    _bridge: NetNs,
+    bridge: NetNs,
     _folder: tempfile::TempDir,
 }
 
@@ -36,7 +36,14 @@ impl Crowd {
             host.config.datapath.insert("security", "sealed".to_owned());
             host
         });
-        Self { hosts: hosts.collect(), _bridge: bridge, _folder: folder }
+        Self { hosts: hosts.collect(), bridge, _folder: folder }
+    }
+
+    /// Keeps these hosts from reaching each other; all others they reach.
+    pub(crate) fn isolate(&self, hosts: &[usize]) {
+        for host in hosts {
+            self.bridge.ip(&format!("link set port{} type bridge_slave isolated on", host + 1));
+        }
     }
 
     /// Starts all daemons.

@@ -96,7 +96,12 @@ impl Story {
         });
     }
 
-    fn line(&self, text: &str) {
+    /// What a command has printed.
+    pub(crate) fn text(&self, text: &str) {
+        text.lines().for_each(|line| self.line(&format!("   {line}")));
+    }
+
+    pub(crate) fn line(&self, text: &str) {
         if !self.silent {
             ui::say(text);
         }

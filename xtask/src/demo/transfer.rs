@@ -87,7 +87,7 @@ fn program(name: &str) -> Result<Command> {
 }
 
 /// The mean of `rtt min/avg/max/mdev = a/b/c/d ms`, if nothing was lost.
-fn parse_ping(text: &str) -> Option<f64> {
+pub(crate) fn parse_ping(text: &str) -> Option<f64> {
     if !text.contains(" 0% packet loss") {
         return None;
     }

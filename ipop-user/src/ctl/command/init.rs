@@ -31,6 +31,8 @@ struct Plan {
     key: PrivateKey,
     secret: Zeroizing<String>,
     inviter: Option<Member>,
+    /// Ways into the overlay; the inviter is no peer of its own then.
+    bootstrap: Vec<String>,
 }
 
 /// Writes both files or, where one of them exists already or a value is wrong, neither.
@@ -73,23 +75,32 @@ fn report(plan: &Plan, config: &Config, files: &Files, output: &mut Output<'_>) 
             "address": public_key.node_address(),
             "virtual_ips": own.addresses.iter().map(|address| address.addr()).collect::<Vec<_>>(),
             "peer_block": peer_block,
+            "bootstrap": plan.bootstrap,
             "token": token.as_ref().map(|token| token.as_str()),
         }))?);
     }
     let text = match &plan.inviter {
         None => format!(
             "wrote {config_path} and {key_path}\n\n\
-             Another node joins network {network} with `ipopctl init --join -` and this line:\n\n\
+             Another node joins network {network} with `ipopctl init --join - --bootstrap` and this line:\n\n\
              {}\n\n\
              It holds the network's secret, and says that this node is at {endpoint} (--endpoint).\n\
-             What is printed there goes into {config_path} here. Then start ipopd, or run `ipopctl reload`.\n",
+             Then start ipopd on both: they find each other. Without --bootstrap, nodes list one another: what is\n\
+             printed there goes into {config_path} here.\n",
             *token()
+        ),
+        Some(_) if !plan.bootstrap.is_empty() => format!(
+            "wrote {config_path} and {key_path}\n\n\
+             Start ipopd: it finds network {network} by way of {}, and nobody has to be told.\n\
+             `ipopctl status` says whether it is part of the ring.\n",
+            plan.bootstrap.join(", ")
         ),
         Some(inviter) => format!(
             "wrote {config_path} and {key_path}\n\n\
              Add this to the configuration of {}, and run `ipopctl reload` there:\n\n\
              {peer_block}\n\
-             Other nodes of network {network} need it as well, and this one theirs. Then start ipopd.\n",
+             Other nodes of network {network} need it as well, and this one theirs. Then start ipopd.\n\
+             With --bootstrap none of this is needed: the nodes find each other.\n",
             inviter.name
         ),
     };
@@ -142,11 +153,12 @@ impl Plan {
                 "the node that invites is called `{name}` as well; give this one a --name"
             )));
         }
+        let bootstrap = ways_in(&init.bootstrap, inviter.as_ref())?;
         let addresses = match &init.addresses[..] {
             [] => address::derive(inviter.as_ref(), &key.public_key().node_address())?,
             given => given.to_vec(),
         };
-        Ok(Self { name, network, addresses, endpoint, key, secret, inviter })
+        Ok(Self { name, network, addresses, endpoint, key, secret, inviter, bootstrap })
     }
 
     /// This node, as others have to know it.
@@ -181,6 +193,7 @@ addresses = {addresses}
 [underlay]
 #listen = ["udp://0.0.0.0:{port}", "udp://[::]:{port}"]
 #interfaces = ["eth0"]              # default: those on the routes to the peers
+{bootstrap}
 # Networks whose wires are yours; with security = "clear-if-trusted" links within them are clear.
 #trusted = []                       # like ["192.168.0.0/16"]
 
@@ -207,10 +220,42 @@ addresses = {addresses}
             control_socket = defaults::CONTROL_SOCKET,
             device = defaults::DEVICE,
             port = defaults::PORT,
-            inviter =
-                self.inviter.as_ref().map(|inviter| format!("\n{}", peer_block(inviter))).unwrap_or_default(),
+            bootstrap = self.bootstrap_line(),
+            inviter = self
+                .inviter
+                .as_ref()
+                .filter(|_| self.bootstrap.is_empty())
+                .map(|inviter| format!("\n{}", peer_block(inviter)))
+                .unwrap_or_default(),
         ))
     }
+
+    fn bootstrap_line(&self) -> String {
+        if self.bootstrap.is_empty() {
+            // Written out, it would have a meaning: a node with peers that takes others nevertheless.
+            return "# Nodes by way of which this one finds all others: bootstrap = [\"udp://192.0.2.7:15000\"]".to_owned();
+        }
+        format!(
+            "bootstrap = {}  # any node that is up; more than one is better",
+            quoted_list(&self.bootstrap)
+        )
+    }
+}
+
+/// The ways into the overlay; one without a value is the node that invites.
+fn ways_in(given: &[String], inviter: Option<&Member>) -> Result<Vec<String>, Failure> {
+    let endpoint = || inviter.and_then(|inviter| inviter.endpoint.as_ref());
+    let way_in = |text: &String| {
+        match (text.is_empty(), endpoint()) {
+        (false, _) => Ok(text.clone()),
+        (true, Some(endpoint)) => Ok(format!("udp://{endpoint}")),
+        (true, None) => Err(Failure::Usage(
+            "--bootstrap without a value is the node whose token --join has; name one, like udp://192.0.2.7:15000"
+                .to_owned(),
+        )),
+    }
+    };
+    given.iter().map(way_in).collect()
 }
 
 /// A member of the network in the configuration of another.
@@ -272,6 +317,7 @@ mod tests {
             key: PrivateKey::from_bytes([9; 32]),
             secret: generate_secret().unwrap(),
             inviter: None,
+            bootstrap: Vec::new(),
         }
     }
 
@@ -312,6 +358,23 @@ mod tests {
             assert_eq!(format!("{:?}", peer.addresses), "[10.128.0.1/32, fd00::1/128]");
             assert_eq!(peer.endpoint, endpoint);
         }
+    }
+
+    #[test]
+    fn a_node_with_a_way_in_has_no_peers_of_its_own() {
+        let alpha = plan("alpha");
+        let inviter = alpha.member(&parsed(&alpha.config_text()).config);
+        let given = [String::new(), "udp://[fd00::9]:1500".to_owned()];
+        let bootstrap = ways_in(&given, Some(&inviter)).unwrap();
+        assert_eq!(bootstrap, ["udp://192.0.2.7:15000", "udp://[fd00::9]:1500"]);
+        let addresses = vec!["10.128.0.2/24".to_owned()];
+        let config =
+            parsed(&Plan { addresses, inviter: Some(inviter), bootstrap, ..plan("beta") }.config_text())
+                .config;
+        assert!(config.peers.is_empty() && config.has_overlay());
+        let ways: Vec<_> = config.underlay.bootstrap.iter().map(ToString::to_string).collect();
+        assert_eq!(ways, ["192.0.2.7:15000", "[fd00::9]:1500"]);
+        assert!(ways_in(&given, None).unwrap_err().to_string().contains("name one"));
     }
 
     #[test]

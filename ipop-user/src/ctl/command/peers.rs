@@ -5,7 +5,7 @@ use crate::ctl::format::{Align, microseconds, or_nothing, table};
 
 pub(in crate::ctl) fn render(peers: &[Peer], width: u16) -> String {
     if peers.is_empty() {
-        return "no peers; add a [[peer]] to the configuration and run `ipopctl reload`\n".to_owned();
+        return "no peers; `ipopctl status` says whether the overlay is joined, or add a [[peer]] and run `ipopctl reload`\n".to_owned();
     }
     let headings = [
         ("peer", Align::Left),
@@ -59,7 +59,7 @@ gamma  192.168.7.0/24  -                 none           -              -     -
     fn a_node_alone_is_told_what_to_do() {
         assert_eq!(
             render(&[], 80),
-            "no peers; add a [[peer]] to the configuration and run `ipopctl reload`\n"
+            "no peers; `ipopctl status` says whether the overlay is joined, or add a [[peer]] and run `ipopctl reload`\n"
         );
     }
 

@@ -40,8 +40,10 @@ pub(super) struct Silent {
 }
 
 impl Node {
-    fn new(told: RingNode) -> Self {
+    fn new(mut told: RingNode) -> Self {
         let own = told.node.address.on_ring();
+        // It may say anything.
+        told.connections.retain(|edge| edge.address != told.node.address);
         let on_ring = || told.connections.iter().filter(|edge| is_on_ring(edge)).map(|edge| edge.address);
         let successor = on_ring().min_by_key(|other| own.up_to(other.on_ring()));
         let predecessor = on_ring().min_by_key(|other| other.on_ring().up_to(own));
@@ -209,6 +211,16 @@ mod tests {
         told.connections.clear();
         let crawl = Crawl::new(vec![told], Vec::new(), false);
         assert!(crawl.consistent && render(&crawl, 80).ends_with("1 node: alone\n"));
+    }
+
+    #[test]
+    fn nobody_is_its_own_successor() {
+        let mut told = three();
+        let mut edge = told[0].connections[0].clone();
+        edge.address = told[0].node.address;
+        told[0].connections.push(edge);
+        let crawl = Crawl::new(told, Vec::new(), false);
+        assert!(crawl.consistent, "{:?}", crawl.problems);
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! A picture of the ring: nodes on a circle by their addresses, going up clockwise from the top, and the
 //! connections between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::{PI, TAU};
 use std::fmt::Write;
 
 use super::report::{Crawl, Node, has_role};
-use crate::api::RingEdge;
 use crate::key::NodeAddress;
 
 const SIZE: f64 = 1000.0;
 const RADIUS: f64 = 350.0;
 /// More cannot be told apart; each node's name is shown where the pointer is.
 const LABELS_MAX: usize = 80;
+/// Degrees between two labels, so that each can be read.
+const LABEL_APART: f64 = 2.6;
+/// How often labels are moved apart: enough for as many as there may be, all in one place.
+const SPREADS: usize = 2000;
 /// By how much a line between neighbours bends inwards.
 const BEND: f64 = 16.0;
 
@@ -29,10 +32,6 @@ enum Purpose {
 
 impl Purpose {
     const ALL: [Self; 6] = [Self::Near, Self::Demand, Self::Far, Self::Bypass, Self::Managed, Self::Leaf];
-
-    fn of(edge: &RingEdge) -> Self {
-        Self::ALL.into_iter().find(|purpose| has_role(edge, purpose.role())).unwrap_or(Self::Leaf)
-    }
 
     fn role(self) -> &'static str {
         match self {
@@ -79,32 +78,47 @@ pub(super) fn draw(crawl: &Crawl) -> String {
          <circle cx=\"{c}\" cy=\"{c}\" r=\"{RADIUS}\" fill=\"none\" stroke=\"#dddddd\"/>\n",
         c = SIZE / 2.0
     );
-    for ((from, to), purpose) in sorted(&edges) {
-        connection(&mut svg, from, to, purpose, edges.len());
+    let next: BTreeMap<_, _> = crawl.nodes.iter().map(|node| (node.address(), node.successor)).collect();
+    for (ends, purpose) in sorted(&edges) {
+        let is_next = |one, other| next.get(&one) == Some(&Some(other));
+        let way = match (purpose, is_next(ends.0, ends.1), is_next(ends.1, ends.0)) {
+            (Purpose::Near, true, true) => format!("{}{}", arc(ends.0, ends.1), arc(ends.1, ends.0)),
+            (Purpose::Near, true, false) => arc(ends.0, ends.1),
+            (Purpose::Near, false, true) => arc(ends.1, ends.0),
+            _ => chord(ends, purpose),
+        };
+        connection(&mut svg, &way, purpose, edges.len());
     }
     nodes(&mut svg, crawl);
     legend(&mut svg, crawl, &edges);
     svg + "</svg>\n"
 }
 
-type Edges = BTreeMap<(NodeAddress, NodeAddress), Purpose>;
+type Edges = BTreeMap<(NodeAddress, NodeAddress), BTreeSet<Purpose>>;
 
-/// Each connection once, whichever of its ends tells of it.
+/// Each connection once, whichever of its ends tells of it, with what is drawn of it: that it is one of
+/// neighbours, that there is traffic; if neither, what it is for most of all.
 fn edges(crawl: &Crawl) -> Edges {
     let mut edges = Edges::new();
     for node in &crawl.nodes {
         for edge in &node.told.connections {
             let (own, other) = (node.address(), edge.address);
-            let purpose = edges.entry((own.min(other), own.max(other))).or_insert(Purpose::Leaf);
-            *purpose = Purpose::of(edge).max(*purpose);
+            let purposes = edges.entry((own.min(other), own.max(other))).or_default();
+            purposes.extend(Purpose::ALL.into_iter().filter(|purpose| has_role(edge, purpose.role())));
         }
+    }
+    for purposes in edges.values_mut() {
+        let most = purposes.last().copied().unwrap_or(Purpose::Leaf);
+        purposes.insert(most);
+        purposes.retain(|purpose| *purpose >= most.min(Purpose::Demand));
     }
     edges
 }
 
 /// The many below, the few that matter above.
 fn sorted(edges: &Edges) -> Vec<((NodeAddress, NodeAddress), Purpose)> {
-    let mut sorted: Vec<_> = edges.iter().map(|(ends, purpose)| (*ends, *purpose)).collect();
+    let each = edges.iter().flat_map(|(ends, purposes)| purposes.iter().map(|purpose| (*ends, *purpose)));
+    let mut sorted: Vec<_> = each.collect();
     sorted.sort_by_key(|(_, purpose)| *purpose);
     sorted
 }
@@ -119,19 +133,31 @@ fn at(angle: f64, radius: f64) -> (f64, f64) {
     (SIZE / 2.0 + radius * angle.sin(), SIZE / 2.0 - radius * angle.cos())
 }
 
-/// A line between two nodes: neighbours along the circle, others by way of the middle.
-fn connection(svg: &mut String, from: NodeAddress, to: NodeAddress, purpose: Purpose, count: usize) {
+/// From a node up the ring to another, along the circle.
+fn arc(from: NodeAddress, to: NodeAddress) -> String {
     let (from, to) = (angle(from), angle(to));
+    let ((x1, y1), (x2, y2)) = (at(from, RADIUS), at(to, RADIUS));
+    let is_long = u8::from((to - from).rem_euclid(TAU) > PI);
+    format!("M{x1:.1} {y1:.1}A{RADIUS} {RADIUS} 0 {is_long} 1 {x2:.1} {y2:.1}")
+}
+
+/// Between two nodes, inside the circle.
+fn chord(ends: (NodeAddress, NodeAddress), purpose: Purpose) -> String {
+    let (from, to) = (angle(ends.0), angle(ends.1));
     let span = (to - from).rem_euclid(TAU);
-    let (middle, half) =
-        if span <= PI { (from + span / 2.0, span / 2.0) } else { (from + span / 2.0 + PI, PI - span / 2.0) };
+    // The shorter way round.
+    let (from, to, span) = if span <= PI { (from, to, span) } else { (to, from, TAU - span) };
     // Of a curve with one control point, the middle lies half way between that and the chord.
-    let chord = RADIUS * half.cos();
+    let (chord, length) = (RADIUS * (span / 2.0).cos(), 2.0 * RADIUS * (span / 2.0).sin());
     let control = match purpose {
-        Purpose::Near => chord - 2.0 * BEND,
+        Purpose::Near => chord - 2.0 * BEND.min(length / 4.0),
         _ => chord * 0.3,
     };
-    let ((x1, y1), (cx, cy), (x2, y2)) = (at(from, RADIUS), at(middle, control), at(to, RADIUS));
+    let ((x1, y1), (cx, cy), (x2, y2)) = (at(from, RADIUS), at(from + span / 2.0, control), at(to, RADIUS));
+    format!("M{x1:.1} {y1:.1}Q{cx:.1} {cy:.1} {x2:.1} {y2:.1}")
+}
+
+fn connection(svg: &mut String, way: &str, purpose: Purpose, count: usize) {
     let (width, opacity) = match purpose {
         Purpose::Near => (1.6, 0.9),
         _ => (1.2, (150.0 / count as f64).clamp(0.15, 0.8)),
@@ -140,8 +166,8 @@ fn connection(svg: &mut String, from: NodeAddress, to: NodeAddress, purpose: Pur
     // Writing into a String does not fail.
     let _ = writeln!(
         svg,
-        "<path d=\"M{x1:.1} {y1:.1}Q{cx:.1} {cy:.1} {x2:.1} {y2:.1}\" fill=\"none\" stroke=\"{}\" \
-         stroke-width=\"{width}\" stroke-opacity=\"{opacity:.2}\"{dashes}/>",
+        "<path d=\"{way}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\" \
+         stroke-opacity=\"{opacity:.2}\"{dashes}/>",
         purpose.colour()
     );
 }
@@ -149,7 +175,7 @@ fn connection(svg: &mut String, from: NodeAddress, to: NodeAddress, purpose: Pur
 fn nodes(svg: &mut String, crawl: &Crawl) {
     let count = crawl.nodes.len() + crawl.silent.len();
     let radius = (300.0 / count as f64).clamp(2.0, 9.0);
-    let has_labels = count <= LABELS_MAX;
+    let mut labels = Vec::new();
     for silent in &crawl.silent {
         let (x, y) = at(angle(silent.address), RADIUS);
         let _ = writeln!(
@@ -159,9 +185,7 @@ fn nodes(svg: &mut String, crawl: &Crawl) {
             silent.address,
             escaped(&silent.error)
         );
-        if has_labels {
-            label(svg, silent.address, &silent.address.short(), radius, "#d00000");
-        }
+        labels.push((angle(silent.address), silent.address.short(), "#d00000"));
     }
     for node in &crawl.nodes {
         // Only the node that was asked first has no round trip.
@@ -172,8 +196,25 @@ fn nodes(svg: &mut String, crawl: &Crawl) {
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{colour}\"><title>{}</title></circle>",
             escaped(&described(node))
         );
-        if has_labels {
-            label(svg, node.address(), &node.told.node.label(), radius, "#222222");
+        labels.push((angle(node.address()), node.told.node.label(), "#222222"));
+    }
+    if count <= LABELS_MAX {
+        spread(&mut labels);
+        labels.iter().for_each(|(angle, text, colour)| label(svg, *angle, text, radius, colour));
+    }
+}
+
+/// Moves labels apart that would lie on one another.
+fn spread(labels: &mut [(f64, String, &str)]) {
+    labels.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let apart = LABEL_APART.to_radians();
+    for _ in 0..SPREADS {
+        for at in 1..labels.len() {
+            let lack = apart - (labels[at].0 - labels[at - 1].0);
+            if lack > 0.0 {
+                labels[at - 1].0 -= lack / 2.0;
+                labels[at].0 += lack / 2.0;
+            }
         }
     }
 }
@@ -188,8 +229,8 @@ fn described(node: &Node) -> String {
 }
 
 /// A name outside the circle, read from the side on which it stands.
-fn label(svg: &mut String, address: NodeAddress, text: &str, radius: f64, colour: &str) {
-    let angle = angle(address);
+fn label(svg: &mut String, angle: f64, text: &str, radius: f64, colour: &str) {
+    let angle = angle.rem_euclid(TAU);
     let (x, y) = at(angle, RADIUS + radius + 6.0);
     let degrees = angle.to_degrees() - 90.0;
     let (degrees, anchor) = if angle <= PI { (degrees, "start") } else { (degrees - 180.0, "end") };
@@ -210,10 +251,11 @@ fn legend(svg: &mut String, crawl: &Crawl, edges: &Edges) {
     };
     let title = format!("{} nodes, {} connections: {verdict}", crawl.nodes.len(), edges.len());
     let _ = writeln!(svg, "<text x=\"20\" y=\"30\" font-size=\"18\">{title}</text>");
-    let shown = Purpose::ALL.into_iter().filter(|purpose| edges.values().any(|known| known == purpose));
+    let shown =
+        Purpose::ALL.into_iter().filter(|purpose| edges.values().any(|known| known.contains(purpose)));
     let mut y = 54.0;
     for purpose in shown {
-        let count = edges.values().filter(|known| **known == purpose).count();
+        let count = edges.values().filter(|known| known.contains(&purpose)).count();
         let _ = writeln!(
             svg,
             "<line x1=\"20\" y1=\"{y}\" x2=\"50\" y2=\"{y}\" stroke=\"{}\" stroke-width=\"3\"/>\
@@ -244,7 +286,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::RingNode;
+    use crate::api::{RingEdge, RingNode};
     use crate::control::fake;
     use crate::ctl::command::crawl::report::Silent;
 
@@ -270,7 +312,7 @@ mod tests {
             let crawl = Crawl::new(ring(count), Vec::new(), false);
             let svg = draw(&crawl);
             assert_eq!(svg.matches("<title>").count(), usize::from(count));
-            assert_eq!(svg.matches("<path").count(), edges(&crawl).len());
+            assert_eq!(svg.matches("<path").count(), sorted(&edges(&crawl)).len());
             let has_labels = usize::from(count) <= LABELS_MAX;
             assert_eq!(svg.contains("rotate("), has_labels);
             for tag in ["svg", "text", "title"] {
@@ -279,6 +321,18 @@ mod tests {
             }
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
+    }
+
+    #[test]
+    fn labels_do_not_lie_on_one_another() {
+        let mut labels: Vec<_> =
+            (0..40).map(|at| (1.0 + f64::from(at % 7) / 1000.0, at.to_string(), "")).collect();
+        spread(&mut labels);
+        let gaps = labels.windows(2).map(|pair| pair[1].0 - pair[0].0);
+        assert!(gaps.into_iter().all(|gap| gap > LABEL_APART.to_radians() / 2.0), "{labels:?}");
+        let mut alone = vec![(1.0, String::new(), ""), (2.0, String::new(), "")];
+        spread(&mut alone);
+        assert_eq!((alone[0].0, alone[1].0), (1.0, 2.0));
     }
 
     #[test]
@@ -293,9 +347,19 @@ mod tests {
         nodes[0].connections.push(edge(other, "far"));
         nodes[10].connections.push(edge(own, "on-demand"));
         let crawl = Crawl::new(nodes, Vec::new(), false);
-        assert_eq!(edges(&crawl)[&(own.min(other), own.max(other))], Purpose::Demand);
+        let drawn = &edges(&crawl)[&(own.min(other), own.max(other))];
+        assert_eq!(drawn, &BTreeSet::from([Purpose::Demand]));
         let svg = draw(&crawl);
         assert!(svg.contains("on demand: there is traffic (1)") && !svg.contains("ways into"), "{svg}");
+    }
+
+    #[test]
+    fn neighbours_go_all_the_way_round() {
+        let near = |count| draw(&Crawl::new(ring(count), Vec::new(), false)).matches("A350 350").count();
+        assert_eq!((near(2), near(3), near(20)), (2, 3, 20));
+        // From the last node below the top to the first above it, the long way where that is up the ring.
+        let [high, low] = [[0x10; 20], [0xf0; 20]].map(|bytes| ipop_overlay::NodeAddress(bytes).into());
+        assert!(arc(high, low).contains("0 1 1") && arc(low, high).contains("0 0 1"));
     }
 
     #[test]
