@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use ipop_common::wireguard::INITIATION_LEN;
+
 use super::counts::Count;
 use super::limits::{
     AVOID, AVOIDED_MAX, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, LINKS_OF_OTHERS_MAX, NEAR_PER_SIDE,
@@ -13,6 +15,7 @@ use super::limits::{
 use super::wire::{Connect, Coordinates, Header, Kind, Mode, Roles};
 use super::{Output, Ring};
 use crate::address::NodeAddress;
+use crate::session::PLACES_AT_ONCE;
 use crate::time::Instant;
 
 /// A connection under way.
@@ -24,11 +27,21 @@ pub(super) struct Linking {
     pub(super) role: Roles,
     begin_at: Option<Instant>,
     give_up_at: Instant,
+    /// By which neighbour the wish of the other came: what is sent for it goes on its account.
+    account: Option<NodeAddress>,
 }
+
+/// Initiations to each place within [`LINK_PATIENCE`].
+const ROUNDS: usize = 3;
 
 impl Linking {
     fn due(&self) -> Instant {
         self.begin_at.unwrap_or(self.give_up_at)
+    }
+
+    /// Bytes of the initiations until it is given up.
+    fn cost(&self) -> usize {
+        ROUNDS * self.endpoints.len().min(PLACES_AT_ONCE) * INITIATION_LEN
     }
 }
 
@@ -194,6 +207,9 @@ impl Ring {
         if !request.role.is_empty() && !self.table.contains(source) {
             let begin_at = now.after(LINK_YIELD);
             self.link(request.public_key, request.endpoints.clone(), Roles::NONE, begin_at, now);
+            if let Some(linking) = self.links.get_mut(&source) {
+                linking.account = Some(from);
+            }
         }
     }
 
@@ -282,6 +298,7 @@ impl Ring {
             role,
             begin_at: Some(begin_at),
             give_up_at: begin_at.after(LINK_PATIENCE),
+            account: None,
         });
         linking.role = linking.role.with(role);
         if let Some(at) = &mut linking.begin_at {
@@ -292,9 +309,22 @@ impl Ring {
     }
 
     fn begin_link(&mut self, address: NodeAddress, now: Instant) {
-        if let Some(linking) = self.links.get_mut(&address)
-            && linking.begin_at.take_if(|at| *at <= now).is_some()
-        {
+        let Some(linking) = self.links.get_mut(&address) else { return };
+        if linking.begin_at.is_none_or(|at| at > now) {
+            return;
+        }
+        // A wish of this node's own is nobody's debt.
+        let account = linking.account.filter(|_| linking.role.is_empty());
+        let cost = linking.cost();
+        let is_granted =
+            account.is_none_or(|account| self.table.get_mut(account).is_some_and(|edge| edge.charge(cost)));
+        if !is_granted {
+            self.counts.add(Count::NoCredit);
+            self.links.remove(&address);
+            return;
+        }
+        if let Some(linking) = self.links.get_mut(&address) {
+            linking.begin_at = None;
             let (public_key, endpoints) = (linking.public_key, linking.endpoints.clone());
             self.outputs.push_back(Output::Link { public_key, endpoints });
         }

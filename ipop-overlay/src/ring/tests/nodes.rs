@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
-use super::super::limits::{CREDIT, LINKS_MAX, REQUESTS_MAX};
+use super::super::limits::{CREDIT, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, REQUESTS_MAX};
 use super::super::wire::{
     Beat, CloseReason, Connect, Echo, EchoKind, Header, Kind, Mode, Neighbours, Roles, Survey, SurveyAsk,
 };
@@ -349,6 +349,28 @@ fn requests_of_others_leave_room_for_the_node_s_own() {
     victim.ring.handle_timeout(victim.now);
     let mut links = core::iter::from_fn(|| victim.ring.poll_output());
     assert!(links.any(|output| matches!(output, Output::Link { public_key, .. } if public_key == contact)));
+}
+
+#[test]
+fn calls_that_others_wish_for_are_on_their_account() {
+    let mut victim = Victim::new();
+    let (mut came, mut calls) = (0, 0);
+    for index in 10..250 {
+        let message = request(index);
+        came += message.len() as u64;
+        victim.hear(HOSTILE, &message);
+        for wait in [LINK_YIELD, LINK_PATIENCE] {
+            victim.now = victim.now.after(wait);
+            victim.ring.handle_timeout(victim.now);
+            while let Some(output) = victim.ring.poll_output() {
+                calls += u64::from(matches!(output, Output::Link { .. }));
+            }
+        }
+        victim.hear(HOSTILE, &beat(Roles::NEAR));
+    }
+    let called = calls * 3 * 148;
+    assert!(calls > 0 && called <= came + u64::from(CREDIT), "{called} for {came}");
+    assert!(victim.count(Count::NoCredit) > 0);
 }
 
 #[test]

@@ -51,6 +51,26 @@ fn a_trace_names_each_node_on_the_way() {
     assert_eq!(ring.next_hop(node(b)), Some(way[1]));
 }
 
+/// What others carry to a node goes on by them when there is a connection to it, and so does the echo
+/// behind it.
+#[test]
+fn what_is_carried_goes_around_a_new_connection() {
+    let mut ring = Victim::new();
+    let first = |ring: &mut Victim| match ring.ring.poll_output() {
+        Some(Output::Send { to, .. }) => to,
+        other => panic!("{other:?}"),
+    };
+    let now = ring.now;
+    while ring.ring.poll_output().is_some() {}
+    ring.ring.carry(node(2), &[4, 0, 0, 0], false, now);
+    let carrier = first(&mut ring);
+    ring.ring.echo_behind(node(2), 7, now);
+    assert_eq!(first(&mut ring), carrier);
+    assert_ne!(carrier, node(2), "there is a connection");
+    ring.ring.echo(node(2), 8, now);
+    assert_eq!(first(&mut ring), node(2));
+}
+
 #[test]
 fn a_trace_to_nobody_ends_where_there_is_no_way() {
     let mut few = Few::joined(10);
