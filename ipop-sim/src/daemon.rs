@@ -188,6 +188,7 @@ impl Daemon {
             }
         }
         gone.into_iter().for_each(|id| self.remove_peer(id));
+        self.absent.retain(|_, until| *until > now);
         self.waiting.retain(|(_, since)| now.since(*since) < PATIENCE);
         let waited_for: BTreeSet<IpAddr> =
             self.waiting.iter().map(|(packet, _)| packet.destination).collect();
