@@ -377,11 +377,12 @@ impl Node {
                 }
             }
             Command::Session { peer, local_index } => {
-                if let Some(state) = self.peer_mut(peer) {
-                    state.set_session(local_index, now);
-                    self.member_session(peer, now);
-                    self.decide(peer, now);
+                let Some(state) = self.peer_mut(peer) else { return };
+                let had_session = state.has_session();
+                if state.set_session(local_index, now) {
+                    self.member_session(peer, had_session, now);
                 }
+                self.decide(peer, now);
             }
             Command::Alive { peer } => {
                 if let Some(state) = self.peer_mut(peer) {
@@ -412,7 +413,8 @@ impl Node {
                 if let Some(peer) = self.peer_mut(id) {
                     peer.next_hello = peer.next_hello.after(jitter);
                 }
-                self.say_hello(id, true, now);
+                // Who is idle says so by itself as often.
+                self.say_hello(id, !is_idle, now);
                 self.repeat_addresses(id);
             }
             self.decide(id, now);

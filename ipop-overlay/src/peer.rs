@@ -243,11 +243,12 @@ impl Peer {
         }
     }
 
-    /// Takes in which session is sent on. A new one shows that the peer is there, and may be with
-    /// another run of it: what the last one said counts no more once it has gone.
-    pub(crate) fn set_session(&mut self, session: Option<u32>, now: Instant) {
+    /// Takes in which session is sent on; whether it is another than before. A new one shows that the peer
+    /// is there, and may be with another run of it: what the last one said counts no more once it has gone.
+    /// Another run says hello by itself, and wants an answer.
+    pub(crate) fn set_session(&mut self, session: Option<u32>, now: Instant) -> bool {
         if session == self.session {
-            return;
+            return false;
         }
         if session.is_some() {
             if self.is_silent(now) {
@@ -256,9 +257,12 @@ impl Peer {
             self.last = None;
             self.alive_at = Some(now);
             self.unanswered = 0;
-            self.next_hello = now;
+            if self.session.is_none() || self.said.is_none() {
+                self.next_hello = now;
+            }
         }
         self.session = session;
+        true
     }
 
     /// Whether it has said something of itself, as only nodes of ours do.

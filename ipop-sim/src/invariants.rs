@@ -17,6 +17,10 @@ const SEND_MAX_WAY_IN_KBIT_S: f64 = 2000.0;
 const LOST_WAY_MAX: f64 = 0.001;
 /// Where so few were sent on, a share says nothing.
 const LOST_WAY_FROM: u64 = 10_000;
+/// Connections of a ring, those under way, strangers that have called, and owners of addresses.
+const PEERS_MAX: usize = 1024 + 64 + 64 + 64;
+/// After so long nobody has a link to a host that is no more: no session lasts longer.
+const DEAD_LINK_MAX: Duration = Duration::from_secs(181);
 /// A message takes no more hops, however large the ring.
 const HOPS_MAX: u16 = 4096;
 /// A node is woken so often without time passing, at most.
@@ -91,8 +95,17 @@ impl Invariants {
 
 /// What a host's node has forwarded, and of that, what had gone too far.
 pub(crate) fn counted(world: &World, id: HostId) -> [u64; 2] {
-    let counts = world.hosts[id].ring.counts();
+    let counts = world.ring(id).counts();
     [counts.get(Count::Forwarded), counts.get(Count::TooManyHops)]
+}
+
+/// Links of a host's kernel path to hosts that have not been there for too long.
+fn dead_links(world: &World, id: HostId) -> impl Iterator<Item = String> {
+    world.hosts[id].daemon.maps.links().filter_map(|(key, _)| {
+        let down_since = *world.down.get(key)?;
+        let down = world.now.since(down_since);
+        (down > DEAD_LINK_MAX).then(|| format!("has a link to a node that has been gone for {down:?}"))
+    })
 }
 
 /// Looks at all nodes.
@@ -103,8 +116,15 @@ pub(crate) fn look(world: &mut World) {
     let mut sums = world.invariants.before;
     for id in 0..world.hosts.len() {
         let host = &world.hosts[id];
-        for size in host.ring.sizes().filter(|size| size.len > size.most) {
+        for size in host.daemon.ring().sizes().filter(|size| size.len > size.most) {
             broken.push((id, format!("{}: {} of at most {}", size.table, size.len, size.most)));
+        }
+        if host.daemon.peers() > PEERS_MAX {
+            broken.push((id, format!("peers: {} of at most {PEERS_MAX}", host.daemon.peers())));
+        }
+        if host.is_up {
+            broken.extend(host.daemon.wrong_in_maps().into_iter().map(|wrong| (id, wrong)));
+            broken.extend(dead_links(world, id).map(|wrong| (id, wrong)));
         }
         let [forwarded, too_far] = counted(world, id);
         sums = [sums[0] + forwarded, sums[1] + too_far];
@@ -170,5 +190,36 @@ mod tests {
         world.hosts[id].sent_bytes += 1_500_000;
         world.run_for(APART);
         assert_eq!(world.invariants.broken(), ["node 0 at 20.000 s: sends 1200 kbit/s over 10 s"]);
+    }
+
+    #[test]
+    fn a_link_that_nobody_has_decided_on_is_told() {
+        let mut world = World::new(1, crate::net::Conditions::LOCAL);
+        let id = world.add(&[]);
+        let link = crate::maps::Link {
+            endpoint: crate::world::place(7),
+            session: 1,
+            sends: true,
+            lease_end: Instant::default(),
+            addresses: Vec::new(),
+        };
+        world.hosts[id].daemon.maps.install([7; 32], link);
+        world.run_for(APART);
+        let broken = world.invariants.broken();
+        assert!(broken.iter().any(|told| told.contains("a link that there should not be")), "{broken:?}");
+    }
+
+    #[test]
+    fn who_keeps_a_link_to_a_dead_host_is_told() {
+        let mut world = World::new(1, crate::net::Conditions::LOCAL);
+        let first = world.add(&[]);
+        let other = world.add(&[first]);
+        world.run_for(Duration::from_secs(30));
+        assert_eq!(world.hosts[first].daemon.maps.links().count(), 1);
+        let key = world.hosts[other].key;
+        world.down.insert(key, Instant::default());
+        world.run_for(DEAD_LINK_MAX);
+        let broken = world.invariants.broken();
+        assert!(broken.iter().any(|told| told.contains("a node that has been gone for")), "{broken:?}");
     }
 }

@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
-use ipop_sim::scenario::{self, Bar, Run, Scenario};
+use ipop_sim::scenario::{self, Bar, Matrix, Run, Scenario};
 
 /// Runs networks of overlay nodes in virtual time and measures them.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// Scenarios to run; all but `large` if none is named.
+    /// Scenarios to run; if none is named, all but those that --list says are run apart.
     scenarios: Vec<String>,
     /// How many nodes, instead of the scenario's own number.
     #[arg(long)]
@@ -30,6 +30,10 @@ struct Args {
     /// Where every figure of every run is written to.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// How a ring's costs grow with the number of its nodes, from a hundred to ten thousand: one run of each,
+    /// with the first of the seeds.
+    #[arg(long, conflicts_with_all = ["scenarios", "nodes", "jobs"])]
+    grow: bool,
     /// Only list the scenarios.
     #[arg(long)]
     list: bool,
@@ -48,10 +52,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<bool> {
     if args.list {
-        for Scenario { name, about, nodes, .. } in scenario::ALL {
-            println!("{name:10} {about} ({nodes} nodes)");
+        for Scenario { name, about, nodes, apart, .. } in scenario::ALL {
+            let apart = apart.map_or(String::new(), |why| format!("; only if named: {why}"));
+            println!("{name:10} {about} ({nodes} nodes{apart})");
         }
         return Ok(true);
+    }
+    if args.grow {
+        return grow(args);
     }
     let chosen = chosen(&args.scenarios)?;
     let jobs: Vec<(&Scenario, usize, u64)> = chosen
@@ -71,16 +79,52 @@ fn run(args: &Args) -> Result<bool> {
         let of: Vec<&Run> = runs.iter().filter(|run| run.scenario == scenario.name).collect();
         all_hold &= report(scenario, &of);
     }
-    if let Some(file) = &args.json {
-        let text = serde_json::to_string_pretty(&runs)?;
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    }
+    write_figures(args, &runs)?;
     Ok(all_hold)
+}
+
+fn write_figures(args: &Args, runs: &[Run]) -> Result<()> {
+    let Some(file) = &args.json else { return Ok(()) };
+    let text = serde_json::to_string_pretty(runs)?;
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Runs one ring after another, each half an order of magnitude larger, and prints what each costs.
+fn grow(args: &Args) -> Result<bool> {
+    const NODES: [usize; 5] = [100, 316, 1000, 3162, 10_000];
+    const COLUMNS: [(&str, &str); 6] = [
+        ("hops", "hops, mean"),
+        ("connections", "connections per node"),
+        ("sent by the ring, kbit/s", "sent per node by the ring"),
+        ("sent in all, kbit/s", "sent per node with hellos and keepalives"),
+        ("by the busiest, kbit/s", "sent by the busiest"),
+        ("memory, KB", "memory per node"),
+    ];
+    let ring = chosen(&["ring".to_owned()])?;
+    let (Some(ring), Some(seed)) = (ring.first(), args.seeds.first()) else { bail!("--seeds: no seed") };
+    let titles = std::iter::once("nodes").chain(COLUMNS.map(|(title, _)| title));
+    let mut table = table(&titles.chain(["seconds per virtual minute"]).collect::<Vec<_>>());
+    let mut runs = Vec::new();
+    for nodes in NODES {
+        let run = run_all(&[(ring, nodes, *seed)], 1).remove(0);
+        let value = |name| run.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value);
+        let shown = COLUMNS.map(|(_, name)| value(name).map_or(String::new(), |value| format!("{value:.2}")));
+        let pace = format!("{:.2}", run.wall_s / run.virtual_s * 60.0);
+        table.add_row(std::iter::once(nodes.to_string()).chain(shown).chain([pace]));
+        runs.push(run);
+    }
+    println!("One ring of so many nodes, each per node (seed {seed})");
+    table.lines().for_each(|line| println!("{}", line.trim_end()));
+    for run in runs.iter().filter(|run| !run.holds()) {
+        println!("MISSED: cargo xtask sim ring --nodes {} --seeds {seed}", run.nodes);
+    }
+    write_figures(args, &runs)?;
+    Ok(runs.iter().all(Run::holds))
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
     if names.is_empty() {
-        return Ok(scenario::ALL.iter().filter(|scenario| scenario.name != "large").collect());
+        return Ok(scenario::ALL.iter().filter(|scenario| scenario.apart.is_none()).collect());
     }
     let find = |name: &String| {
         let known = || scenario::ALL.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
@@ -142,6 +186,7 @@ fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
     }
     println!("\n{}: {} ({} nodes)", scenario.name, scenario.about, first.nodes);
     table.lines().for_each(|line| println!("{}", line.trim_end()));
+    first.matrices.iter().for_each(|matrix| show(matrix, first.seed));
     for run in runs {
         run.broken.iter().for_each(|broken| println!("BROKEN with seed {}: {broken}", run.seed));
         println!(
@@ -158,6 +203,18 @@ fn report(scenario: &Scenario, runs: &[&Run]) -> bool {
         );
     }
     runs.iter().all(|run| run.holds())
+}
+
+/// Prints what one run has for each two kinds of hosts.
+fn show(matrix: &Matrix, seed: u64) {
+    let header: Vec<&str> = std::iter::once("").chain(matrix.names.iter().copied()).collect();
+    let mut table = table(&header);
+    for (name, cells) in matrix.names.iter().zip(&matrix.cells) {
+        let cells = cells.iter().map(|cell| format!("{cell:.2}"));
+        table.add_row(std::iter::once((*name).to_owned()).chain(cells));
+    }
+    println!("{} (seed {seed})", matrix.title);
+    table.lines().for_each(|line| println!("{}", line.trim_end()));
 }
 
 /// Names to the left, numbers to the right, as the tables of `cargo xtask`.

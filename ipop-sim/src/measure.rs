@@ -30,7 +30,7 @@ impl Consistency {
         let at = |index: usize, offset: usize| sorted[(index + offset) % count].0;
         let (mut adjacent, mut complete) = (0, 0);
         for (index, (_, id)) in sorted.iter().enumerate() {
-            let ring = &world.hosts[*id].ring;
+            let ring = world.ring(*id);
             let has = |offset: usize| offset.is_multiple_of(count) || ring.is_connected(at(index, offset));
             let next = has(1) && has(count - 1);
             adjacent += usize::from(next);
@@ -129,7 +129,10 @@ impl Reach {
 /// What nodes send and keep.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
+    /// All that a node sends.
     pub kbit_s: f64,
+    /// Messages of the ring and handshakes alone.
+    pub ring_kbit_s: f64,
     pub kbit_s_most: f64,
     pub packets_s: f64,
     pub edges: f64,
@@ -139,33 +142,34 @@ pub struct Cost {
 #[derive(Debug)]
 pub struct Meter {
     since: Instant,
-    sent: Vec<(u64, u64)>,
+    sent: Vec<[u64; 3]>,
 }
 
 impl Meter {
     pub fn start(world: &World) -> Self {
-        Self {
-            since: world.now,
-            sent: world.hosts.iter().map(|host| (host.sent_bytes, host.sent_packets)).collect(),
-        }
+        Self { since: world.now, sent: (0..world.hosts.len()).map(|id| Self::sent(world, id)).collect() }
+    }
+
+    fn sent(world: &World, id: HostId) -> [u64; 3] {
+        let host = &world.hosts[id];
+        [host.sent_bytes, host.ring_bytes, host.sent_packets]
     }
 
     pub fn read(&self, world: &World) -> Cost {
         let seconds = world.now.since(self.since).as_secs_f64().max(1e-9);
-        let of = |id: HostId| {
-            let (bytes, packets) = self.sent.get(id).copied().unwrap_or_default();
-            let host = &world.hosts[id];
-            (
-                (host.sent_bytes - bytes) as f64 * 8.0 / 1000.0 / seconds,
-                (host.sent_packets - packets) as f64 / seconds,
-            )
+        let rates = |which: usize| {
+            world.up().map(move |id| {
+                let before = self.sent.get(id).map_or(0, |sent| sent[which]);
+                (Self::sent(world, id)[which] - before) as f64 / seconds
+            })
         };
-        let rates: Vec<(f64, f64)> = world.up().map(of).collect();
+        let kbit = 8.0 / 1000.0;
         Cost {
-            kbit_s: mean(rates.iter().map(|(rate, _)| *rate)),
-            kbit_s_most: rates.iter().map(|(rate, _)| *rate).fold(0.0, f64::max),
-            packets_s: mean(rates.iter().map(|(_, packets)| *packets)),
-            edges: mean(world.up().map(|id| world.hosts[id].ring.edges().count() as f64)),
+            kbit_s: mean(rates(0)) * kbit,
+            ring_kbit_s: mean(rates(1)) * kbit,
+            kbit_s_most: rates(0).fold(0.0, f64::max) * kbit,
+            packets_s: mean(rates(2)),
+            edges: mean(world.up().map(|id| world.ring(id).edges().count() as f64)),
         }
     }
 }

@@ -5,14 +5,21 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipop_overlay::ring::{Output, Ring};
-use ipop_overlay::{Instant, NodeAddress};
+use ipop_overlay::ring::Ring;
+use ipop_overlay::{Endpoint, Instant, Node, NodeAddress};
 
+use crate::daemon::{Daemon, Event as Told};
 use crate::invariants::{self, Invariants};
+use crate::memory;
 use crate::nat::{Config, Nat};
 use crate::net::{Conditions, Net, Site};
+use crate::packet::{Packet, Way};
 use crate::random::Random;
-use crate::session::{Deed, Packet, Sessions};
+use crate::scenario::Matrix;
+use crate::session::{self, Datagram, Purpose};
+
+/// Headers of IPv4 and UDP.
+const OUTER: u64 = 28;
 
 /// Index of a box that translates or filters.
 pub type BoxId = usize;
@@ -23,7 +30,7 @@ pub type HostId = usize;
 /// One host and the node on it.
 #[derive(Debug)]
 pub struct Host {
-    pub ring: Ring,
+    pub daemon: Daemon,
     pub key: [u8; 32],
     pub site: Site,
     /// What it is behind.
@@ -32,12 +39,15 @@ pub struct Host {
     pub is_up: bool,
     /// Others join by it.
     pub is_way_in: bool,
-    sessions: Sessions,
+    /// How far its clock is before the world's or behind it, in nanoseconds.
+    clock: i64,
     wake: Option<Instant>,
     /// When it was woken last, and how often then.
     woken: (Instant, u32),
     /// Bytes on the wire that it has sent and received.
     pub sent_bytes: u64,
+    /// Of them, in messages of the ring and handshakes.
+    pub ring_bytes: u64,
     pub received_bytes: u64,
     pub sent_packets: u64,
 }
@@ -50,10 +60,19 @@ pub struct Echoed {
     pub hops: u16,
 }
 
+/// A packet of the virtual network that has arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivered {
+    pub id: u64,
+    pub to: HostId,
+    pub at: Instant,
+    pub way: Way,
+}
+
 #[derive(Debug)]
 enum Event {
     Wake(HostId),
-    Arrive { to: Target, from: SocketAddr, packet: Packet },
+    Arrive { to: Target, from: SocketAddr, datagram: Datagram },
 }
 
 /// Where a packet is going.
@@ -99,6 +118,15 @@ pub struct World {
     pub net: Net,
     pub random: Random,
     pub echoes: Vec<Echoed>,
+    pub delivered: Vec<Delivered>,
+    /// Hosts that were told that another claims their address.
+    pub taken: Vec<(HostId, IpAddr)>,
+    /// Keys of hosts that have stopped, and when.
+    pub down: HashMap<[u8; 32], Instant>,
+    /// What a scenario has to show beside its figures.
+    pub matrices: Vec<Matrix>,
+    /// What the heap held before.
+    heap_before: i64,
     /// What must hold all the time.
     pub invariants: Invariants,
     /// Events so far.
@@ -109,7 +137,6 @@ pub struct World {
     queue: BinaryHeap<Reverse<Entry>>,
     serial: u64,
     trace: u64,
-    deeds: Vec<Deed>,
 }
 
 impl World {
@@ -121,6 +148,11 @@ impl World {
             net: Net::new(conditions, random.split()),
             random,
             echoes: Vec::new(),
+            delivered: Vec::new(),
+            taken: Vec::new(),
+            down: HashMap::new(),
+            matrices: Vec::new(),
+            heap_before: memory::live(),
             invariants: Invariants::new(Instant::default()),
             events: 0,
             boxes: Vec::new(),
@@ -128,13 +160,18 @@ impl World {
             queue: BinaryHeap::new(),
             serial: 0,
             trace: 0xcbf2_9ce4_8422_2325,
-            deeds: Vec::new(),
         }
     }
 
     /// One number that is another if anything in the run is.
     pub fn trace(&self) -> u64 {
         self.trace
+    }
+
+    /// What the heap holds for each host, in bytes: the node and all that is around it, its packets that are
+    /// under way included.
+    pub fn heap_per_host(&self) -> f64 {
+        (memory::live() - self.heap_before) as f64 / self.hosts.len() as f64
     }
 
     /// Adds a box that hosts can be put behind.
@@ -159,10 +196,19 @@ impl World {
         self.add_host(Some(behind), contacts)
     }
 
+    /// Starts the key of another host a second time, elsewhere.
+    pub fn add_twin(&mut self, of: HostId, contacts: &[HostId]) -> HostId {
+        self.add_with_key(self.hosts[of].key, None, contacts)
+    }
+
     fn add_host(&mut self, behind: Option<BoxId>, contacts: &[HostId]) -> HostId {
-        let id = self.hosts.len();
         let mut key = [0; 32];
         self.random.fill(&mut key);
+        self.add_with_key(key, behind, contacts)
+    }
+
+    fn add_with_key(&mut self, key: [u8; 32], behind: Option<BoxId>, contacts: &[HostId]) -> HostId {
+        let id = self.hosts.len();
         let mut site = self.net.site();
         if let Some(behind) = behind {
             match self.boxes[behind].1 {
@@ -170,20 +216,20 @@ impl World {
                 None => self.boxes[behind].1 = Some(id),
             }
         }
-        let ring = self.node(key, id, contacts);
-        let place = place(id);
-        self.by_place.insert(place, id);
+        let daemon = self.daemon(key, id, contacts, self.now);
+        self.by_place.insert(place(id), id);
         self.hosts.push(Host {
-            ring,
+            daemon,
             key,
             site,
             behind,
             is_up: true,
             is_way_in: false,
-            sessions: Sessions::new(key),
+            clock: 0,
             wake: None,
             woken: (self.now, 0),
             sent_bytes: 0,
+            ring_bytes: 0,
             received_bytes: 0,
             sent_packets: 0,
         });
@@ -191,48 +237,91 @@ impl World {
         id
     }
 
-    fn node(&mut self, key: [u8; 32], id: HostId, contacts: &[HostId]) -> Ring {
+    fn daemon(&mut self, key: [u8; 32], id: HostId, contacts: &[HostId], now: Instant) -> Daemon {
         contacts.iter().for_each(|contact| self.hosts[*contact].is_way_in = true);
-        let mut random = self.random.split();
-        let mut ring = Ring::new(key, Box::new(move |bytes: &mut [u8]| random.fill(bytes)), self.now);
-        ring.set_endpoints(vec![place(id)]);
+        let mut daemon = Daemon::new(key, place(id), self.random.split(), now);
         for contact in contacts {
-            ring.add_contact(self.hosts[*contact].key, vec![place(*contact)], true, self.now);
+            daemon.node.add_contact(self.hosts[*contact].key, vec![place(*contact)], true, now);
         }
-        ring
+        daemon
     }
 
     /// Stops a host without a word.
     pub fn kill(&mut self, id: HostId) {
-        self.hosts[id].is_up = false;
+        let host = &mut self.hosts[id];
+        host.is_up = false;
+        self.down.insert(host.key, self.now);
     }
 
     /// Starts it again, with nothing remembered.
     pub fn restart(&mut self, id: HostId, contacts: &[HostId]) {
         self.invariants.forget(invariants::counted(self, id));
-        let key = self.hosts[id].key;
-        let ring = self.node(key, id, contacts);
+        let (key, now) = (self.hosts[id].key, self.hosts[id].local(self.now));
+        let daemon = self.daemon(key, id, contacts, now);
         let host = &mut self.hosts[id];
-        (host.ring, host.sessions, host.is_up, host.wake) = (ring, Sessions::new(key), true, None);
+        (host.daemon, host.is_up, host.wake) = (daemon, true, None);
+        self.down.remove(&key);
         self.settle(id);
+    }
+
+    /// A host that was killed goes on with all that it remembers. Its clock has stood still meanwhile, or
+    /// it has not.
+    pub fn resume(&mut self, id: HostId, has_stood_still: bool) {
+        let host = &mut self.hosts[id];
+        let down_since = self.down.remove(&host.key).unwrap_or(self.now);
+        if has_stood_still {
+            host.clock -= signed(self.now.since(down_since));
+        }
+        (host.is_up, host.wake) = (true, None);
+        self.settle(id);
+    }
+
+    /// A host's clock leaps ahead.
+    pub fn leap(&mut self, id: HostId, by: Duration) {
+        self.hosts[id].clock += signed(by);
+        self.settle(id);
+    }
+
+    /// Gives a host a virtual address, which it has since this UNIX time in seconds.
+    pub fn set_address(&mut self, id: HostId, address: IpAddr, since: u64) {
+        let host = &mut self.hosts[id];
+        host.daemon.set_addresses(vec![address], since, host.local(self.now));
+        self.settle(id);
+    }
+
+    /// Sends a packet from a host's virtual address; its number.
+    pub fn send_packet(&mut self, from: HostId, destination: IpAddr) -> u64 {
+        let id = self.random.draw();
+        let host = &mut self.hosts[from];
+        if let Some(source) = host.daemon.addresses().first().copied() {
+            let packet = Packet { id, source, destination, way: Way::User };
+            host.daemon.send(packet, host.local(self.now));
+        }
+        self.settle(from);
+        id
     }
 
     /// Has one node ask another for an echo.
     pub fn echo(&mut self, from: HostId, to: HostId, token: u64) {
-        let (now, to) = (self.now, self.hosts[to].ring.address());
-        self.hosts[from].ring.echo(to, token, now);
-        self.settle(from);
+        let to = self.address(to);
+        self.with(from, |node, now| node.echo(to, token, now));
     }
 
     /// Does something to a host's node.
-    pub fn with<T>(&mut self, id: HostId, act: impl FnOnce(&mut Ring, Instant) -> T) -> T {
-        let result = act(&mut self.hosts[id].ring, self.now);
+    pub fn with<T>(&mut self, id: HostId, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+        let host = &mut self.hosts[id];
+        let now = host.local(self.now);
+        let result = act(&mut host.daemon.node, now);
         self.settle(id);
         result
     }
 
     pub fn address(&self, id: HostId) -> NodeAddress {
-        self.hosts[id].ring.address()
+        self.ring(id).address()
+    }
+
+    pub fn ring(&self, id: HostId) -> &Ring {
+        self.hosts[id].daemon.ring()
     }
 
     /// Hosts that run.
@@ -273,27 +362,19 @@ impl World {
                 host.wake = None;
                 host.woken = (now, if host.woken.0 == now { host.woken.1 + 1 } else { 1 });
                 self.invariants.woken(now, id, host.woken.1);
-                let mut deeds = std::mem::take(&mut self.deeds);
-                if host.sessions.due().is_some_and(|at| at <= now) {
-                    host.sessions.timeout(now, &mut deeds);
-                }
-                if host.ring.poll_timeout().is_some_and(|at| at <= now) {
-                    host.ring.handle_timeout(now);
-                }
-                self.deeds = deeds;
+                host.daemon.timeout(host.local(now));
                 self.settle(id);
             }
-            Event::Arrive { to, from, packet } => {
+            Event::Arrive { to, from, datagram } => {
                 let Some(to) = self.receiver(to, from) else { return };
-                self.hash(&[now.as_nanos(), to as u64, packet.len() as u64]);
+                let len = OUTER + datagram.len() as u64;
+                self.hash(&[now.as_nanos(), to as u64, len]);
                 let host = &mut self.hosts[to];
                 if !host.is_up {
                     return;
                 }
-                host.received_bytes += packet.len() as u64;
-                let mut deeds = std::mem::take(&mut self.deeds);
-                host.sessions.receive(from, packet, now, &mut deeds);
-                self.deeds = deeds;
+                host.received_bytes += len;
+                host.daemon.receive(Endpoint::Udp(from), &datagram, host.local(now));
                 self.settle(to);
             }
         }
@@ -302,59 +383,46 @@ impl World {
     /// Carries out what a host wants, until it wants no more.
     fn settle(&mut self, id: HostId) {
         let now = self.now;
-        loop {
-            let mut deeds = std::mem::take(&mut self.deeds);
-            let is_idle = deeds.is_empty();
-            for deed in deeds.drain(..) {
-                match deed {
-                    Deed::Send(to, packet) => self.send(id, to, &packet),
-                    Deed::Up(key, place) => self.hosts[id].ring.connected(key, Some(place), now),
-                    Deed::Text(from, text) => self.hosts[id].ring.handle_message(from, &text, now),
+        let host = &mut self.hosts[id];
+        host.daemon.drain(host.local(now));
+        for told in host.daemon.events.drain(..) {
+            match told {
+                Told::Echoed { token, rtt, hops } => self.echoes.push(Echoed { token, rtt, hops }),
+                Told::Taken(address) => self.taken.push((id, address)),
+                Told::Delivered(Packet { id: packet, way, .. }) => {
+                    self.delivered.push(Delivered { id: packet, to: id, at: now, way });
                 }
-            }
-            let host = &mut self.hosts[id];
-            let mut is_drained = true;
-            while let Some(output) = host.ring.poll_output() {
-                is_drained = false;
-                match output {
-                    Output::Send { to, message } => {
-                        self.invariants.message(now, id, &message);
-                        host.sessions.send(to, message, now, &mut deeds);
-                    }
-                    Output::Link { public_key, endpoints } => {
-                        host.sessions.link(public_key, endpoints, now, &mut deeds);
-                    }
-                    Output::Unlink { address } => host.sessions.unlink(address),
-                    Output::Carried { .. } | Output::Found { .. } | Output::Taken { .. } => {}
-                    Output::Traced { .. } | Output::Surveyed { .. } => {}
-                    Output::Echoed { token, rtt, hops, .. } => self.echoes.push(Echoed { token, rtt, hops }),
-                }
-            }
-            self.deeds = deeds;
-            if is_idle && is_drained {
-                break;
             }
         }
-        let host = &mut self.hosts[id];
-        let due = [host.ring.poll_timeout(), host.sessions.due()].into_iter().flatten().min();
-        let due = due.map(|at| at.max(now));
+        let due = host.daemon.due().map(|at| host.world(at).max(now));
+        let outbox = std::mem::take(&mut host.daemon.outbox);
         if due != host.wake {
             host.wake = due;
             if let Some(at) = due {
                 self.schedule(at, Event::Wake(id));
             }
         }
+        for (to, datagram) in &outbox {
+            self.send(id, *to, datagram);
+        }
+        let host = &mut self.hosts[id];
+        host.daemon.outbox = outbox;
+        host.daemon.outbox.clear();
     }
 
-    fn send(&mut self, from: HostId, to: SocketAddr, packet: &Packet) {
-        let len = packet.len() as u64;
+    fn send(&mut self, from: HostId, to: SocketAddr, datagram: &Datagram) {
+        let len = OUTER + datagram.len() as u64;
+        self.invariants.message(self.now, from, session::text(datagram));
         let host = &mut self.hosts[from];
         host.sent_bytes += len;
         host.sent_packets += 1;
+        if matches!(Purpose::of(datagram), Purpose::Ring | Purpose::Handshake) {
+            host.ring_bytes += len;
+        }
         let Some((source, target, near)) = self.way(from, to) else { return };
         let (a, b) = (self.hosts[from].site, self.hosts[near].site);
         for delay in self.net.deliver(&a, &b) {
-            let event = Event::Arrive { to: target, from: source, packet: packet.clone() };
+            let event = Event::Arrive { to: target, from: source, datagram: Datagram::clone(datagram) };
             self.schedule(self.now.after(delay), event);
         }
     }
@@ -405,6 +473,22 @@ impl World {
     }
 }
 
+impl Host {
+    /// What its clock shows.
+    fn local(&self, now: Instant) -> Instant {
+        Instant::from_nanos(now.as_nanos().saturating_add_signed(self.clock))
+    }
+
+    /// When its clock shows that.
+    fn world(&self, at: Instant) -> Instant {
+        Instant::from_nanos(at.as_nanos().saturating_add_signed(-self.clock))
+    }
+}
+
+fn signed(span: Duration) -> i64 {
+    i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// The address of a box outside.
 fn outside(id: BoxId) -> IpAddr {
     let number = u32::try_from(id).unwrap_or(u32::MAX);
@@ -418,80 +502,4 @@ pub fn place(id: HostId) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::nat::Kind;
-
-    const KINDS: [Kind; 5] =
-        [Kind::FullCone, Kind::Restricted, Kind::PortRestricted, Kind::Symmetric, Kind::OutgoingOnly];
-
-    fn calm() -> World {
-        World::new(1, Conditions { loss: 0, duplication: 0, ..Conditions::WIDE })
-    }
-
-    /// Whether a node has an echo of another.
-    fn reaches(world: &mut World, a: HostId, b: HostId) -> bool {
-        world.echoes.clear();
-        world.echo(a, b, 7);
-        world.run_for(Duration::from_secs(3));
-        world.echoes.iter().any(|echoed| echoed.token == 7)
-    }
-
-    #[test]
-    fn a_host_behind_any_box_joins_those_outside() {
-        for kind in KINDS {
-            let mut world = calm();
-            let first = world.add(&[]);
-            let others: Vec<HostId> = (0..8).map(|_| world.add(&[first])).collect();
-            let behind = world.add_box(Config::new(kind));
-            let host = world.add_behind(behind, &[first]);
-            world.run_for(Duration::from_secs(60));
-            let ring = crate::measure::Consistency::of(&world);
-            assert!(ring.is_ring(), "{kind:?}: {ring:?}");
-            for other in others {
-                assert!(reaches(&mut world, other, host) && reaches(&mut world, host, other), "{kind:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn two_behind_one_box_are_neighbours_by_their_inside_addresses() {
-        for kind in KINDS {
-            let mut world = calm();
-            let behind = world.add_box(Config::new(kind));
-            let a = world.add_behind(behind, &[]);
-            let b = world.add_behind(behind, &[a]);
-            world.run_for(Duration::from_secs(10));
-            assert!(reaches(&mut world, a, b), "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn two_behind_boxes_of_their_own_do_not_reach_each_other_by_inside_addresses() {
-        for kind in KINDS {
-            let mut world = calm();
-            let boxes = [kind, kind].map(|kind| world.add_box(Config::new(kind)));
-            let a = world.add_behind(boxes[0], &[]);
-            let b = world.add_behind(boxes[1], &[a]);
-            world.run_for(Duration::from_secs(30));
-            assert!(!world.hosts[a].ring.is_connected(world.address(b)), "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn only_a_box_that_hairpins_sends_back_in() {
-        for hairpin in [false, true] {
-            let mut world = calm();
-            let behind = world.add_box(Config { hairpin, ..Config::new(Kind::FullCone) });
-            let a = world.add_behind(behind, &[]);
-            let b = world.add_behind(behind, &[]);
-            let now = world.now;
-            // Something has made a mapping for it.
-            let seen = world.nat(behind).outbound(place(a), SocketAddr::from(([192, 0, 2, 1], 1)), now);
-            let key = world.hosts[a].key;
-            world.with(b, |ring, now| ring.add_contact(key, vec![seen], true, now));
-            world.run_for(Duration::from_secs(10));
-            assert_eq!(world.hosts[a].ring.is_connected(world.address(b)), hairpin);
-        }
-    }
-}
+mod tests;

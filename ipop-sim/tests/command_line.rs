@@ -27,7 +27,7 @@ fn too_few_nodes_are_an_error() {
 
 #[test]
 fn what_is_no_argument_is_an_error() {
-    for arguments in [&["--seed", "1"][..], &["--seeds", "one"], &["--nodes", "-4"]] {
+    for arguments in [&["--seed", "1"][..], &["--seeds", "one"], &["--nodes", "-4"], &["ring", "--grow"]] {
         assert_eq!(sim(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -37,9 +37,13 @@ fn scenarios_are_listed() {
     let output = sim(&["--list"]);
     assert!(output.status.success());
     let said = said(&output);
-    for name in ["ring", "large", "join", "kill", "partition", "restart", "churn"] {
-        assert!(said.lines().any(|line| line.starts_with(name)), "{said}");
-    }
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
+    let rings = ["ring", "large", "join", "kill", "partition", "restart", "churn"];
+    assert_eq!(
+        names,
+        [&rings[..], &["addresses", "nats", "collision", "twins", "clocks"]].concat(),
+        "{said}"
+    );
 }
 
 #[test]

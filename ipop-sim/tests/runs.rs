@@ -19,10 +19,12 @@ fn outcome(run: &Run) -> (String, u64, Vec<(&'static str, u64)>) {
 
 #[test]
 fn a_run_is_the_same_each_time_and_another_with_another_seed() {
-    let churn = scenario("churn");
-    let (once, again, other) = (churn.run(60, 7), churn.run(60, 7), churn.run(60, 8));
-    assert_eq!(outcome(&once), outcome(&again));
-    assert_ne!(once.trace, other.trace);
+    for (name, nodes) in [("churn", 60), ("addresses", 12)] {
+        let scenario = scenario(name);
+        let [once, again, other] = [7, 7, 8].map(|seed| scenario.run(nodes, seed));
+        assert_eq!(outcome(&once), outcome(&again), "{name}");
+        assert_ne!(once.trace, other.trace, "{name}");
+    }
 }
 
 #[test]
@@ -48,6 +50,14 @@ fn a_ring_forms_on_a_network_that_loses_repeats_and_reorders() {
 fn a_small_network_comes_through_everything() {
     for name in ["ring", "kill", "partition", "restart"] {
         let run = scenario(name).run(40, 1);
+        assert!(run.holds(), "{run:#?}");
+    }
+}
+
+#[test]
+fn whole_nodes_come_through_everything() {
+    for name in ["addresses", "collision", "twins", "clocks"] {
+        let run = scenario(name).run(20, 1);
         assert!(run.holds(), "{run:#?}");
     }
 }

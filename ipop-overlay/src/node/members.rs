@@ -132,6 +132,7 @@ impl Node {
         }
         // What comes in a session shows that there is one, even if nobody has said so yet.
         self.connect_member(id, now);
+        self.peer_mut(id).into_iter().for_each(|peer| peer.is_alive(now));
         self.with_ring(|ring| ring.handle_message(address, message, now));
         Ok(())
     }
@@ -145,15 +146,17 @@ impl Node {
     }
 
     /// The session with a peer is another one, or there is none.
-    pub(super) fn member_session(&mut self, id: PeerId, now: Instant) {
-        if self.peer_at(id).is_some_and(super::Peer::has_session) {
-            self.connect_member(id, now);
-            // It may be another run of it.
-            self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = false);
-            self.say_addresses(id, true);
-        } else {
+    pub(super) fn member_session(&mut self, id: PeerId, had_session: bool, now: Instant) {
+        if !self.peer_at(id).is_some_and(super::Peer::has_session) {
             self.disconnect_member(id, now);
+            return;
         }
+        self.connect_member(id, now);
+        if !had_session {
+            self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = false);
+        }
+        // A session that follows another is with a peer that knows, or with another run, which asks.
+        self.repeat_addresses(id);
     }
 
     /// A peer is somewhere else.
@@ -292,13 +295,12 @@ impl Node {
         let addresses = addresses.into_iter().map(|octets| Address::from_bytes(octets).to_ip()).collect();
         let knows_ours = flags & 2 != 0;
         self.outputs.push_back(Output::Addresses { peer: id, addresses, since, knows_ours });
-        if let Some(peer) = self.peer_mut(id) {
-            peer.told_addresses = true;
-            peer.knows_addresses |= knows_ours;
-        }
+        let Some(peer) = self.peer_mut(id) else { return Ok(()) };
+        peer.told_addresses = true;
+        let is_another_run = core::mem::replace(&mut peer.knows_addresses, knows_ours) && !knows_ours;
         // Where there is nothing to say it in yet, it is said with the first word.
         if flags & 1 != 0 {
-            self.say_addresses(id, false);
+            self.say_addresses(id, is_another_run);
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use ipop_common::gpe::LinkId;
 
 const SECOND: Duration = Duration::from_secs(1);
 const PEER: PeerId = PeerId(0);
+/// First byte of the message in which a node says which addresses it has.
+const STATEMENT: u8 = 6;
 
 /// A node and what it has reported.
 struct Host {
@@ -24,7 +26,12 @@ struct World {
     wire: VecDeque<(usize, Vec<u8>)>,
     delay: Duration,
     cut: bool,
+    /// Hellos are lost, all else is not.
+    without_hellos: bool,
     said: usize,
+    /// Of that, hellos, and statements of addresses.
+    hellos: usize,
+    statements: usize,
 }
 
 fn key(index: u8) -> [u8; 32] {
@@ -40,14 +47,33 @@ fn udp(text: &str) -> Endpoint {
 }
 
 fn node(own: u8, other: u8, boot: u64, now: Instant) -> Node {
+    node_with(own, other, boot, false, now)
+}
+
+/// A node that is part of a ring, whose peer has been found by it, and which has an address.
+fn member(own: u8, other: u8, boot: u64, now: Instant) -> Node {
+    let mut node = node_with(own, other, boot, true, now);
+    let mut drawn = own;
+    let random = move |bytes: &mut [u8]| {
+        for byte in bytes {
+            drawn = drawn.wrapping_mul(5).wrapping_add(3);
+            *byte = drawn;
+        }
+    };
+    node.join(alloc::boxed::Box::new(random), now);
+    node.set_addresses(vec![virtual_address(own)], 1, now);
+    node
+}
+
+fn virtual_address(host: u8) -> IpAddr {
+    IpAddr::from([10, 128, 0, host + 1])
+}
+
+fn node_with(own: u8, other: u8, boot: u64, is_found: bool, now: Instant) -> Node {
     let config = Config {
         public_key: key(own),
         network: NetworkKey::derive("test", b"the very same secret"),
-        peers: vec![PeerConfig {
-            public_key: key(other),
-            endpoint: Some(address(other).into()),
-            is_found: false,
-        }],
+        peers: vec![PeerConfig { public_key: key(other), endpoint: Some(address(other).into()), is_found }],
         trusted: vec![("10.0.0.0".parse().unwrap(), 24)],
         mtu_max: u16::MAX,
         boot,
@@ -73,7 +99,10 @@ impl World {
             wire: VecDeque::new(),
             delay: Duration::from_micros(250),
             cut: false,
+            without_hellos: false,
             said: 0,
+            hellos: 0,
+            statements: 0,
         }
     }
 
@@ -83,6 +112,20 @@ impl World {
         world.kernels_on();
         world.sessions(1);
         world.pass(SECOND);
+        world
+    }
+
+    /// Two members of a ring that have nothing to send to each other.
+    fn of_idle_members() -> Self {
+        let mut world = Self::new();
+        for (own, other) in [(0, 1), (1, 0)] {
+            world.hosts[usize::from(own)].node = member(own, other, 1000, world.now);
+        }
+        world.kernels_on();
+        world.sessions(1);
+        world.pass(SECOND * 100);
+        assert!(world.hosts.iter().all(|host| host.node.is_idle(PEER)));
+        (world.hellos, world.statements) = (0, 0);
         world
     }
 
@@ -110,6 +153,8 @@ impl World {
                 match output {
                     Output::Say { message, .. } => {
                         self.said += 1;
+                        self.hellos += usize::from(message.first() == Some(&hello::TYPE));
+                        self.statements += usize::from(message.first() == Some(&STATEMENT));
                         self.wire.push_back((1 - index, message));
                     }
                     other => host.reported.push(other),
@@ -126,7 +171,8 @@ impl World {
             }
             self.now = self.now.after(self.delay);
             for (to, message) in core::mem::take(&mut self.wire) {
-                if !self.cut {
+                let is_lost = self.without_hellos && message.first() == Some(&hello::TYPE);
+                if !self.cut && !is_lost {
                     let _ = self.hosts[to].node.handle_message(PEER, &message, self.now);
                 }
             }
@@ -332,6 +378,53 @@ fn in_a_new_session_a_peer_whose_clock_was_set_back_is_heard() {
     world.command(1, Command::Kernel { port: 0, send: false });
     world.pass(SECOND * 3);
     assert!(matches!(world.path(0), Path::User { .. }), "{:?}", world.path(0));
+}
+
+#[test]
+fn a_session_that_follows_another_is_no_reason_to_say_the_same_again() {
+    let mut world = World::of_idle_members();
+    for local_index in [2, 2, 2, 3] {
+        world.sessions(local_index);
+        world.pass(SECOND);
+    }
+    assert_eq!(world.statements, 0);
+    // Those of the time, and no others.
+    assert!(world.hellos <= 2, "{} hellos", world.hellos);
+}
+
+#[test]
+fn another_run_of_a_peer_is_told_the_addresses_and_says_that_it_knows_them() {
+    let mut world = World::of_idle_members();
+    world.hosts[1] = Host { node: member(1, 0, 2000, world.now), reported: Vec::new() };
+    world.hosts[0].reported.clear();
+    world.sessions(2);
+    world.pass(SECOND * 3);
+    for (host, of) in [(0, 1), (1, 0)] {
+        let told = world.hosts[host].reported.iter().rev().find_map(|output| match output {
+            Output::Addresses { addresses, knows_ours, .. } => Some((addresses.clone(), *knows_ours)),
+            _ => None,
+        });
+        assert_eq!(told, Some((vec![virtual_address(of)], true)), "host {host}");
+    }
+}
+
+#[test]
+fn idle_members_say_hello_without_being_asked_and_are_not_asked() {
+    let mut world = World::of_idle_members();
+    world.pass(SECOND * 600);
+    // Ten of each.
+    assert!((16..=22).contains(&world.hellos), "{} hellos", world.hellos);
+}
+
+#[test]
+fn a_member_is_there_as_long_as_the_ring_hears_of_it() {
+    let mut world = World::of_idle_members();
+    world.without_hellos = true;
+    world.pass(SECOND * 300);
+    assert!(matches!(world.path(0), Path::Kernel { .. }), "{:?}", world.path(0));
+    world.cut = true;
+    world.pass(SECOND * 100);
+    assert_eq!(world.path(0), Path::None(NoPath::Silent));
 }
 
 #[test]

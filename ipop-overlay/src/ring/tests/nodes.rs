@@ -363,14 +363,18 @@ fn calls_that_others_wish_for_are_on_their_account() {
             victim.now = victim.now.after(wait);
             victim.ring.handle_timeout(victim.now);
             while let Some(output) = victim.ring.poll_output() {
-                calls += u64::from(matches!(output, Output::Link { .. }));
+                let wished = key(index);
+                let is_call = matches!(output, Output::Link { public_key, .. } if public_key == wished);
+                calls += u64::from(is_call);
             }
         }
-        victim.hear(HOSTILE, &beat(Roles::NEAR));
+        let beat = beat(Roles::NEAR);
+        came += beat.len() as u64;
+        victim.hear(HOSTILE, &beat);
     }
     let called = calls * 3 * 148;
-    assert!(calls > 0 && called <= came + u64::from(CREDIT), "{called} for {came}");
-    assert!(victim.count(Count::NoCredit) > 0);
+    let refused = victim.count(Count::NoCredit);
+    assert!(refused > 0 && calls > 0 && called <= came + u64::from(CREDIT), "{called} for {came}, {refused}");
 }
 
 #[test]
