@@ -18,7 +18,7 @@ pub(crate) const HELLO_INTERVAL: Duration = Duration::from_secs(1);
 /// How often one is sent to a peer that answers none: another implementation of WireGuard.
 pub(crate) const UNANSWERED_INTERVAL: Duration = Duration::from_secs(30);
 /// How often to one to which there is no traffic, where the ring sees to it that it is alive.
-pub(crate) const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_INTERVAL: Duration = Duration::from_secs(240);
 /// Hellos without an answer after which a peer counts as one that answers none.
 const UNANSWERED_MAX: u32 = 5;
 /// Hellos taken from one peer per second, and the burst; more is a flood.

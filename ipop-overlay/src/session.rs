@@ -387,6 +387,11 @@ impl Sessions {
         self.with(id, |peer, shared| peer.traffic(now, local_index, traffic, shared));
     }
 
+    /// A control message goes to a peer. It starts no timer, but makes a session as data would that is due.
+    pub fn control_sent(&mut self, now: Now, id: PeerId) {
+        self.with(id, |peer, shared| peer.renew_in_time(now, shared));
+    }
+
     /// More work has come than is done: demand cookies until told otherwise. The core does so by
     /// itself when too many handshake messages come.
     pub fn set_under_load(&mut self, under_load: bool) {

@@ -245,7 +245,7 @@ impl Daemon {
         let is_other = key != self.key;
         let config = PeerConfig { public_key: key, endpoint, is_found: true };
         let id = is_other.then(|| self.node.add_peer(&config, now).ok()).flatten()?;
-        self.sessions.add(id, key, endpoint, now);
+        self.sessions.add(id, key, endpoint);
         let peer = Peer {
             key,
             path: Path::None(NoPath::NoAnswer),

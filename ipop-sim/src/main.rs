@@ -95,8 +95,8 @@ fn grow(args: &Args) -> Result<bool> {
     const COLUMNS: [(&str, &str); 6] = [
         ("hops", "hops, mean"),
         ("connections", "connections per node"),
-        ("sent by the ring, kbit/s", "sent per node by the ring"),
-        ("sent in all, kbit/s", "sent per node with hellos and keepalives"),
+        ("sent, kbit/s", "sent per node"),
+        ("by the ring, kbit/s", "of that by the ring"),
         ("by the busiest, kbit/s", "sent by the busiest"),
         ("memory, KB", "memory per node"),
     ];

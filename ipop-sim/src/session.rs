@@ -20,8 +20,6 @@ pub(crate) use wire::{Datagram, Purpose, text, transport};
 use wire::{INITIATION, RESPONSE, TRANSPORT, initiation, response};
 
 const TIMERS: Timers = Timers::WIREGUARD;
-/// As `ipopd` has it for all peers.
-const PERSISTENT_KEEPALIVE: Duration = Duration::from_secs(25);
 /// What comes the long way does not count against UDP that has brought something in this time.
 const UDP_LASTS: Duration = Duration::from_secs(3);
 
@@ -69,7 +67,6 @@ struct Partner {
     unanswered: Option<Instant>,
     /// Since when data has come and nothing was sent.
     owes: Option<Instant>,
-    keepalive_at: Instant,
 }
 
 /// What the sessions want done.
@@ -120,7 +117,7 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn add(&mut self, id: PeerId, key: [u8; 32], endpoint: Option<Endpoint>, now: Instant) {
+    pub(crate) fn add(&mut self, id: PeerId, key: [u8; 32], endpoint: Option<Endpoint>) {
         let partner = Partner {
             key,
             endpoint,
@@ -134,7 +131,6 @@ impl Sessions {
             udp_at: None,
             unanswered: None,
             owes: None,
-            keepalive_at: now,
         };
         self.partners.insert(id, partner);
     }
@@ -204,6 +200,8 @@ impl Sessions {
         let (session, to) = (partner.current?, partner.endpoint?);
         if is_data {
             self.data_goes(id, now);
+        } else {
+            self.renew(id, now);
         }
         Some((to, transport(session.remote, text)))
     }
@@ -219,7 +217,12 @@ impl Sessions {
     fn sent(&mut self, id: PeerId, now: Instant) {
         let Some(partner) = self.partners.get_mut(&id) else { return };
         partner.owes = None;
-        partner.keepalive_at = now.after(PERSISTENT_KEEPALIVE);
+        self.renew(id, now);
+    }
+
+    /// A session that this host made and that is old is followed by another while something is sent.
+    fn renew(&mut self, id: PeerId, now: Instant) {
+        let Some(partner) = self.partners.get_mut(&id) else { return };
         let is_old =
             |session: Session| session.is_initiator && now.since(session.created) >= TIMERS.rekey_after;
         if partner.current.is_some_and(is_old) {
@@ -307,7 +310,6 @@ impl Sessions {
     pub(crate) fn data_came(&mut self, id: PeerId, now: Instant) {
         if let Some(partner) = self.partners.get_mut(&id) {
             partner.owes.get_or_insert(now);
-            partner.keepalive_at = now.after(PERSISTENT_KEEPALIVE);
         }
     }
 
@@ -331,11 +333,11 @@ impl Sessions {
     }
 
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.partners.values().map(Partner::due).min()
+        self.partners.values().filter_map(Partner::due).min()
     }
 
     pub(crate) fn timeout(&mut self, now: Instant) {
-        let due = self.partners.iter().filter(|(_, partner)| partner.due() <= now);
+        let due = self.partners.iter().filter(|(_, partner)| partner.due().is_some_and(|at| at <= now));
         let due: Vec<PeerId> = due.map(|(id, _)| *id).collect();
         for id in due {
             self.timeout_of(id, now);
@@ -355,14 +357,13 @@ impl Sessions {
             self.deeds.push(Deed::Changed(id));
         }
         let Some(partner) = self.partners.get(&id) else { return };
-        let keepalive = owes || partner.keepalive_at <= now;
         if partner.attempt.is_some_and(|attempt| attempt.next_at <= now) {
             self.retry(id, now);
         }
         if is_silent {
             self.begin(id, now);
         }
-        if keepalive {
+        if owes {
             self.keepalive(id, now);
         }
     }
@@ -372,9 +373,6 @@ impl Sessions {
     }
 
     fn keepalive(&mut self, id: PeerId, now: Instant) {
-        if let Some(partner) = self.partners.get_mut(&id) {
-            partner.keepalive_at = now.after(PERSISTENT_KEEPALIVE);
-        }
         match self.seal(id, &[], false, now) {
             Some((to, datagram)) => {
                 self.deeds.push(Deed::Send { to, datagram });
@@ -456,12 +454,12 @@ impl Partner {
         [&self.current, &self.previous, &self.next].into_iter().flatten()
     }
 
-    fn due(&self) -> Instant {
+    fn due(&self) -> Option<Instant> {
         let over = self.sessions().map(Session::end).min();
         let next = self.attempt.map(|attempt| attempt.next_at);
         let silent = self.unanswered.map(|since| since.after(silence()));
         let owes = self.owes.map(|since| since.after(TIMERS.keepalive));
-        [over, next, silent, owes].into_iter().flatten().fold(self.keepalive_at, Instant::min)
+        [over, next, silent, owes].into_iter().flatten().min()
     }
 
     /// Where the next initiation goes: while others carry the packets of a session well, only to the

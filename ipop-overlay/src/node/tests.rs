@@ -411,7 +411,7 @@ fn another_run_of_a_peer_is_told_the_addresses_and_says_that_it_knows_them() {
 #[test]
 fn idle_members_say_hello_without_being_asked_and_are_not_asked() {
     let mut world = World::of_idle_members();
-    world.pass(SECOND * 600);
+    world.pass(crate::peer::IDLE_INTERVAL * 10);
     // Ten of each.
     assert!((16..=22).contains(&world.hellos), "{} hellos", world.hellos);
 }

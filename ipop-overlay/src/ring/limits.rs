@@ -14,11 +14,13 @@ pub(super) const NEAR_RETRY_MAX: Duration = Duration::from_secs(60);
 /// The largest network that a neighbour is believed to see: 2^32 nodes. 8 bits behind the point.
 pub(super) const LOG2_SIZE_MAX: u16 = 32 << 8;
 /// A node asks the ring for its own place so often, to find what gossip has not told.
-pub(super) const SELF_CHECK: Duration = Duration::from_secs(120);
+pub(super) const SELF_CHECK: Duration = Duration::from_secs(240);
 /// So long changes of the neighbourhood are gathered before the neighbours are told.
 pub(super) const GOSSIP_DELAY: Duration = Duration::from_millis(100);
 /// Who is connected as a neighbour but none of the nearest is told no more often than this.
 pub(super) const GOSSIP_FURTHER: Duration = Duration::from_millis(400);
+/// Of those, where there are no more than so many; with as many more, as long again.
+pub(super) const GOSSIP_FEW: usize = 16;
 /// A list of neighbours is asked for no more often than this.
 pub(super) const GOSSIP_APART: Duration = Duration::from_secs(1);
 

@@ -8,7 +8,7 @@ use super::counts::Count;
 use super::edge::{Due, digest};
 use super::limits::{
     BYPASS_EXAMINE, DEMAND_LIFE, FAR_EXAMINE, FAR_FROM_LOG2, FAR_RETRY, GOSSIP_APART, GOSSIP_DELAY,
-    GOSSIP_FURTHER, LEAF_LIFE, NEAR_PER_SIDE, NEAR_RETRY, NEAR_RETRY_MAX, NEAR_TRIM, SELF_CHECK,
+    GOSSIP_FEW, GOSSIP_FURTHER, LEAF_LIFE, NEAR_PER_SIDE, NEAR_RETRY, NEAR_RETRY_MAX, NEAR_TRIM, SELF_CHECK,
 };
 use super::wire::{Beat, CloseReason, Mode, Neighbours, Roles};
 use super::{Output, Ring};
@@ -243,15 +243,17 @@ impl Ring {
 
     /// Tells the neighbours who this node's neighbours are, and at once those that were until now: they find
     /// theirs among them. While the ring changes there are many others to whom it once was near: each is told
-    /// now and then.
+    /// now and then, the less often the more they are.
     fn gossip(&mut self, now: Instant) {
         let nearest = self.table.neighbours();
         let current = digest(&nearest);
         let before = core::mem::replace(&mut self.upkeep.told, nearest.clone());
         let (mut due, mut later) = (Vec::new(), None);
-        for (address, edge) in self.table.iter().filter(|(_, edge)| edge.is_near()) {
+        let near = || self.table.iter().filter(|(_, edge)| edge.is_near());
+        let further = GOSSIP_FURTHER * (1 + u32::try_from(near().count() / GOSSIP_FEW).unwrap_or(0));
+        for (address, edge) in near() {
             let told = edge.told.filter(|_| !nearest.contains(&address) && !before.contains(&address));
-            match (edge.told, told.map(|(_, at)| at.after(GOSSIP_FURTHER))) {
+            match (edge.told, told.map(|(_, at)| at.after(further))) {
                 (Some((digest, _)), _) if digest == current => {}
                 (_, Some(at)) if at > now => later = Some(later.map_or(at, |later| at.min(later))),
                 _ => due.push((address, edge.digest == 0)),

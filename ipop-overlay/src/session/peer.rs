@@ -486,7 +486,8 @@ impl Peer {
         }
     }
 
-    fn renew_in_time(&mut self, now: Now, shared: &mut Shared) {
+    /// A session that this node made and that is old is followed by another while something is sent.
+    pub(super) fn renew_in_time(&mut self, now: Now, shared: &mut Shared) {
         if self.keyring.current.is_some_and(|current| current.initiator && current.rekey_at <= now.at) {
             self.begin(now, shared);
         }

@@ -23,8 +23,8 @@ fn overlay(host: usize) -> Endpoint {
 /// Two that know of each other, the first also where the second is.
 fn two() -> [Sessions; 2] {
     let mut two = [0, 1].map(|host| Sessions::new(key(host), 1000 * host as u32));
-    two[0].add(PEER, key(1), Some(udp(1)), at(0));
-    two[1].add(PEER, key(0), None, at(0));
+    two[0].add(PEER, key(1), Some(udp(1)));
+    two[1].add(PEER, key(0), None);
     two
 }
 

@@ -38,7 +38,9 @@ impl Daemon {
         let Some(link_id) = self.node.peer(id).map(|view| view.link_id) else {
             unreachable!("it has just been added")
         };
-        if let Err(error) = self.sealing.add_peer(&Partner { id, public_key, endpoint }) {
+        if let Err(error) =
+            self.sealing.add_peer(&Partner { id, public_key, endpoint, is_found: origin == Origin::Found })
+        {
             self.node.remove_peer(id);
             return Err(error.into());
         }

@@ -100,6 +100,8 @@ pub(super) struct Partner {
     pub(super) id: PeerId,
     pub(super) public_key: [u8; 32],
     pub(super) endpoint: Option<Endpoint>,
+    /// The overlay keeps the way to it open.
+    pub(super) is_found: bool,
 }
 
 impl Sealing {
@@ -144,7 +146,8 @@ impl Sealing {
             public_key: partner.public_key,
             psk: self.psk.clone(),
             endpoint: partner.endpoint,
-            persistent_keepalive: Some(PERSISTENT_KEEPALIVE.min(self.timers.rekey_after / 4)),
+            persistent_keepalive: (!partner.is_found)
+                .then(|| PERSISTENT_KEEPALIVE.min(self.timers.rekey_after / 4)),
         };
         self.core.add_peer(now, partner.id, config)?;
         self.without.insert(partner.id, now);
@@ -418,7 +421,8 @@ impl Sealing {
     ///
     /// # Errors
     /// The counter of the reason: there is no session with it.
-    pub(super) fn seal(&self, peer: PeerId, message: &[u8]) -> Result<(Endpoint, Vec<u8>), Counter> {
+    pub(super) fn seal(&mut self, peer: PeerId, message: &[u8]) -> Result<(Endpoint, Vec<u8>), Counter> {
+        self.core.control_sent(now(), peer);
         let current = self.current.get(&peer).and_then(|local| self.live.get(local));
         let to = self.core.peer(peer).and_then(|view| view.endpoint);
         let (Some(live), Some(to)) = (current, to) else { return Err(Counter::TxNoSession) };

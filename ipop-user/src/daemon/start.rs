@@ -341,7 +341,7 @@ pub(super) fn build_sealing(
     let partners = config.peers.iter().enumerate().map(|(index, peer)| {
         let id = PeerId(index);
         let endpoint = node.peer(id).and_then(|view| view.endpoint);
-        Partner { id, public_key: *peer.public_key.as_bytes(), endpoint }
+        Partner { id, public_key: *peer.public_key.as_bytes(), endpoint, is_found: false }
     });
     let partners: Vec<Partner> = partners.collect();
     let sealing = Sealing::new(identity, &partners, options.timers, Arc::clone(places));
