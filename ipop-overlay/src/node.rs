@@ -180,6 +180,11 @@ pub enum Output {
         address: IpAddr,
         public_key: Option<[u8; 32]>,
     },
+    /// A node of the network tells all a text.
+    Broadcast {
+        from: NodeAddress,
+        text: Vec<u8>,
+    },
     /// Another node claims an address of this one's.
     Taken {
         address: IpAddr,
@@ -202,6 +207,7 @@ impl Output {
             | Self::Traced { .. }
             | Self::Surveyed { .. }
             | Self::Found { .. }
+            | Self::Broadcast { .. }
             | Self::Taken { .. } => None,
         }
     }

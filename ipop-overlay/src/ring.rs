@@ -14,11 +14,13 @@
 //! | `connect` | finding nodes and making connections |
 //! | `upkeep` | neighbours, shortcuts, what is alive, what is given up |
 //! | `contacts` | ways into the network |
+//! | `broadcast` | what all nodes are told |
 //! | `claims` | who has which address of the virtual network |
 //! | `coordinates` | where nodes are in terms of round trips |
 //! | `probes` | what an operator asks of other nodes |
 //! | `limits`, `counts` | what bounds it, what is counted |
 
+mod broadcast;
 mod claims;
 mod connect;
 mod contacts;
@@ -42,6 +44,7 @@ use core::time::Duration;
 use crate::address::NodeAddress;
 use crate::session::Random;
 use crate::time::Instant;
+use broadcast::Broadcasts;
 use claims::Claims;
 use connect::{Linking, Request};
 use contacts::Contacts;
@@ -55,7 +58,7 @@ use wire::{Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, PAYLOAD_
 
 pub use counts::{Count, Counts};
 pub use probes::{End, Outlook, Page};
-pub use wire::{Coordinates, ENDPOINTS_MAX, Roles};
+pub use wire::{BROADCAST_MAX, Coordinates, ENDPOINTS_MAX, Roles};
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +79,8 @@ pub enum Output {
     Surveyed { token: u64, from: NodeAddress, rtt: Duration, page: Page },
     /// What came of a lookup: the key of who claims an address of the virtual network, or nobody.
     Found { address: IpAddr, public_key: Option<[u8; 32]> },
+    /// A node tells all a text.
+    Broadcast { from: NodeAddress, text: Vec<u8> },
     /// Another claims an address of this node's.
     Taken { address: IpAddr, by: [u8; 32] },
 }
@@ -91,6 +96,7 @@ pub struct Ring {
     requests: BTreeMap<u64, Request>,
     contacts: Contacts,
     claims: Claims,
+    broadcasts: Broadcasts,
     demands: BTreeMap<NodeAddress, Demand>,
     probes: Probes,
     upkeep: Upkeep,
@@ -147,6 +153,7 @@ impl Ring {
             requests: BTreeMap::new(),
             contacts: Contacts::default(),
             claims: Claims::default(),
+            broadcasts: Broadcasts::default(),
             demands: BTreeMap::new(),
             probes: Probes::default(),
             upkeep: Upkeep::new(now),
@@ -322,6 +329,7 @@ impl Ring {
             ("connections", self.table.len(), EDGES_MAX),
             ("neighbours of one", told, wire::NEIGHBOURS_MAX),
             ("connections under way", self.links.len(), limits::LINKS_MAX),
+            ("texts for all", self.broadcasts.len(), limits::BROADCASTS_KNOWN),
             ("nodes avoided", self.avoided.len(), limits::AVOIDED_MAX),
             ("requests", self.requests.len(), limits::REQUESTS_MAX),
             ("contacts", self.contacts.len(), limits::CONTACTS_MAX),
@@ -486,6 +494,7 @@ impl Ring {
             Kind::Echo => self.echo_message(from, header, payload, now),
             Kind::Claim => self.claim_message(from, header, payload, now),
             Kind::Survey => self.survey_message(from, header, payload, now),
+            Kind::Broadcast => self.broadcast_message(from, *header, payload, now),
             Kind::Carried => {
                 let datagram = payload.to_vec();
                 self.outputs.push_back(Output::Carried { from: header.source, datagram });

@@ -62,6 +62,8 @@ pub enum Event {
     },
     /// A packet has come to a virtual address of this host.
     Delivered(Packet),
+    /// A node has told all something.
+    Told,
     /// Another node claims an address of this one's.
     Taken(IpAddr),
 }
@@ -326,6 +328,7 @@ impl Daemon {
             Output::Carried { from, datagram } => self.receive(Endpoint::Overlay(from), &datagram, now),
             Output::Found { address, public_key } => self.found(address, public_key, now),
             Output::Echoed { token, rtt, hops, .. } => self.events.push(Event::Echoed { token, rtt, hops }),
+            Output::Broadcast { .. } => self.events.push(Event::Told),
             Output::Taken { address, .. } => self.events.push(Event::Taken(address)),
             Output::Pong { .. } | Output::Traced { .. } | Output::Surveyed { .. } => {}
         }

@@ -16,7 +16,7 @@ mod rings;
 
 use boxes::nats;
 use nodes::{addresses, clocks, collision, twins};
-use rings::{churn, join, kill, partition, restart, ring};
+use rings::{broadcast, churn, join, kill, partition, restart, ring};
 
 /// Nodes that all others know from the start.
 const BOOTSTRAPS: usize = 3;
@@ -111,6 +111,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("partition", "a network in halves becomes one again", 1060, partition),
     Scenario::new("restart", "all nodes die and start again", 1060, restart),
     Scenario::new("churn", "a node leaves and another joins each second", 1060, churn),
+    Scenario::new("broadcast", "nodes tell all others something", 1060, broadcast),
     Scenario::new("addresses", "hosts send to each other's virtual addresses", 200, addresses),
     Scenario {
         apart: Some("asks for more than the overlay can do yet"),

@@ -29,15 +29,20 @@ struct Session {
     local: u32,
     remote: u32,
     created: Instant,
+    /// Nothing is sealed or opened with it then.
+    end: Instant,
     /// Who makes the next in time is who made this one.
     is_initiator: bool,
 }
 
 impl Session {
-    fn end(&self) -> Instant {
-        self.created.after(TIMERS.reject_after)
+    fn new(local: u32, remote: u32, is_initiator: bool, now: Instant) -> Self {
+        Self { local, remote, created: now, end: now.after(TIMERS.reject_after), is_initiator }
     }
 }
+
+/// One that gives way is received from for so long.
+const PARTING: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
@@ -57,6 +62,8 @@ struct Partner {
     current: Option<Session>,
     previous: Option<Session>,
     next: Option<Session>,
+    /// Those that have given way just now.
+    parting: [Option<Session>; 2],
     attempt: Option<Attempt>,
     /// When an initiation or a response was sent last.
     handshake_sent: Option<Instant>,
@@ -125,6 +132,7 @@ impl Sessions {
             current: None,
             previous: None,
             next: None,
+            parting: [None; 2],
             attempt: None,
             handshake_sent: None,
             greatest: None,
@@ -163,7 +171,7 @@ impl Sessions {
 
     /// When that one is over.
     pub(crate) fn end(&self, id: PeerId) -> Option<Instant> {
-        Some(self.partners.get(&id)?.current?.end())
+        Some(self.partners.get(&id)?.current?.end)
     }
 
     /// Whether there is a session of this index with a peer.
@@ -256,11 +264,11 @@ impl Sessions {
         partner.greatest = Some(made);
         self.heard(id, from, now);
         let local = self.index(id);
-        let session = Session { local, remote, created: now, is_initiator: false };
+        let session = Session::new(local, remote, false, now);
         let Some(partner) = self.partners.get_mut(&id) else { return Received::Nothing };
         partner.handshake_sent = Some(now);
         let replaced = partner.next.replace(session);
-        self.erase(id, replaced);
+        self.part(id, replaced, now);
         self.deeds.push(Deed::Send { to: from, datagram: response(local, remote) });
         Received::Nothing
     }
@@ -273,7 +281,7 @@ impl Sessions {
         }
         partner.attempt = None;
         self.heard(id, from, now);
-        let session = Session { local, remote, created: now, is_initiator: true };
+        let session = Session::new(local, remote, true, now);
         let Some(partner) = self.partners.get_mut(&id) else { return Received::Nothing };
         let old = partner.current.replace(session);
         // Where both have begun at once, the peer sends on the one that it has begun.
@@ -281,7 +289,7 @@ impl Sessions {
             Some(next) => [partner.previous.replace(next), old],
             None => [std::mem::replace(&mut partner.previous, old), None],
         };
-        replaced.into_iter().for_each(|replaced| self.erase(id, replaced));
+        replaced.into_iter().for_each(|replaced| self.part(id, replaced, now));
         self.deeds.push(Deed::Changed(id));
         // The peer may not send before it has received something.
         self.keepalive(id, now);
@@ -300,7 +308,7 @@ impl Sessions {
             let replaced = std::mem::replace(&mut partner.previous, old);
             let given_up = partner.attempt.take().and_then(|attempt| attempt.index);
             given_up.map(|index| self.by_index.remove(&index));
-            self.erase(id, replaced);
+            self.part(id, replaced, now);
             self.deeds.push(Deed::Changed(id));
         }
         Received::Text(id, text.to_vec())
@@ -346,9 +354,10 @@ impl Sessions {
 
     fn timeout_of(&mut self, id: PeerId, now: Instant) {
         let Some(partner) = self.partners.get_mut(&id) else { return };
-        let places = [&mut partner.current, &mut partner.previous, &mut partner.next];
+        let Partner { current, previous, next, parting, .. } = partner;
+        let places = [current, previous, next].into_iter().chain(parting);
         let over: Vec<Session> =
-            places.into_iter().filter_map(|place| place.take_if(|session| session.end() <= now)).collect();
+            places.filter_map(|place| place.take_if(|session| session.end <= now)).collect();
         let is_silent = partner.unanswered.take_if(|since| since.after(silence()) <= now).is_some();
         let owes = partner.owes.take_if(|since| since.after(TIMERS.keepalive) <= now).is_some();
         let is_over = !over.is_empty();
@@ -425,6 +434,17 @@ impl Sessions {
         self.last_index
     }
 
+    /// Lets a session go in a while, at the cost of the one that would go first.
+    fn part(&mut self, id: PeerId, session: Option<Session>, now: Instant) {
+        let (Some(session), Some(partner)) = (session, self.partners.get_mut(&id)) else { return };
+        let session = Session { end: session.end.min(now.after(PARTING)), ..session };
+        let first = partner.parting.iter_mut().min_by_key(|parting| parting.map(|parting| parting.end));
+        let gone = first.and_then(|first| first.replace(session));
+        self.erase(id, gone);
+        // The maps may hold it.
+        self.deeds.push(Deed::Changed(id));
+    }
+
     fn erase(&mut self, id: PeerId, session: Option<Session>) {
         if let Some(session) = session {
             self.by_index.remove(&session.local);
@@ -451,11 +471,11 @@ impl Sessions {
 
 impl Partner {
     fn sessions(&self) -> impl Iterator<Item = &Session> {
-        [&self.current, &self.previous, &self.next].into_iter().flatten()
+        [&self.current, &self.previous, &self.next].into_iter().chain(&self.parting).flatten()
     }
 
     fn due(&self) -> Option<Instant> {
-        let over = self.sessions().map(Session::end).min();
+        let over = self.sessions().map(|session| session.end).min();
         let next = self.attempt.map(|attempt| attempt.next_at);
         let silent = self.unanswered.map(|since| since.after(silence()));
         let owes = self.owes.map(|since| since.after(TIMERS.keepalive));

@@ -121,6 +121,8 @@ pub struct World {
     pub delivered: Vec<Delivered>,
     /// Hosts that were told that another claims their address.
     pub taken: Vec<(HostId, IpAddr)>,
+    /// Hosts that have heard what a node told all, and when.
+    pub told: Vec<(HostId, Instant)>,
     /// Keys of hosts that have stopped, and when.
     pub down: HashMap<[u8; 32], Instant>,
     /// What a scenario has to show beside its figures.
@@ -150,6 +152,7 @@ impl World {
             echoes: Vec::new(),
             delivered: Vec::new(),
             taken: Vec::new(),
+            told: Vec::new(),
             down: HashMap::new(),
             matrices: Vec::new(),
             heap_before: memory::live(),
@@ -389,6 +392,7 @@ impl World {
             match told {
                 Told::Echoed { token, rtt, hops } => self.echoes.push(Echoed { token, rtt, hops }),
                 Told::Taken(address) => self.taken.push((id, address)),
+                Told::Told => self.told.push((id, now)),
                 Told::Delivered(Packet { id: packet, way, .. }) => {
                     self.delivered.push(Delivered { id: packet, to: id, at: now, way });
                 }

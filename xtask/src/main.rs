@@ -39,7 +39,7 @@ enum Command {
     Test(test::Args),
     /// Everything that a change must pass: formatting, lints, rules, tests
     Ci(ci::Args),
-    /// Show two hosts talking over IPOP, by the kernel path and by the user path
+    /// Show hosts that talk over IPOP: by the kernel path, by the user path, and over the overlay
     Demo(demo::Args),
     /// Run networks of thousands of overlay nodes in virtual time
     Sim(sim::Args),

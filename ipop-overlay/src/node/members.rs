@@ -94,6 +94,11 @@ impl Node {
         self.with_ring(|ring| ring.survey(of, token, page, now));
     }
 
+    /// Tells all nodes a text; says whether it is short enough, and there is a ring.
+    pub fn broadcast(&mut self, text: &[u8], now: Instant) -> bool {
+        self.with_ring(|ring| ring.broadcast(text, now)).unwrap_or(false)
+    }
+
     /// Packets have gone to a peer or come from it.
     pub fn traffic(&mut self, id: PeerId, now: Instant) {
         let Some(address) = self.address_of(id) else { return };
@@ -244,6 +249,7 @@ impl Node {
                     Output::Surveyed { token, from, rtt, page }
                 }
                 ring::Output::Found { address, public_key } => Output::Found { address, public_key },
+                ring::Output::Broadcast { from, text } => Output::Broadcast { from, text },
                 ring::Output::Taken { address, by } => Output::Taken { address, by },
             };
             self.outputs.push_back(output);

@@ -39,6 +39,7 @@ counts! {
     TooManyHops, "overlay_too_many_hops", Refused, "messages that had travelled too far";
     NoSuchNode, "overlay_no_such_node", Refused, "messages to a node that is not on the ring";
     Looped, "overlay_looped", Refused, "messages that claim to come from this node";
+    Repeated, "overlay_repeated", Refused, "texts for all nodes that had come already";
     NoCredit, "overlay_no_credit", Dropped, "messages not sent on because their sender has caused more than it sent";
     KeyMismatch, "overlay_key_mismatch", Refused, "requests to connect whose key is not their sender's";
     Unexpected, "overlay_unexpected_answer", Refused, "answers that nobody waits for";

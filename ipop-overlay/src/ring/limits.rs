@@ -93,6 +93,11 @@ pub(super) const DEMAND_ENOUGH: u32 = 3;
 /// It is given up after so long without traffic.
 pub(super) const DEMAND_LIFE: Duration = Duration::from_secs(180);
 
+/// Texts for all nodes that are known again.
+pub(super) const BROADCASTS_KNOWN: usize = 64;
+/// How far one goes: some times the logarithm of the largest network.
+pub(super) const BROADCAST_HOPS_MAX: u16 = 64;
+
 /// What may be sent on account of one neighbour's messages before it has sent as much.
 pub(super) const CREDIT: u32 = 16 * 1024;
 /// The most that is credited.

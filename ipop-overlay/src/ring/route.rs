@@ -38,6 +38,8 @@ pub(super) fn decide(table: &Table, from: Option<NodeAddress>, header: &Header) 
         Mode::Nearest => nearest(table, from, header),
         Mode::Flanks => flanks(table, from, header),
         Mode::Up | Mode::Down => along(table, from, header),
+        // Who passes it on, and to whom, is for the broadcast to say.
+        Mode::Part => Decision::HERE,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the ring without the simulator: the messages, decisions and tables by themselves, and small
 //! rings that are driven by hand. Whole networks are tested in `ipop-sim`.
 
+mod broadcasts;
 mod claims;
 mod edges;
 mod nodes;

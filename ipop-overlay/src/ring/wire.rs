@@ -64,6 +64,9 @@ pub(crate) const ROUTED_VIA_LEN: usize = ROUTED_LEN + ADDRESS_LEN;
 /// The largest payload: a carried packet of the least MTU that IPv6 needs, sealed.
 pub(crate) const PAYLOAD_MAX: usize = 1280 + 64;
 
+/// The longest text for all nodes.
+pub const BROADCAST_MAX: usize = 512;
+
 /// Why a node keeps a connection; several reasons at a time.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Roles(pub(crate) u8);
@@ -168,6 +171,8 @@ pub(crate) enum Mode {
     Up = 3,
     /// Down the ring.
     Down = 4,
+    /// To all from the node that it came to up to the destination, which itself is left out.
+    Part = 5,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +183,7 @@ pub(crate) enum Kind {
     Carried = 3,
     Claim = 4,
     Survey = 5,
+    Broadcast = 6,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +208,14 @@ pub(crate) struct Connect {
     pub(crate) answer_via: Option<NodeAddress>,
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) neighbours: Vec<(NodeAddress, Coordinates)>,
+}
+
+/// A text for all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broadcast<'a> {
+    /// By which it is known when it comes again.
+    pub(crate) token: u64,
+    pub(crate) text: &'a [u8],
 }
 
 /// What a claim message is about.
@@ -382,6 +396,7 @@ impl Header {
             2 => Mode::Flanks,
             3 => Mode::Up,
             4 => Mode::Down,
+            5 => Mode::Part,
             _ => return None,
         };
         let kind = match form >> 3 & 7 {
@@ -390,6 +405,7 @@ impl Header {
             3 => Kind::Carried,
             4 => Kind::Claim,
             5 => Kind::Survey,
+            6 => Kind::Broadcast,
             _ => return None,
         };
         let (went_uphill, has_via) = (form & 0x40 != 0, form & 0x80 != 0);
@@ -399,6 +415,7 @@ impl Header {
         let payload = reader.slice(len)?;
         reader.end()?;
         let fits = hops < hops_max && len <= PAYLOAD_MAX;
+        let fits = fits && (mode == Mode::Part) == (kind == Kind::Broadcast);
         fits.then_some((Self { mode, hops, hops_max, kind, went_uphill, source, destination, via }, payload))
     }
 
@@ -413,6 +430,23 @@ impl Header {
         self.via.iter().for_each(|via| out.extend(via.0));
         out.extend(payload);
         out
+    }
+}
+
+impl<'a> Broadcast<'a> {
+    pub(crate) fn parse(payload: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(payload);
+        let token = reader.u64()?;
+        let text = reader.0;
+        (text.len() <= BROADCAST_MAX).then_some(Self { token, text })
+    }
+
+    /// Nothing for a text that is too long.
+    pub(crate) fn to_bytes(self) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(8 + self.text.len());
+        out.extend(self.token.to_be_bytes());
+        out.extend(self.text);
+        (self.text.len() <= BROADCAST_MAX).then_some(out)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipop_overlay::ring::Count;
 use ipop_overlay::{Command, Instant};
 
 use super::{BOOTSTRAPS, Figure, LOOK, grow, introduce, until_ring};
@@ -209,4 +210,39 @@ pub(super) fn churn(world: &mut World, nodes: usize) -> Vec<Figure> {
         Figure::new("routable meanwhile, mean", mean(shares.into_iter()), "").at_least(0.95),
         Figure::new("one ring after", ring, "s").at_most(60.0),
     ]
+}
+
+pub(super) fn broadcast(world: &mut World, nodes: usize) -> Vec<Figure> {
+    const ROUNDS: usize = 3;
+    const PATIENCE: Duration = Duration::from_secs(5);
+    grow(world, nodes);
+    world.run_for(Duration::from_secs(120));
+    let up: Vec<HostId> = world.up().collect();
+    let (mut shares, mut last, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+    let mut most = 0;
+    for _ in 0..ROUNDS {
+        let teller = up[world.random.below(up.len() as u64) as usize];
+        world.told.clear();
+        let (start, before) = (world.now, forwarded(world));
+        assert!(world.with(teller, |node, now| node.broadcast(b"all hear this", now)), "it is short enough");
+        world.run_for(PATIENCE);
+        let mut times = vec![0; world.hosts.len()];
+        world.told.iter().for_each(|(id, _)| times[*id] += 1);
+        most = most.max(times.iter().copied().max().unwrap_or(0));
+        shares.push(times.iter().filter(|times| **times > 0).count() as f64 / (up.len() - 1) as f64);
+        let end = world.told.iter().map(|(_, at)| at.since(start).as_secs_f64()).fold(0.0, f64::max);
+        last.push(end);
+        messages.push((forwarded(world) - before) as f64 / up.len() as f64);
+        world.run_for(Duration::from_secs(60));
+    }
+    vec![
+        Figure::new("nodes that hear it", mean(shares.into_iter()), "").at_least(0.99),
+        Figure::new("how often, at most", f64::from(most), "").at_most(1.0),
+        Figure::new("until the last hears it", mean(last.into_iter()), "s").at_most(2.0),
+        Figure::new("messages passed on per node meanwhile", mean(messages.into_iter()), "").at_most(3.0),
+    ]
+}
+
+fn forwarded(world: &World) -> u64 {
+    world.up().map(|id| world.ring(id).counts().get(Count::Forwarded)).sum()
 }

@@ -445,6 +445,7 @@ impl Daemon {
                     self.found(address, public_key);
                     self.owner_found(address, public_key);
                 }
+                Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
             }
         }

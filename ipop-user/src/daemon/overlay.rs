@@ -332,6 +332,12 @@ impl Daemon {
         }
     }
 
+    /// A node tells all a text. There is none in this version that means anything.
+    pub(super) fn told_by(&self, from: NodeAddress, text: &[u8]) {
+        debug!(%from, len = text.len(), "a text for all that nobody here understands");
+        self.counters.add(Counter::RxUnknownMessage, 1);
+    }
+
     /// Has other nodes carry a datagram.
     pub(super) fn carry(&mut self, to: NodeAddress, datagram: &[u8]) {
         if datagram.first() == Some(&TYPE_TRANSPORT) {

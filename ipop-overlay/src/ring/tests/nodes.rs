@@ -43,6 +43,8 @@ pub(super) struct Few {
     carried: Vec<(NodeAddress, Vec<u8>)>,
     pub(super) traced: Vec<(u64, NodeAddress, u16, End)>,
     pub(super) surveyed: Vec<(u64, NodeAddress, Page)>,
+    /// Who has heard a text for all, of whom, and the text.
+    pub(super) told: Vec<(usize, NodeAddress, Vec<u8>)>,
     /// By whom, which address, and whose it is.
     pub(super) found: Vec<(usize, IpAddr, Option<[u8; 32]>)>,
     pub(super) taken: Vec<(usize, IpAddr, [u8; 32])>,
@@ -59,6 +61,7 @@ impl Few {
             carried: Vec::new(),
             traced: Vec::new(),
             surveyed: Vec::new(),
+            told: Vec::new(),
             found: Vec::new(),
             taken: Vec::new(),
         }
@@ -130,6 +133,7 @@ impl Few {
             Output::Echoed { token, hops, .. } => self.echoed.push((token, hops)),
             Output::Traced { token, from, hops, end, .. } => self.traced.push((token, from, hops, end)),
             Output::Surveyed { token, from, page, .. } => self.surveyed.push((token, from, page)),
+            Output::Broadcast { from, text } => self.told.push((index, from, text)),
             Output::Found { address, public_key } => self.found.push((index, address, public_key)),
             Output::Taken { address, by } => self.taken.push((index, address, by)),
         }
