@@ -64,6 +64,9 @@ const KIND_ECHO: u8 = 2 << 3;
 const KIND_CARRIED: u8 = 3 << 3;
 const KIND_CLAIM: u8 = 4 << 3;
 const KIND_SURVEY: u8 = 5 << 3;
+/// A text for a part of the ring.
+const KIND_BROADCAST: u8 = 6 << 3 | 5;
+const BROADCAST: &[u8] = &[0; 41];
 /// Traces a way; its hops are used up; there is no way.
 const TRACE: &[u8] = &[1, 2, 0, 0, 0, 0, 0, 0, 0, 7];
 const TRACE_USED_UP: &[u8] = &[1, 3, 0, 0, 0, 0, 0, 0, 0, 7];
@@ -226,6 +229,19 @@ pub(super) fn runs() -> Inputs {
                 &routed(1, KIND_SURVEY, hops, to(4), SURVEY_ANSWER),
                 &routed(1, KIND_SURVEY, hops, to(3), SURVEY_ANSWER),
                 &routed(1, KIND_SURVEY, hops, to(3), SURVEY_ANSWER),
+            ]
+            .concat(),
+        ),
+        (
+            "told",
+            [
+                &joined[..],
+                &routed(1, KIND_BROADCAST, hops, [3, 3, 0], BROADCAST),
+                &routed(2, KIND_BROADCAST, hops, [3, 3, 0], BROADCAST),
+                &routed(1, KIND_BROADCAST, hops, [3, OWN, 0], BROADCAST),
+                &routed(1, KIND_BROADCAST & !5, hops, [3, 4, 0], BROADCAST),
+                &act(3, &[11]),
+                &act(3, &[11, 1, 2, 3, 4, 5, 6, 7]),
             ]
             .concat(),
         ),

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipop_overlay::ring::{Count, Output, Ring};
+use ipop_overlay::ring::{BROADCAST_MAX, Count, Output, Ring};
 use ipop_overlay::{Instant, NodeAddress};
 
 use super::tape::Tape;
@@ -246,10 +246,11 @@ impl Run {
     /// What the host wants of the node.
     fn own_act(&mut self, member: u8, tape: &mut Tape<'_>) {
         let (to, now) = (address(member), self.now);
-        match tape.u8() % 11 {
+        match tape.u8() % 12 {
             0 => self.ring.echo(to, tape.u64(), now),
             9 => self.ring.trace(to, tape.u64(), tape.u16(), now),
             10 => self.ring.survey(to, tape.u64(), tape.u8(), now),
+            11 => assert!(self.ring.broadcast(tape.bytes(40), now), "it is short enough"),
             1 => {
                 let len = usize::from(tape.u16());
                 self.ring.carry(to, &vec![9; len], false, now);
@@ -302,6 +303,10 @@ impl Run {
                     assert_ne!(from, self.ring.address());
                     assert!(page.connections.len() <= SURVEY_PAGE);
                 }
+                Output::Broadcast { from, text } => {
+                    assert_ne!(from, self.ring.address());
+                    assert!(text.len() <= BROADCAST_MAX);
+                }
                 // Who claims an address may say anything.
                 Output::Found { .. } => {}
                 Output::Taken { by, .. } => assert_ne!(by, key(OWN), "this node's own claim"),
@@ -323,6 +328,7 @@ impl Run {
                 let answers = match kind {
                     4 => first >= 3,
                     2 => matches!(first, 1 | 3 | 4),
+                    6 => false,
                     _ => first == 1,
                 };
                 if is_own && kind == 1 && !answers {
