@@ -34,8 +34,14 @@ impl Daemon {
         let own = self.public_key.node_address();
         let mut others = bootstrap.iter().filter(|way_in| way_in.address != Some(own)).peekable();
         if others.peek().is_none() {
-            return "no other node has come, and no bootstrap node is configured by which to find one"
-                .to_owned();
+            let lan = if self.config.underlay.multicast {
+                "nobody on the LAN has answered"
+            } else {
+                "none is looked for on the LAN"
+            };
+            return format!(
+                "no other node has come, {lan}, and no bootstrap node is configured by which to find one"
+            );
         }
         let (answered, silent): (Vec<_>, Vec<_>) = others.partition(|way_in| way_in.answered);
         let list = |of: Vec<&api::Bootstrap>| {
