@@ -1,6 +1,7 @@
 //! One peer: what its hellos have told, and the path that follows from it.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
@@ -176,6 +177,10 @@ pub(crate) struct Peer {
     pub(crate) is_found: bool,
     /// It has said which addresses it has.
     pub(crate) told_addresses: bool,
+    /// Those that it has said.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// When the ring was asked last who has them.
+    pub(crate) checked: Option<Instant>,
     /// It has said that it knows this node's addresses.
     pub(crate) knows_addresses: bool,
     /// It is on the ring, and there is no traffic to it.
@@ -226,6 +231,8 @@ impl Peer {
             next_hello: now,
             is_found: false,
             told_addresses: false,
+            addresses: Vec::new(),
+            checked: None,
             knows_addresses: false,
             is_idle: false,
             pings: VecDeque::new(),

@@ -50,6 +50,7 @@ struct Peer {
     source: Option<Endpoint>,
     /// Inner packets have come since the last look.
     has_data: bool,
+    has_sent: bool,
 }
 
 /// What others than the node are told of.
@@ -177,8 +178,11 @@ impl Daemon {
     fn tick(&mut self, now: Instant) {
         let mut gone = Vec::new();
         for (id, peer) in &mut self.peers {
-            if std::mem::take(&mut peer.has_data) {
+            let has_come = std::mem::take(&mut peer.has_data);
+            if has_come {
                 self.node.handle_command(Command::Alive { peer: *id }, now);
+            }
+            if std::mem::take(&mut peer.has_sent) || has_come {
                 self.node.traffic(*id, now);
             }
             if self.sessions.current(*id).is_some() {
@@ -257,6 +261,7 @@ impl Daemon {
             without_since: now,
             source: None,
             has_data: false,
+            has_sent: false,
         };
         self.peers.insert(id, peer);
         self.stale.insert(id);

@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 
 use ipop_common::cursor::Cursor;
 use ipop_common::{Address, Counter};
@@ -25,6 +26,10 @@ const ADDRESSES: u8 = 6;
 const ADDRESSES_MAX: usize = 16;
 /// Where they begin.
 const ADDRESSES_AT: usize = 16;
+/// While there is traffic to a peer that was found, the ring is asked so often who has its addresses.
+const CHECK: Duration = Duration::from_secs(120);
+/// Of each peer, so many of them.
+const CHECKED_MAX: usize = 4;
 
 impl Node {
     /// Makes the node part of the ring.
@@ -107,6 +112,19 @@ impl Node {
             && core::mem::take(&mut peer.is_idle)
         {
             peer.next_hello = now;
+        }
+        self.check_addresses(id, now);
+    }
+
+    /// Somebody may have claimed an address of the peer's before it did, and the ring knows. [`Output::Found`] says who, which may be the peer.
+    fn check_addresses(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        if !peer.is_found || peer.checked.is_some_and(|at| now.since(at) < CHECK) {
+            return;
+        }
+        peer.checked = Some(now);
+        for address in peer.addresses.clone() {
+            self.look_up(address, now);
         }
     }
 
@@ -298,8 +316,12 @@ impl Node {
         let at = |index: usize| message.bytes::<16>(ADDRESSES_AT + index * 16);
         let addresses: Option<Vec<[u8; 16]>> = (0..usize::from(count)).map(at).collect();
         let addresses = addresses.ok_or(refused)?;
-        let addresses = addresses.into_iter().map(|octets| Address::from_bytes(octets).to_ip()).collect();
+        let addresses: Vec<IpAddr> =
+            addresses.into_iter().map(|octets| Address::from_bytes(octets).to_ip()).collect();
         let knows_ours = flags & 2 != 0;
+        if let Some(peer) = self.peer_mut(id) {
+            peer.addresses = addresses.iter().take(CHECKED_MAX).copied().collect();
+        }
         self.outputs.push_back(Output::Addresses { peer: id, addresses, since, knows_ours });
         let Some(peer) = self.peer_mut(id) else { return Ok(()) };
         peer.told_addresses = true;

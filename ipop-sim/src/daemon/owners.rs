@@ -11,6 +11,10 @@ impl Daemon {
     /// What came of looking for an address.
     pub(super) fn found(&mut self, address: IpAddr, key: Option<[u8; 32]>, now: Instant) {
         let Some(key) = key.filter(|key| *key != self.key) else {
+            if self.owner(address).is_some() {
+                // It says so itself.
+                return;
+            }
             self.absent.insert(address, now.after(ABSENT));
             self.waiting.retain(|(packet, _)| packet.destination != address);
             return;
@@ -106,6 +110,7 @@ impl Daemon {
                 self.sessions.seal_with(id, link.session, &packet.to_bytes(Way::Kernel), now)
         {
             self.outbox.push((link.endpoint, datagram));
+            self.has_sent(id, now);
             return true;
         }
         let owner = self.owner(packet.destination);
@@ -122,6 +127,12 @@ impl Daemon {
             return false;
         };
         self.transmit(to, datagram, now);
+        self.has_sent(id, now);
         true
+    }
+
+    fn has_sent(&mut self, id: PeerId, now: Instant) {
+        self.peers.entry(id).and_modify(|peer| peer.has_sent = true);
+        self.tick_soon(now);
     }
 }

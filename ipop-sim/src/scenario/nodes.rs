@@ -108,7 +108,7 @@ pub(super) fn collision(world: &mut World, nodes: usize) -> Vec<Figure> {
     let told = [taken(|(_, older, _)| *older), taken(|(_, _, younger)| *younger)];
     let is_owner = |id: HostId| contested.iter().any(|(_, older, younger)| id == *older || id == *younger);
     let others: Vec<HostId> = world.up().filter(|id| !is_owner(*id)).collect();
-    // Who is connected to the younger owner knows it by what it says itself, and looks for nobody.
+    // Who is connected to the younger owner knows it by what it says itself, until there is traffic to it.
     let (mut connected, mut strangers) = (Vec::new(), Vec::new());
     for ((_, older, younger), from) in contested.iter().cycle().zip(others) {
         let younger = &world.hosts[*younger].key;
@@ -121,7 +121,7 @@ pub(super) fn collision(world: &mut World, nodes: usize) -> Vec<Figure> {
         Figure::new("older owners that are told", told[0], "").at_least(1.0),
         Figure::new("younger owners that are told", told[1], "").at_least(1.0),
         Figure::new("hosts that reach the older owner", reached(&strangers), "").at_least(1.0),
-        Figure::new("of those connected to the younger before", reached(&connected), ""),
+        Figure::new("of those connected to the younger before", reached(&connected), "").at_least(1.0),
         Figure::new("packets refused", refused(world), "").at_most(0.0),
     ]
 }

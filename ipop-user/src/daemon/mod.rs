@@ -292,8 +292,10 @@ impl Daemon {
 
     /// Tells the cores what the data paths have carried, and keeps a session with every peer.
     fn look_at_sessions(&mut self, now: Instant) {
-        for peer in self.sealing.look() {
-            self.node.handle_command(Command::Alive { peer }, now);
+        for (peer, has_come) in self.sealing.look() {
+            if has_come {
+                self.node.handle_command(Command::Alive { peer }, now);
+            }
             self.node.traffic(peer, now);
         }
         let configured = self.peers.values().filter(|peer| peer.origin == Origin::Configured);

@@ -13,7 +13,7 @@ use ipop_overlay::{Endpoint, Instant, NetworkKey, NodeAddress, PeerId, Refusal};
 use tracing::{debug, info, warn};
 
 use super::bootstrap::WaysIn;
-use super::peers::Origin;
+use super::peers::{Origin, PeerState};
 use super::remembered::{self, KnownNode, Remembered};
 use super::{Daemon, clock};
 use crate::config::{Config, Prefix};
@@ -237,6 +237,10 @@ impl Daemon {
     pub(super) fn found(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) {
         let now = clock::now();
         let Some(public_key) = public_key.filter(|key| key != self.public_key.as_bytes()) else {
+            if self.holder(address).is_some() {
+                // It says so itself; that the ring does not know it yet is no reason against it.
+                return;
+            }
             debug!(%address, "nobody has it");
             if let Some(overlay) = &mut self.overlay
                 && overlay.absent.len() < ABSENT_MAX
@@ -266,6 +270,13 @@ impl Daemon {
             self.set_endpoint(id, Some(endpoint));
         }
         self.sealing.want(id);
+    }
+
+    /// The peer that has an address.
+    fn holder(&self, address: IpAddr) -> Option<PeerId> {
+        let mut peers = self.peers.values();
+        let has_it = |peer: &&PeerState| peer.config.addresses.iter().any(|prefix| prefix.contains(address));
+        peers.find(has_it).map(|peer| peer.id)
     }
 
     /// A peer says which addresses it has. Of those in the virtual network it gets what no older claim
@@ -308,7 +319,7 @@ impl Daemon {
             warn!(address = %prefix.addr(), peer = self.name_of(id), "another node has this node's address");
             return false;
         }
-        let overlaps = |peer: &&super::peers::PeerState| {
+        let overlaps = |peer: &&PeerState| {
             peer.id != id && peer.config.addresses.iter().any(|theirs| theirs.overlaps(prefix))
         };
         let Some(other) = self.peers.values().find(overlaps) else { return true };

@@ -67,6 +67,8 @@ struct Live {
     confirmed: bool,
     /// When data had last come, by the last look.
     received_ns: u64,
+    /// When data went out last, as of the last look.
+    sent_ns: u64,
     /// When other nodes had last carried something here, by the last look.
     carried_ns: u64,
 }
@@ -193,6 +195,7 @@ impl Sealing {
             created: Instant::from_nanos(now.as_nanos().saturating_sub(nanos(age))),
             confirmed: true,
             received_ns: 0,
+            sent_ns: 0,
             carried_ns: 0,
         };
         self.add(agreed.local, live);
@@ -281,19 +284,20 @@ impl Sealing {
         self.core.call_candidates(now(), peer);
     }
 
-    /// Tells the core what the data paths have carried; the peers that data has come from since the
-    /// last look.
-    pub(super) fn look(&mut self) -> Vec<PeerId> {
+    /// Tells the core what the data paths have carried; the peers with which there was data since the last
+    /// look, and whether some has come.
+    pub(super) fn look(&mut self) -> Vec<(PeerId, bool)> {
         let now = now();
-        let mut alive = Vec::new();
+        let mut busy = Vec::new();
         for (local, live) in &mut self.live {
             let place = self.places.of(*local);
             let (sent, by_udp) = place.last_traffic();
             let heard = live.user.heard();
             let received = by_udp.max(heard.carried_data_ns);
-            if received > live.received_ns {
-                live.received_ns = received;
-                alive.push(live.peer);
+            let (has_come, has_gone) = (received > live.received_ns, sent > live.sent_ns);
+            (live.received_ns, live.sent_ns) = (received.max(live.received_ns), sent.max(live.sent_ns));
+            if has_come || has_gone {
+                busy.push((live.peer, has_come));
             }
             let (sent, received, by_udp) = (at(sent), at(received), at(by_udp.max(heard.udp_ns)));
             let traffic = Traffic {
@@ -313,7 +317,7 @@ impl Sealing {
                 self.core.authenticated_from(now, *local, Endpoint::Overlay(from));
             }
         }
-        alive
+        busy
     }
 
     pub(super) fn handle_timeout(&mut self) {
@@ -379,6 +383,7 @@ impl Sealing {
             created: install.created,
             confirmed: false,
             received_ns: 0,
+            sent_ns: 0,
             carried_ns: 0,
         };
         self.add(local, live);
