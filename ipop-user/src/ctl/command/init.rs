@@ -373,7 +373,7 @@ mod tests {
                 .config;
         assert!(config.peers.is_empty() && config.has_overlay());
         let ways: Vec<_> = config.underlay.bootstrap.iter().map(ToString::to_string).collect();
-        assert_eq!(ways, ["192.0.2.7:15000", "[fd00::9]:1500"]);
+        assert_eq!(ways, ["udp://192.0.2.7:15000", "udp://[fd00::9]:1500"]);
         assert!(ways_in(&given, None).unwrap_err().to_string().contains("name one"));
     }
 
