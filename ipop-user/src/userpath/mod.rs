@@ -54,6 +54,7 @@ use tokio::sync::mpsc;
 
 pub use counters::{Counters, LinkTraffic};
 pub use session::UserSession;
+pub use stage::STAGED_FOR_ONE_MAX;
 pub use table::{Carriage, Table, UserLink};
 pub use tun::{Offloads, Tun, TunError};
 pub use udp::{UdpError, bind, bind_queues};

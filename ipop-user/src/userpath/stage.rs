@@ -14,7 +14,7 @@ use super::table::Table;
 /// Packets that wait, of all in a pool of 64.
 const STAGED_MAX: usize = 32;
 /// Packets that wait for one peer: the start of a few connections, or what one sends in a round trip.
-const STAGED_FOR_ONE_MAX: usize = 16;
+pub const STAGED_FOR_ONE_MAX: usize = 16;
 /// Longer than a handshake that succeeds takes, with a message lost.
 const PATIENCE_NS: u64 = 10_000_000_000;
 /// What they need is asked for this often while packets come that need it.

@@ -6,14 +6,11 @@ use std::sync::Arc;
 
 use ipop_common::Counter;
 use ipop_common::limits::OVERLAY_MTU;
-use ipop_user::userpath::{Carriage, Io, UserEvent};
+use ipop_user::userpath::{Carriage, Io, STAGED_FOR_ONE_MAX, UserEvent};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::transfer::{MIB, V4, V6, assert_no_reordering, transfer, transfer_over};
 use crate::wire::{DEADLINE, INNER, OUTER, Options, PORT, SLOT, Wire, inside, wait_for};
-
-/// How many packets wait for one peer.
-const STAGED_FOR_ONE: usize = 8;
 
 /// A link by which other nodes carry.
 fn carried(io: Io) -> Options {
@@ -81,7 +78,7 @@ with_both_engines! {
         let from = inside(&wire.a.netns, || UdpSocket::bind((INNER[0][0], 0)).unwrap());
         let to = inside(&wire.b.netns, || UdpSocket::bind((INNER[1][0], 7000)).unwrap());
         to.set_read_timeout(Some(DEADLINE)).unwrap();
-        let sent = STAGED_FOR_ONE as u8 + 3;
+        let sent = STAGED_FOR_ONE_MAX as u8 + 3;
         for number in 0..sent {
             from.send_to(&[number], (INNER[1][0], 7000)).unwrap();
         }
