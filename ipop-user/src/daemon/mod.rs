@@ -169,6 +169,11 @@ impl Daemon {
             self.drain().await;
             match self.wait(events).await? {
                 Event::User(event) => {
+                    // An echo that comes back is taken for behind all that the data threads had carried.
+                    for _ in 0..events.carried.len() {
+                        let Ok(datagram) = events.carried.try_recv() else { break };
+                        self.carry(datagram.to, &datagram.bytes);
+                    }
                     self.on_user_event(&event);
                     // Events come in bursts; each look at what follows from them costs more than they.
                     for _ in 0..BURST {
