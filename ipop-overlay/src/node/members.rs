@@ -116,7 +116,8 @@ impl Node {
         self.check_addresses(id, now);
     }
 
-    /// Somebody may have claimed an address of the peer's before it did, and the ring knows. [`Output::Found`] says who, which may be the peer.
+    /// Somebody may have claimed an address of the peer's before it did, and the ring knows.
+    /// [`Output::Found`] says who, which may be the peer.
     fn check_addresses(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peer_mut(id) else { return };
         if !peer.is_found || peer.checked.is_some_and(|at| now.since(at) < CHECK) {

@@ -34,6 +34,7 @@
 //!             0 kind 1: answers · 1 page · 2 how many connections u16 · 4 token u64 · 12 log2 of the
 //!             network's size u16 · 14 coordinates · 26 how many of them here · 27 zero · 28 for each its
 //!             address, the sender's roles, the other's roles
+//! broadcast (6) 0 token u64 · 8 text
 //! ```
 
 mod probes;

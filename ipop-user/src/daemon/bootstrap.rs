@@ -206,8 +206,7 @@ impl Daemon {
     fn ask_lans(&mut self, lans: &[std::net::Ipv4Addr]) {
         let Some(overlay) = &self.overlay else { return };
         let question = overlay.ways.question();
-        let socket = self.sockets.iter().find(|socket| socket.local_addr().is_ok_and(|own| own.is_ipv4()));
-        let Some(socket) = socket else { return };
+        let Some(socket) = self.socket(true) else { return };
         for lan in lans {
             if let Err(error) = Lan::ask(&**socket, *lan, &question) {
                 self.counters.add(Counter::TxSendError, 1);

@@ -482,11 +482,14 @@ impl Daemon {
         }
     }
 
+    /// The socket from which control messages of a family go.
+    fn socket(&self, is_ipv4: bool) -> Option<&Arc<UdpSocket>> {
+        self.sockets.iter().find(|socket| socket.local_addr().is_ok_and(|own| own.is_ipv4() == is_ipv4))
+    }
+
     /// Control messages are repeated anyway; one that the socket refuses is counted and let go.
     fn transmit(&self, to: SocketAddr, datagram: &[u8]) {
-        let family =
-            |socket: &&Arc<UdpSocket>| socket.local_addr().is_ok_and(|local| local.is_ipv4() == to.is_ipv4());
-        let Some(socket) = self.sockets.iter().find(family) else {
+        let Some(socket) = self.socket(to.is_ipv4()) else {
             self.counters.add(Counter::TxSendError, 1);
             debug!(%to, "no socket of this family");
             return;

@@ -84,9 +84,12 @@ impl Daemon {
         let addresses: Vec<IpAddr> =
             self.config.network.addresses.iter().map(|prefix| prefix.addr()).collect();
         let unix = clock::unix_ns() / 1_000_000_000;
+        let before = overlay.remembered.clone();
         let since = overlay.remembered.since(addresses.clone(), unix);
         self.node.set_addresses(addresses, since, clock::now());
-        self.write_remembered();
+        if overlay.remembered != before {
+            self.write_remembered();
+        }
     }
 
     /// Notes where others are, those first that have been there for the longest.
@@ -102,14 +105,17 @@ impl Daemon {
         let mut nodes: Vec<KnownNode> = known.take(remembered::NODES_MAX).collect();
         let Some(overlay) = &mut self.overlay else { return };
         // Those of before, as long as there is room: a node that is alone forgets nobody.
-        for before in std::mem::take(&mut overlay.remembered.nodes) {
+        for before in &overlay.remembered.nodes {
             let is_known = nodes.iter().any(|node| node.public_key == before.public_key);
             if !is_known && nodes.len() < remembered::NODES_MAX {
-                nodes.push(before);
+                nodes.push(before.clone());
             }
         }
-        overlay.remembered.nodes = nodes;
-        self.write_remembered();
+        // A network that stays as it is writes nothing.
+        if overlay.remembered.nodes != nodes {
+            overlay.remembered.nodes = nodes;
+            self.write_remembered();
+        }
     }
 
     fn write_remembered(&self) {
