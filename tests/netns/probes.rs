@@ -48,12 +48,15 @@ fn whole_ring(host: &Host, count: usize) -> Value {
     found.unwrap_or_else(|| panic!("no ring of {count}: {seen:#}"))
 }
 
-/// To whom a node of a crawl is connected.
+/// To whom a node of a crawl is connected, in the order of their addresses.
 fn connections(crawl: &Value, address: &str) -> Vec<String> {
     let nodes = crawl["nodes"].as_array().into_iter().flatten();
     let node = nodes.into_iter().find(|node| node["address"] == address).expect("a node of the crawl");
     let edges = node["connections"].as_array().into_iter().flatten();
-    edges.map(|edge| edge["address"].as_str().expect("an address").to_owned()).collect()
+    let mut others: Vec<String> =
+        edges.map(|edge| edge["address"].as_str().expect("an address").to_owned()).collect();
+    others.sort_unstable();
+    others
 }
 
 #[test]
@@ -149,18 +152,23 @@ fn a_crawl_finds_all_and_a_trace_goes_from_one_to_the_next() {
         }
         let mut crowd = crowd.up();
         let addresses: Vec<String> = crowd.hosts.iter().map(address).collect();
-        // What the first acquaintances were needed for is over some time later.
-        let (crawl, from, to) = wait_for("two nodes have no connection", 2 * PATIENCE, || {
+        // What the first acquaintances were needed for is over some time later; what is compared was asked
+        // while no connection came or went.
+        let quiet = wait_for("two nodes have no connection for a while", 2 * PATIENCE, || {
             let crawl = whole_ring(&crowd.hosts[4], COUNT);
-            let pairs = (0..COUNT).flat_map(|from| (0..COUNT).map(move |to| (from, to)));
-            let is_apart = |from: usize, to: usize| {
-                from != to && !connections(&crawl, &addresses[from]).contains(&addresses[to])
-            };
-            let (from, to) = pairs.into_iter().find(|(from, to)| is_apart(*from, *to))?;
-            Some((crawl, from, to))
+            let mut pairs = (0..COUNT).flat_map(|from| (0..COUNT).map(move |to| (from, to)));
+            let (from, to) = pairs.find(|(from, to)| {
+                from != to && !connections(&crawl, &addresses[*from]).contains(&addresses[*to])
+            })?;
+            let trace = json(&crowd.hosts[from], &["traceroute", &addresses[to]]);
+            let ping = json(&crowd.hosts[from], &["ping", &addresses[to], "-c", "3", "-i", "0.1"]);
+            let after = whole_ring(&crowd.hosts[4], COUNT);
+            let is_same = addresses.iter().all(|node| connections(&crawl, node) == connections(&after, node));
+            is_same.then_some((crawl, from, to, trace, ping))
         });
+        let (crawl, from, to, trace, ping) = quiet;
         let host = &crowd.hosts[from];
-        let trace = json(host, &["traceroute", &addresses[to]]).expect("it arrives");
+        let (trace, ping) = (trace.expect("it arrives"), ping.expect("it answers"));
         let hops = trace["hops"].as_array().expect("hops");
         assert!(hops.len() > 1 && trace["arrived"] == true, "{trace:#}");
         let mut here = &addresses[from];
@@ -171,7 +179,6 @@ fn a_crawl_finds_all_and_a_trace_goes_from_one_to_the_next() {
             here = next;
         }
         assert_eq!(here, &addresses[to]);
-        let ping = json(host, &["ping", &addresses[to], "-c", "3", "-i", "0.1"]).expect("it answers");
         assert_eq!((&ping["overlay"], &ping["lost"]), (&true.into(), &0.into()), "{ping:#}");
         assert_eq!(ping["results"][0]["hops"], hops.len(), "{ping:#}");
 
