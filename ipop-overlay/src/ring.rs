@@ -15,6 +15,7 @@
 //! | `upkeep` | neighbours, shortcuts, what is alive, what is given up |
 //! | `contacts` | ways into the network |
 //! | `broadcast` | what all nodes are told |
+//! | `seen`, `nat` | where others see this node, and what that tells of NATs |
 //! | `claims` | who has which address of the virtual network |
 //! | `coordinates` | where nodes are in terms of round trips |
 //! | `probes` | what an operator asks of other nodes |
@@ -28,8 +29,10 @@ mod coordinates;
 mod counts;
 mod edge;
 mod limits;
+mod nat;
 mod probes;
 mod route;
+mod seen;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -54,9 +57,10 @@ use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
 use probes::Probes;
 use table::Table;
 use upkeep::Upkeep;
-use wire::{Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, PAYLOAD_MAX};
+use wire::{AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, PAYLOAD_MAX, Seen};
 
 pub use counts::{Count, Counts};
+pub use nat::{Mapping, Observation, Ports};
 pub use probes::{End, Outlook, Page};
 pub use wire::{BROADCAST_MAX, Coordinates, ENDPOINTS_MAX, Roles};
 
@@ -88,7 +92,7 @@ pub enum Output {
 /// Makes connections to this node known to others, and others to it; see the module's documentation.
 pub struct Ring {
     public_key: [u8; 32],
-    /// Where others may reach this node.
+    /// This node's own addresses, as its interfaces have them.
     endpoints: Vec<SocketAddr>,
     table: Table,
     links: BTreeMap<NodeAddress, Linking>,
@@ -101,6 +105,8 @@ pub struct Ring {
     probes: Probes,
     upkeep: Upkeep,
     vivaldi: Vivaldi,
+    /// To how many places this node has sent, and perhaps made a NAT give out a port.
+    flows: u32,
     /// How long requests take to be answered.
     answer_time: Smoothed,
     random: Random,
@@ -158,6 +164,7 @@ impl Ring {
             probes: Probes::default(),
             upkeep: Upkeep::new(now),
             vivaldi: Vivaldi::new(),
+            flows: 0,
             answer_time: Smoothed::default(),
             random,
             outputs: VecDeque::new(),
@@ -171,7 +178,7 @@ impl Ring {
         self.table.own
     }
 
-    /// Where others may reach this node, as far as it knows.
+    /// This node's own addresses.
     pub fn set_endpoints(&mut self, mut endpoints: Vec<SocketAddr>) {
         endpoints.truncate(ENDPOINTS_MAX);
         self.endpoints = endpoints;
@@ -184,7 +191,9 @@ impl Ring {
         if address == own {
             return;
         }
-        let role = self.links.remove(&address).map_or(Roles::NONE, |linking| linking.role);
+        let linking = self.links.remove(&address);
+        let role = linking.as_ref().map_or(Roles::NONE, |linking| linking.role);
+        let flows = self.flows_until(linking.as_ref(), endpoint);
         self.avoided.remove(&address);
         self.contacts.connected(address);
         if let Some(edge) = self.table.get_mut(address) {
@@ -202,10 +211,12 @@ impl Ring {
             let mut edge = Edge::new(public_key, own < address, now);
             edge.endpoint = endpoint;
             edge.mine = role;
+            edge.flows = flows;
             self.table.insert(address, edge);
         }
         self.take_role(address, role, now);
         self.ask(address, now);
+        self.ask_seen(address);
         self.ring_changed(now);
         if role.contains(Roles::LEAF) {
             self.join(address, now);
@@ -245,6 +256,8 @@ impl Ring {
             Some(&wire::ROUTED) => {
                 Header::parse(message).map(|(header, payload)| self.routed(from, header, payload, now))
             }
+            Some(&wire::ASK_SEEN) => AskSeen::parse(message).map(|ask| self.seen_asked(from, ask, now)),
+            Some(&wire::SEEN) => Seen::parse(message).map(|seen| self.seen(from, seen)),
             Some(&wire::CLOSE) => CloseReason::parse(message).map(|reason| self.closed(from, reason, now)),
             _ => None,
         };

@@ -361,10 +361,8 @@ impl Daemon {
         self.sessions.set_candidates(id, places);
         let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
         let is_carried = endpoint.is_some_and(|endpoint| endpoint.overlay().is_some());
-        if is_carried && self.sessions.current(id).is_some() {
+        if is_carried || self.sessions.current(id).is_none() {
             self.sessions.call_candidates(id, now);
-        } else {
-            self.sessions.want(id, now);
         }
     }
 

@@ -186,7 +186,12 @@ impl Node {
     /// A peer is somewhere else.
     pub(super) fn member_moved(&mut self, id: PeerId, now: Instant) {
         match self.peer_at(id).and_then(super::Peer::endpoint) {
-            Some(Endpoint::Udp(_)) => self.connect_member(id, now),
+            Some(Endpoint::Udp(place)) => {
+                self.connect_member(id, now);
+                if let Some(address) = self.address_of(id) {
+                    self.with_ring(|ring| ring.moved(address, place, now));
+                }
+            }
             Some(Endpoint::Overlay(_)) | None => self.disconnect_member(id, now),
         }
     }

@@ -26,22 +26,29 @@ pub(super) struct Linking {
     /// Why this node wants it; nothing where the other does.
     pub(super) role: Roles,
     begin_at: Option<Instant>,
+    /// How often it has been tried.
+    rounds: usize,
     give_up_at: Instant,
+    /// The number of places that this node had sent to when it began.
+    flows: u32,
     /// By which neighbour the wish of the other came: what is sent for it goes on its account.
     account: Option<NodeAddress>,
 }
 
-/// Initiations to each place within [`LINK_PATIENCE`].
-const ROUNDS: usize = 3;
+/// How long after one try the next follows: what the first ones open in the boxes on both sides, a later one
+/// passes; and there are more places than are tried at once.
+const ROUNDS: [Duration; 3] =
+    [Duration::from_millis(700), Duration::from_millis(1300), Duration::from_secs(3)];
 
 impl Linking {
     fn due(&self) -> Instant {
-        self.begin_at.unwrap_or(self.give_up_at)
+        self.begin_at.map_or(self.give_up_at, |at| at.min(self.give_up_at))
     }
 
-    /// Bytes of the initiations until it is given up.
+    /// Bytes of the initiations until it is given up. When the rounds are over, a session repeats the last one
+    /// by itself.
     fn cost(&self) -> usize {
-        ROUNDS * self.endpoints.len().min(PLACES_AT_ONCE) * INITIATION_LEN
+        (ROUNDS.len() + 2) * self.endpoints.len().min(PLACES_AT_ONCE) * INITIATION_LEN
     }
 }
 
@@ -162,7 +169,7 @@ impl Ring {
             token,
             public_key: self.public_key,
             answer_via: by,
-            endpoints: self.endpoints.clone(),
+            endpoints: self.places(),
             neighbours: Vec::new(),
         };
         self.originate(header, by, &connect.to_bytes(), None, now);
@@ -198,7 +205,7 @@ impl Ring {
             token: request.token,
             public_key: self.public_key,
             answer_via: None,
-            endpoints: self.endpoints.clone(),
+            endpoints: self.places(),
             neighbours: self.neighbourhood(),
         };
         let mut header = self.header(Mode::Exact, Kind::Connect, source);
@@ -297,12 +304,14 @@ impl Ring {
             endpoints: endpoints.clone(),
             role,
             begin_at: Some(begin_at),
+            rounds: 0,
             give_up_at: begin_at.after(LINK_PATIENCE),
+            flows: self.flows,
             account: None,
         });
         linking.role = linking.role.with(role);
-        if let Some(at) = &mut linking.begin_at {
-            *at = begin_at.min(*at);
+        if linking.rounds == 0 {
+            linking.begin_at = linking.begin_at.map(|at| at.min(begin_at));
             linking.endpoints = endpoints;
         }
         self.begin_link(address, now);
@@ -313,8 +322,8 @@ impl Ring {
         if linking.begin_at.is_none_or(|at| at > now) {
             return;
         }
-        // A wish of this node's own is nobody's debt.
-        let account = linking.account.filter(|_| linking.role.is_empty());
+        // A wish of this node's own is nobody's debt, and one of another's is paid for once.
+        let account = linking.account.filter(|_| linking.role.is_empty() && linking.rounds == 0);
         let cost = linking.cost();
         let is_granted =
             account.is_none_or(|account| self.table.get_mut(account).is_some_and(|edge| edge.charge(cost)));
@@ -323,11 +332,32 @@ impl Ring {
             self.links.remove(&address);
             return;
         }
+        let flows = self.flows;
         if let Some(linking) = self.links.get_mut(&address) {
-            linking.begin_at = None;
+            if linking.rounds == 0 {
+                linking.flows = flows;
+            }
+            let sent = (linking.rounds * PLACES_AT_ONCE).min(linking.endpoints.len());
+            let places = (linking.endpoints.len() - sent).min(PLACES_AT_ONCE);
+            linking.begin_at = ROUNDS.get(linking.rounds).map(|wait| now.after(*wait));
+            linking.rounds += 1;
             let (public_key, endpoints) = (linking.public_key, linking.endpoints.clone());
             self.outputs.push_back(Output::Link { public_key, endpoints });
+            self.add_flows(places);
         }
+    }
+
+    /// How many places this node had sent to when a node became one of them to which it is connected now.
+    pub(super) fn flows_until(&mut self, linking: Option<&Linking>, endpoint: Option<SocketAddr>) -> u32 {
+        let begun = linking.filter(|linking| linking.rounds > 0).and_then(|linking| {
+            let place = linking.endpoints.iter().position(|place| Some(*place) == endpoint)?;
+            Some(linking.flows.wrapping_add(u32::try_from(place + 1).unwrap_or(u32::MAX)))
+        });
+        begun.unwrap_or_else(|| {
+            // It has called, or from elsewhere than this node has: an answer has gone there.
+            self.add_flows(1);
+            self.flows
+        })
     }
 
     /// Repeats requests, begins and gives up connections.

@@ -56,8 +56,14 @@ pub(super) enum Due {
 
 pub(super) struct Edge {
     pub(super) public_key: [u8; 32],
-    /// Where the other was connected to.
+    /// Where the other is, as far as this node sees.
     pub(super) endpoint: Option<SocketAddr>,
+    /// Where the other sees this node.
+    pub(super) sees: Option<SocketAddr>,
+    /// How many places this node had sent to when the other became one of them.
+    pub(super) flows: u32,
+    /// The other wants to be told where this node sees it.
+    pub(super) asked_seen: bool,
     /// Why this node keeps it.
     pub(super) mine: Roles,
     /// Why the other does, as it says.
@@ -94,6 +100,9 @@ impl Edge {
         Self {
             public_key,
             endpoint: None,
+            sees: None,
+            flows: 0,
+            asked_seen: false,
             mine: Roles::NONE,
             theirs: Roles::NONE,
             since: now,

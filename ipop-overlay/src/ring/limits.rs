@@ -58,6 +58,8 @@ pub(super) const LEAF_LIFE: Duration = Duration::from_secs(600);
 pub(super) const LINKS_MAX: usize = 64;
 /// Of them, those that only others have asked for.
 pub(super) const LINKS_OF_OTHERS_MAX: usize = 32;
+/// Others that say where they see this node; no more are asked.
+pub(super) const OBSERVERS_ENOUGH: usize = 8;
 /// A connection that is not there after so long is not tried any longer.
 pub(super) const LINK_PATIENCE: Duration = Duration::from_secs(12);
 /// Who was asked to connect waits so long for the one who asked before it begins by itself.

@@ -411,6 +411,7 @@ impl Ring {
                     if let Some(edge) = self.table.get_mut(address) {
                         let beat = edge.probe(digest, now).to_bytes();
                         self.send(address, beat);
+                        self.ask_seen(address);
                     }
                 }
                 Due::Dead => {

@@ -15,6 +15,8 @@
 //!             bit 7: by way of a node · 2 hops u16 · 4 most hops u16 · 6 length of the payload u16
 //!             8 source · 28 destination · 48 the node by way of which, where flagged · then the payload
 //! close       0 type 5 · 1 reason · 2 zero u16
+//! ask seen    0 type 7 · 1 zeros, 3 bytes
+//! seen        0 type 8 · 1 zeros, 3 bytes · 4 endpoint (family 4 or 6, address, port u16)
 //! ```
 //!
 //! Payloads of routed messages:
@@ -52,6 +54,9 @@ pub(crate) const BEAT: u8 = 2;
 pub(crate) const NEIGHBOURS: u8 = 3;
 pub(crate) const ROUTED: u8 = 4;
 pub(crate) const CLOSE: u8 = 5;
+// 6 is the node's: see `ADDRESSES` there.
+pub(crate) const ASK_SEEN: u8 = 7;
+pub(crate) const SEEN: u8 = 8;
 
 /// Length of a beat, a multiple of the padding.
 pub(crate) const BEAT_LEN: usize = 16;
@@ -241,6 +246,14 @@ pub(crate) struct Claim {
     pub(crate) since: u64,
 }
 
+/// A node asks from where its packets come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AskSeen;
+
+/// From where the other's packets come, as the sender sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen(pub(crate) SocketAddr);
+
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -327,6 +340,20 @@ fn put_coordinates(out: &mut Vec<u8>, at: &Coordinates) {
     out.extend(at.x.to_be_bytes());
     out.extend(at.y.to_be_bytes());
     out.extend(at.height.to_be_bytes());
+}
+
+fn put_endpoint(out: &mut Vec<u8>, endpoint: SocketAddr) {
+    match endpoint.ip() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend(ip.octets());
+        }
+    }
+    out.extend(endpoint.port().to_be_bytes());
 }
 
 impl Beat {
@@ -490,19 +517,7 @@ impl Connect {
         out.push(u8::from(self.answer_via.is_some()));
         out.extend(self.answer_via.map_or([0; ADDRESS_LEN], |via| via.0));
         out.extend([endpoints.len() as u8, neighbours.len() as u8]);
-        for endpoint in endpoints {
-            match endpoint.ip() {
-                IpAddr::V4(ip) => {
-                    out.push(4);
-                    out.extend(ip.octets());
-                }
-                IpAddr::V6(ip) => {
-                    out.push(6);
-                    out.extend(ip.octets());
-                }
-            }
-            out.extend(endpoint.port().to_be_bytes());
-        }
+        endpoints.iter().for_each(|endpoint| put_endpoint(&mut out, *endpoint));
         for (address, coordinates) in neighbours {
             out.extend(address.0);
             put_coordinates(&mut out, coordinates);
@@ -553,5 +568,34 @@ impl CloseReason {
 
     pub(crate) fn to_bytes(self) -> Vec<u8> {
         [CLOSE, self as u8, 0, 0].to_vec()
+    }
+}
+
+impl AskSeen {
+    pub(crate) fn parse(message: &[u8]) -> Option<Self> {
+        let mut reader = Reader(message);
+        reader.u8().filter(|kind| *kind == ASK_SEEN)?;
+        reader.zeros::<3>()?;
+        reader.end().map(|()| Self)
+    }
+
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        [ASK_SEEN, 0, 0, 0].to_vec()
+    }
+}
+
+impl Seen {
+    pub(crate) fn parse(message: &[u8]) -> Option<Self> {
+        let mut reader = Reader(message);
+        reader.u8().filter(|kind| *kind == SEEN)?;
+        reader.zeros::<3>()?;
+        let endpoint = reader.endpoint()?;
+        reader.end().map(|()| Self(endpoint))
+    }
+
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut out = [SEEN, 0, 0, 0].to_vec();
+        put_endpoint(&mut out, self.0);
+        out
     }
 }

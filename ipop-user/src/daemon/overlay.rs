@@ -205,10 +205,8 @@ impl Daemon {
         self.set_candidates(id, &candidates);
         let is_carried =
             self.node.peer(id).and_then(|view| view.endpoint).is_some_and(|e| e.overlay().is_some());
-        if is_carried && self.sealing.current(id).is_some() {
+        if is_carried || self.sealing.current(id).is_none() {
             self.sealing.call_candidates(id);
-        } else {
-            self.sealing.want(id);
         }
     }
 

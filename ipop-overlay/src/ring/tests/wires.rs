@@ -52,6 +52,14 @@ fn golden_vector_of_a_beat() {
 }
 
 #[test]
+fn golden_vectors_of_where_a_node_is_seen() {
+    assert_eq!(documented(&AskSeen.to_bytes()), "07000000");
+    let seen = Seen(([198, 51, 100, 7], 15_000).into());
+    assert_eq!(documented(&seen.to_bytes()), "0800000004c63364073a98");
+    assert_eq!(Seen::parse(&seen.to_bytes()), Some(seen));
+}
+
+#[test]
 fn golden_vector_of_a_list_of_neighbours() {
     let list = Neighbours {
         wants_answer: true,
@@ -209,6 +217,8 @@ fn rewritten(message: &[u8]) -> Option<Vec<u8>> {
         NEIGHBOURS => Neighbours::parse(message).map(|list| list.to_bytes()),
         ROUTED => Header::parse(message).map(|(header, payload)| header.write(payload)),
         CLOSE => CloseReason::parse(message).map(CloseReason::to_bytes),
+        ASK_SEEN => AskSeen::parse(message).map(AskSeen::to_bytes),
+        SEEN => Seen::parse(message).map(Seen::to_bytes),
         _ => None,
     }
 }
@@ -286,7 +296,14 @@ fn routed() -> impl Strategy<Value = Vec<u8>> {
 
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let close = prop_oneof![Just(CloseReason::Leaving), Just(CloseReason::Unused), Just(CloseReason::Full)];
-    prop_oneof![beat(), neighbours(), routed(), close.prop_map(CloseReason::to_bytes)]
+    prop_oneof![
+        beat(),
+        neighbours(),
+        routed(),
+        close.prop_map(CloseReason::to_bytes),
+        Just(AskSeen.to_bytes()),
+        endpoint().prop_map(|endpoint| Seen(endpoint).to_bytes())
+    ]
 }
 
 proptest! {

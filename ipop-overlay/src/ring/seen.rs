@@ -1,0 +1,88 @@
+//! Nodes tell one another from where their packets come: so each learns where it is outside of its NAT, and at
+//! once when that changes.
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use super::Ring;
+use super::counts::Count;
+use super::limits::OBSERVERS_ENOUGH;
+use super::nat::{self, Mapping, Observation};
+use super::wire::{AskSeen, Seen};
+use crate::address::NodeAddress;
+use crate::time::Instant;
+
+impl Ring {
+    /// A node to which there is a connection is at another place now.
+    pub fn moved(&mut self, address: NodeAddress, endpoint: SocketAddr, now: Instant) {
+        let Some(edge) = self.table.get_mut(address) else { return };
+        if edge.endpoint.replace(endpoint) != Some(endpoint) && edge.asked_seen {
+            self.tell_seen(address, endpoint, now);
+        }
+    }
+
+    /// What others see; those to which this node has sent for the shortest time come last.
+    pub fn observations(&self) -> Vec<Observation> {
+        let seen = self.table.iter().filter_map(|(_, edge)| {
+            let flows_since = self.flows.wrapping_sub(edge.flows);
+            Some(Observation { observer: edge.endpoint?, seen: edge.sees?, flows_since })
+        });
+        let mut seen: Vec<Observation> = seen.collect();
+        seen.sort_by_key(|observation| core::cmp::Reverse(observation.flows_since));
+        seen
+    }
+
+    /// This node has sent to so many places more.
+    pub(super) fn add_flows(&mut self, count: usize) {
+        self.flows = self.flows.wrapping_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    /// How this node's address of a family is translated on the way to others.
+    pub fn mapping(&self, is_v4: bool) -> Mapping {
+        let mut observations = self.observations();
+        observations.retain(|observation| observation.seen.is_ipv4() == is_v4);
+        nat::mapping(&self.endpoints, &observations)
+    }
+
+    /// Where others may find this node.
+    pub fn places(&self) -> Vec<SocketAddr> {
+        nat::places(&self.endpoints, &self.observations())
+    }
+
+    /// Asks a node where it sees this one, unless enough others have said so.
+    pub(super) fn ask_seen(&mut self, address: NodeAddress) {
+        let Some(edge) = self.table.get(address) else { return };
+        let (is_known, Some(endpoint)) = (edge.sees.is_some(), edge.endpoint) else { return };
+        let known = self.table.iter().filter(|(_, edge)| edge.sees.is_some()).count();
+        // Where each sees another port, the newest tells of the next.
+        let is_enough = known >= OBSERVERS_ENOUGH && !self.mapping(endpoint.is_ipv4()).is_dependent();
+        if !is_known && !is_enough {
+            self.send(address, AskSeen.to_bytes());
+        }
+    }
+
+    /// A node asks where it is seen.
+    pub(super) fn seen_asked(&mut self, from: NodeAddress, _: AskSeen, now: Instant) {
+        let Some(edge) = self.table.get_mut(from) else { return };
+        edge.asked_seen = true;
+        if let Some(endpoint) = edge.endpoint {
+            self.tell_seen(from, endpoint, now);
+        }
+    }
+
+    fn tell_seen(&mut self, to: NodeAddress, endpoint: SocketAddr, now: Instant) {
+        let message = Seen(endpoint).to_bytes();
+        self.pass_on(Some(to), to, &message, now);
+    }
+
+    /// A node says where it sees this one.
+    pub(super) fn seen(&mut self, from: NodeAddress, Seen(seen): Seen) {
+        if seen.port() == 0 || seen.ip().is_unspecified() || seen.ip().is_multicast() {
+            self.counts.add(Count::BadMessage);
+            return;
+        }
+        if let Some(edge) = self.table.get_mut(from) {
+            edge.sees = Some(seen);
+        }
+    }
+}
