@@ -219,7 +219,7 @@ impl Ring {
         self.ask_seen(address);
         self.ring_changed(now);
         if role.contains(Roles::LEAF) {
-            self.join(address, now);
+            self.join_when_seen(address, now);
         }
         if role.contains(Roles::FAR) {
             self.tell_neighbours(address, true, now);
@@ -257,7 +257,7 @@ impl Ring {
                 Header::parse(message).map(|(header, payload)| self.routed(from, header, payload, now))
             }
             Some(&wire::ASK_SEEN) => AskSeen::parse(message).map(|ask| self.seen_asked(from, ask, now)),
-            Some(&wire::SEEN) => Seen::parse(message).map(|seen| self.seen(from, seen)),
+            Some(&wire::SEEN) => Seen::parse(message).map(|seen| self.seen(from, seen, now)),
             Some(&wire::CLOSE) => CloseReason::parse(message).map(|reason| self.closed(from, reason, now)),
             _ => None,
         };

@@ -18,8 +18,8 @@ mod overlay;
 mod ping;
 
 pub use overlay::{
-    Bootstrap, Connections, Coordinates, Hop, HopEnd, Neighbour, NodeRef, Overlay, OverlayState, RingEdge,
-    RingNode, SurveyOrder, TraceOrder,
+    Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
+    RingEdge, RingNode, Seen, SurveyOrder, TraceOrder,
 };
 pub use ping::{Ping, PingOrder, Probe};
 

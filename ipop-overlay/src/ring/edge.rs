@@ -60,6 +60,8 @@ pub(super) struct Edge {
     pub(super) endpoint: Option<SocketAddr>,
     /// Where the other sees this node.
     pub(super) sees: Option<SocketAddr>,
+    /// This node joins by way of it when it has said so.
+    pub(super) joins_when_seen: bool,
     /// How many places this node had sent to when the other became one of them.
     pub(super) flows: u32,
     /// The other wants to be told where this node sees it.
@@ -101,6 +103,7 @@ impl Edge {
             public_key,
             endpoint: None,
             sees: None,
+            joins_when_seen: false,
             flows: 0,
             asked_seen: false,
             mine: Roles::NONE,

@@ -95,7 +95,8 @@ pub(super) fn mapping(own: &[SocketAddr], observations: &[Observation]) -> Mappi
         let is_one_address = group.iter().all(|other| other.observer.ip() == first.observer.ip());
         return if is_one_address { Mapping::Translated } else { Mapping::EndpointIndependent };
     }
-    let pairs = || group.iter().enumerate().flat_map(|(at, a)| group.iter().skip(at + 1).map(move |b| (a, b)));
+    let pairs =
+        || group.iter().enumerate().flat_map(|(at, a)| group.iter().skip(at + 1).map(move |b| (a, b)));
     let mut same_address = pairs().filter(|(a, b)| a.observer.ip() == b.observer.ip()).peekable();
     let is_by_address = same_address.peek().is_some() && same_address.all(|(a, b)| a.seen == b.seen);
     let ports = ports(&group);
@@ -170,7 +171,9 @@ fn mapped(own: &[SocketAddr], observations: &[Observation]) -> Vec<SocketAddr> {
             let first = next.wrapping_sub(step.wrapping_mul(BEFORE));
             let port = |index: u16| first.wrapping_add(step.wrapping_mul(index));
             let next = (0..PREDICTED).map(port).filter(|port| *port != 0);
-            places.extend(most.into_iter().flat_map(|ip| next.clone().map(move |port| SocketAddr::new(ip, port))));
+            places.extend(
+                most.into_iter().flat_map(|ip| next.clone().map(move |port| SocketAddr::new(ip, port))),
+            );
             groups.truncate(1);
         }
         _ => {}
@@ -264,7 +267,8 @@ mod tests {
         assert_eq!(places(&own(), &same), [own(), [place("198.51.100.1:7")].to_vec()].concat());
         let in_order = seen(&[("192.0.2.1:1", "198.51.100.1:20"), ("192.0.2.2:1", "198.51.100.1:21")]);
         let told = places(&own(), &in_order);
-        let next = (22 - BEFORE..22 - BEFORE + PREDICTED).map(|port| SocketAddr::new(place("198.51.100.1:1").ip(), port));
+        let next = (22 - BEFORE..22 - BEFORE + PREDICTED)
+            .map(|port| SocketAddr::new(place("198.51.100.1:1").ip(), port));
         assert_eq!(told, own().into_iter().chain(next).collect::<Vec<_>>());
         let random = seen(&[("192.0.2.1:1", "198.51.100.1:700"), ("192.0.2.2:1", "198.51.100.1:50")]);
         assert_eq!(places(&own(), &random), [own(), [place("198.51.100.1:50")].to_vec()].concat());

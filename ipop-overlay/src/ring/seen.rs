@@ -61,6 +61,17 @@ impl Ring {
         }
     }
 
+    /// Joins by way of a new acquaintance. Those that it will be introduced to have to know where it is outside of
+    /// its NAT, and so the acquaintance is to say that first; without an answer, [`Ring::handle_timeout`] looks for
+    /// neighbours soon.
+    pub(super) fn join_when_seen(&mut self, by: NodeAddress, now: Instant) {
+        let is_seen = !self.observations().is_empty();
+        match self.table.get_mut(by) {
+            Some(edge) if !is_seen && edge.endpoint.is_some() => edge.joins_when_seen = true,
+            _ => self.join(by, now),
+        }
+    }
+
     /// A node asks where it is seen.
     pub(super) fn seen_asked(&mut self, from: NodeAddress, _: AskSeen, now: Instant) {
         let Some(edge) = self.table.get_mut(from) else { return };
@@ -76,13 +87,21 @@ impl Ring {
     }
 
     /// A node says where it sees this one.
-    pub(super) fn seen(&mut self, from: NodeAddress, Seen(seen): Seen) {
+    pub(super) fn seen(&mut self, from: NodeAddress, Seen(seen): Seen, now: Instant) {
         if seen.port() == 0 || seen.ip().is_unspecified() || seen.ip().is_multicast() {
             self.counts.add(Count::BadMessage);
             return;
         }
-        if let Some(edge) = self.table.get_mut(from) {
-            edge.sees = Some(seen);
+        let before = self.places();
+        let Some(edge) = self.table.get_mut(from) else { return };
+        edge.sees = Some(seen);
+        let joins = core::mem::take(&mut edge.joins_when_seen);
+        if self.places() != before {
+            // Who looked for this node elsewhere may find it now.
+            self.avoided.clear();
+        }
+        if joins {
+            self.join(from, now);
         }
     }
 }

@@ -26,6 +26,7 @@ impl Daemon {
         if self.sessions.current(id).is_none() && !has_endpoint {
             self.sessions.set_endpoint(id, endpoint);
             self.moved(id, endpoint, now);
+            self.sessions.call_candidates(id, now);
         }
         self.sessions.want(id, now);
     }

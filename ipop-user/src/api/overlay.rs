@@ -36,8 +36,32 @@ pub struct Overlay {
     pub right: Vec<Neighbour>,
     pub connections: Connections,
     pub coordinates: Coordinates,
+    /// How this node's addresses are translated on the way to others; of each family of which others have
+    /// said something.
+    pub nat: Vec<Nat>,
     /// As configured.
     pub bootstrap: Vec<Bootstrap>,
+}
+
+/// How a node's addresses of one family are translated, and from what that follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nat {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// In the terms of RFC 4787: `none`, `translated` (by one other's word), `endpoint-independent`,
+    /// `address-dependent` or `address- and port-dependent`; of the last two also whether the ports are
+    /// `predictable` or `random`.
+    pub mapping: String,
+    /// Where others see this node.
+    pub observations: Vec<Seen>,
+}
+
+/// Where one other node sees this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Where that node is.
+    pub observer: String,
+    pub seen: String,
 }
 
 /// Whether a node is where it should be.

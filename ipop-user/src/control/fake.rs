@@ -9,8 +9,8 @@ use crate::api::{
     KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, Hop, HopEnd, Neighbour, NodeRef, Overlay, OverlayState, RingEdge,
-    RingNode,
+    Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
+    RingEdge, RingNode, Seen,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -55,6 +55,10 @@ pub(crate) fn node(byte: u8, name: Option<&str>) -> NodeRef {
     NodeRef { address: key(byte).node_address(), name: name.map(str::to_owned), virtual_ips: Vec::new() }
 }
 
+fn seen(observer: &str) -> Seen {
+    Seen { observer: observer.to_owned(), seen: "198.51.100.7:15000".to_owned() }
+}
+
 fn overlay() -> Overlay {
     let neighbour = |byte, name, rtt_us| Neighbour { node: node(byte, Some(name)), rtt_us };
     let bootstrap = |endpoint: &str, address: Option<NodeAddress>| Bootstrap {
@@ -70,6 +74,11 @@ fn overlay() -> Overlay {
         right: vec![neighbour(2, "beta", Some(180)), neighbour(3, "gamma", None)],
         connections: Connections { total: 2, near: 2, on_demand: 1, ..Connections::default() },
         coordinates: Coordinates { x_us: 100, y_us: -5, height_us: 20 },
+        nat: vec![Nat {
+            family: "ipv4".to_owned(),
+            mapping: "endpoint-independent".to_owned(),
+            observations: vec![seen("192.0.2.2:15000"), seen("192.0.2.3:15000")],
+        }],
         bootstrap: vec![
             bootstrap("alpha.example.org:15000", None),
             bootstrap("10.200.0.2:15000", Some(key(2).node_address())),

@@ -272,6 +272,8 @@ impl Daemon {
             && self.node.peer(id).is_some_and(|view| view.endpoint.is_none())
         {
             self.set_endpoint(id, Some(endpoint));
+            // It may be looked for by UDP already: this way is one more.
+            self.sealing.call_candidates(id);
         }
         self.sealing.want(id);
     }

@@ -26,8 +26,18 @@ impl Daemon {
             OverlayState::Joining => "connected, and looking for its neighbours on the ring".to_owned(),
             OverlayState::Joined => format!("part of a ring of about {nodes_estimate} nodes"),
         };
-        let coordinates = ring.coordinates().into();
-        Some(api::Overlay { state, reason, nodes_estimate, left, right, connections, coordinates, bootstrap })
+        let (coordinates, nat) = (ring.coordinates().into(), nat(ring));
+        Some(api::Overlay {
+            state,
+            reason,
+            nodes_estimate,
+            left,
+            right,
+            connections,
+            coordinates,
+            nat,
+            bootstrap,
+        })
     }
 
     fn why_alone(&self, bootstrap: &[api::Bootstrap]) -> String {
@@ -130,6 +140,20 @@ impl Overlay {
             address: known.map(crate::key::PublicKey::node_address),
         })
     }
+}
+
+/// What others see of this node.
+fn nat(ring: &Ring) -> Vec<api::Nat> {
+    let all = ring.observations();
+    let of_family = |(is_v4, family): (bool, &str)| {
+        let seen = all.iter().filter(|observation| observation.seen.is_ipv4() == is_v4);
+        let observations: Vec<api::Seen> = seen
+            .map(|of| api::Seen { observer: of.observer.to_string(), seen: of.seen.to_string() })
+            .collect();
+        let mapping = ring.mapping(is_v4).name().to_owned();
+        (!observations.is_empty()).then(|| api::Nat { family: family.to_owned(), mapping, observations })
+    };
+    [(true, "ipv4"), (false, "ipv6")].into_iter().filter_map(of_family).collect()
 }
 
 fn connections(ring: &Ring) -> api::Connections {

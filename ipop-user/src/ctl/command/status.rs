@@ -1,7 +1,8 @@
 //! `ipopctl status`.
 
 use crate::api::{
-    Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Neighbour, Overlay, Status, XdpState,
+    Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Nat, Neighbour, Overlay, Seen, Status,
+    XdpState,
 };
 use crate::ctl::format::{duration, fields, microseconds, or_nothing};
 
@@ -62,8 +63,22 @@ fn overlay_rows(overlay: &Overlay) -> Vec<(&'static str, String)> {
     ));
     let at = overlay.coordinates;
     rows.push(("coordinates", format!("x {} us, y {} us, height {} us", at.x_us, at.y_us, at.height_us)));
+    rows.extend(overlay.nat.iter().map(|of| ("nat", nat(of))));
     rows.extend(overlay.bootstrap.iter().map(|way_in| ("bootstrap", bootstrap(way_in))));
     rows
+}
+
+/// `ipv4 endpoint-independent: seen at 192.0.2.1:15000 by 3`
+fn nat(of: &Nat) -> String {
+    let mut places: Vec<(&str, usize)> = Vec::new();
+    for Seen { seen, .. } in &of.observations {
+        match places.iter_mut().find(|(place, _)| place == seen) {
+            Some((_, count)) => *count += 1,
+            None => places.push((seen, 1)),
+        }
+    }
+    let places: Vec<String> = places.iter().map(|(place, count)| format!("{place} by {count}")).collect();
+    format!("{} {}: seen at {}", of.family, of.mapping, places.join(", "))
 }
 
 fn bootstrap(way_in: &Bootstrap) -> String {
@@ -143,6 +158,7 @@ left         gamma (-)
 right        beta (180 us), gamma (-)
 connections  2: 2 near, 1 on demand
 coordinates  x 100 us, y -5 us, height 20 us
+nat          ipv4 endpoint-independent: seen at 198.51.100.7:15000 by 2
 bootstrap    udp://alpha.example.org:15000: has not answered
 bootstrap    udp://10.200.0.2:15000: has answered, as SHORT
 warning      the clock went backwards
