@@ -27,6 +27,7 @@ pub mod ingress;
 pub mod inner;
 pub mod limits;
 pub mod maps;
+pub mod relay;
 pub mod sealed;
 pub mod session;
 pub mod shared;

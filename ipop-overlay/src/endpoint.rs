@@ -9,23 +9,52 @@ use crate::address::NodeAddress;
 pub enum Endpoint {
     /// UDP takes them there.
     Udp(SocketAddr),
+    /// UDP takes them to a node, which passes on to the peer what has this label.
+    Relay {
+        by: NodeAddress,
+        label: u32,
+    },
     /// Other nodes carry them to the node with this address.
     Overlay(NodeAddress),
 }
 
+/// How short the way to a place is; the shorter the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Directness {
+    Overlay,
+    Relay,
+    Udp,
+}
+
 impl Endpoint {
-    /// The UDP address; `None` where other nodes carry.
+    /// The UDP address of the peer itself; `None` where other nodes are on the way.
     pub const fn udp(self) -> Option<SocketAddr> {
         match self {
             Self::Udp(address) => Some(address),
-            Self::Overlay(_) => None,
+            Self::Relay { .. } | Self::Overlay(_) => None,
         }
     }
 
-    /// The address on the overlay; `None` where UDP leads to the peer.
+    pub const fn directness(self) -> Directness {
+        match self {
+            Self::Udp(_) => Directness::Udp,
+            Self::Relay { .. } => Directness::Relay,
+            Self::Overlay(_) => Directness::Overlay,
+        }
+    }
+
+    /// The node that relays; `None` where none does.
+    pub const fn relay(self) -> Option<NodeAddress> {
+        match self {
+            Self::Relay { by, .. } => Some(by),
+            Self::Udp(_) | Self::Overlay(_) => None,
+        }
+    }
+
+    /// The address on the overlay; `None` where UDP leads to the peer or to a relay.
     pub const fn overlay(self) -> Option<NodeAddress> {
         match self {
-            Self::Udp(_) => None,
+            Self::Udp(_) | Self::Relay { .. } => None,
             Self::Overlay(address) => Some(address),
         }
     }
@@ -43,11 +72,12 @@ impl From<NodeAddress> for Endpoint {
     }
 }
 
-/// `192.0.2.1:15000`, or `overlay ipop:..`.
+/// `192.0.2.1:15000`, `relay ipop:..`, or `overlay ipop:..`.
 impl core::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Udp(address) => address.fmt(f),
+            Self::Relay { by, .. } => write!(f, "relay {by:?}"),
             Self::Overlay(address) => write!(f, "overlay {address:?}"),
         }
     }

@@ -25,7 +25,7 @@ pub mod session;
 mod time;
 
 pub use address::{Distance, NodeAddress, ParseAddressError};
-pub use endpoint::Endpoint;
+pub use endpoint::{Directness, Endpoint};
 pub use keys::NetworkKey;
 pub use node::{AddPeerError, Command, Config, Node, Output, PeerConfig, PeerId, Refusal};
 pub use peer::{NoPath, Path, PeerView, Said, Security, UserReason};

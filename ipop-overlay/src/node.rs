@@ -2,7 +2,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::time::Duration;
 
 use ipop_common::Counter;
@@ -142,7 +142,22 @@ pub enum Output {
     /// Make a session with a node, which may be at these places; it may be a peer already.
     Link {
         public_key: [u8; 32],
-        endpoints: Vec<SocketAddr>,
+        places: Vec<Endpoint>,
+    },
+    /// What goes to a peer is to go this way from now on.
+    Move {
+        peer: PeerId,
+        to: Endpoint,
+    },
+    /// Pass on what one of these peers sends with this label to the other, where it is now; and so whenever one
+    /// of them moves.
+    Relay {
+        label: u32,
+        ends: [PeerId; 2],
+    },
+    /// Do so no more.
+    Unrelay {
+        label: u32,
     },
     /// The ring has no use for this peer any more, or it does not answer.
     Unlink {
@@ -200,8 +215,11 @@ impl Output {
             | Self::Path { peer, .. }
             | Self::Pong { peer, .. }
             | Self::Addresses { peer, .. }
+            | Self::Move { peer, .. }
             | Self::Unlink { peer } => Some(*peer),
             Self::Link { .. }
+            | Self::Relay { .. }
+            | Self::Unrelay { .. }
             | Self::Carried { .. }
             | Self::Echoed { .. }
             | Self::Traced { .. }

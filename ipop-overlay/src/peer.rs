@@ -8,10 +8,10 @@ use core::time::Duration;
 use ipop_common::gpe::LinkId;
 use ipop_common::hello::Hello;
 use ipop_common::limits::OVERLAY_MTU;
-use ipop_common::{encapsulation, sealed};
+use ipop_common::{encapsulation, relay, sealed};
 
 use crate::address::NodeAddress;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Directness, Endpoint};
 use crate::time::Instant;
 
 /// How often a hello is sent to each peer.
@@ -35,6 +35,9 @@ const _: () = assert!(
         == sealed::overhead(ipop_common::Family::V6) - encapsulation::overhead(ipop_common::Family::V6)
 );
 
+/// What a relay frame takes more, in both directions' wires.
+const RELAY_EXTRA: u16 = relay::HEADER_LEN as u16;
+
 /// How packets reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
@@ -52,6 +55,12 @@ pub enum Path {
         mtu: u16,
         security: Security,
     },
+    /// Through both daemons, sealed, and passed on between them by the node `by`, for which it has this label.
+    Relay {
+        by: NodeAddress,
+        label: u32,
+        mtu: u16,
+    },
     /// Through both daemons, sealed, and carried between them by other nodes.
     Overlay {
         to: NodeAddress,
@@ -64,7 +73,10 @@ impl Path {
     pub fn mtu(self) -> Option<u16> {
         match self {
             Path::None(_) => None,
-            Path::User { mtu, .. } | Path::Kernel { mtu, .. } | Path::Overlay { mtu, .. } => Some(mtu),
+            Path::User { mtu, .. }
+            | Path::Kernel { mtu, .. }
+            | Path::Relay { mtu, .. }
+            | Path::Overlay { mtu, .. } => Some(mtu),
         }
     }
 
@@ -72,7 +84,7 @@ impl Path {
         match self {
             Path::None(_) => None,
             Path::User { security, .. } | Path::Kernel { security, .. } => Some(security),
-            Path::Overlay { .. } => Some(Security::Sealed),
+            Path::Relay { .. } | Path::Overlay { .. } => Some(Security::Sealed),
         }
     }
 }
@@ -392,26 +404,28 @@ impl Peer {
 
     /// The path that follows from all that is known.
     pub(crate) fn decide(&self, takes_clear: bool, here: Here) -> Path {
-        let way = match self.endpoint {
-            None => return Path::None(NoPath::NoEndpoint),
-            Some(Endpoint::Overlay(to)) => Err(to),
-            Some(Endpoint::Udp(endpoint)) => match self.underlay {
-                None => return Path::None(NoPath::NoRoute),
-                Some(underlay) => Ok((endpoint, underlay)),
-            },
-        };
+        let Some(way) = self.endpoint else { return Path::None(NoPath::NoEndpoint) };
+        if way.directness() != Directness::Overlay && self.underlay.is_none() {
+            return Path::None(NoPath::NoRoute);
+        }
         if self.session.is_none() {
             return Path::None(NoPath::NoAnswer);
         }
         if self.is_silent(here.now) {
             return Path::None(NoPath::Silent);
         }
-        let (endpoint, underlay) = match way {
-            Ok(direct) => direct,
-            Err(to) => return Path::Overlay { to, mtu: OVERLAY_MTU.min(here.mtu_max) },
-        };
+        // What this host's end of the wire takes, and what the other's does.
+        let ours = self.underlay.map(|underlay| underlay.mtu);
         let theirs = self.said.map(|said| said.mtu).filter(|mtu| *mtu != 0);
-        let clear_mtu = underlay.mtu.min(theirs.unwrap_or(u16::MAX));
+        let clear_mtu = ours.into_iter().chain(theirs).min().unwrap_or(u16::MAX);
+        let endpoint = match way {
+            Endpoint::Udp(endpoint) => endpoint,
+            Endpoint::Relay { by, label } => {
+                let mtu = clear_mtu.saturating_sub(SEALED_EXTRA + RELAY_EXTRA).min(here.mtu_max);
+                return Path::Relay { by, label, mtu };
+            }
+            Endpoint::Overlay(to) => return Path::Overlay { to, mtu: OVERLAY_MTU.min(here.mtu_max) },
+        };
         let clear = self.said.and_then(|said| said.clear).filter(|_| takes_clear);
         let kernel_port = self.said.map_or(0, |said| said.kernel_port);
         let Some(link_id) = clear else {

@@ -16,6 +16,7 @@
 //! | `contacts` | ways into the network |
 //! | `broadcast` | what all nodes are told |
 //! | `seen`, `nat` | where others see this node, and what that tells of NATs |
+//! | `relays` | nodes by way of which others are reached |
 //! | `claims` | who has which address of the virtual network |
 //! | `coordinates` | where nodes are in terms of round trips |
 //! | `probes` | what an operator asks of other nodes |
@@ -31,6 +32,7 @@ mod edge;
 mod limits;
 mod nat;
 mod probes;
+mod relays;
 mod route;
 mod seen;
 mod table;
@@ -45,6 +47,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use crate::address::NodeAddress;
+use crate::endpoint::Endpoint;
 use crate::session::Random;
 use crate::time::Instant;
 use broadcast::Broadcasts;
@@ -55,9 +58,12 @@ use coordinates::Vivaldi;
 use edge::{Edge, Smoothed};
 use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
 use probes::Probes;
+use relays::Relays;
 use table::Table;
 use upkeep::Upkeep;
-use wire::{AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, PAYLOAD_MAX, Seen};
+use wire::{
+    AskRelay, AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, PAYLOAD_MAX, Relay, Seen,
+};
 
 pub use counts::{Count, Counts};
 pub use nat::{Mapping, Observation, Ports};
@@ -70,7 +76,13 @@ pub enum Output {
     /// Send a message in the session with a node to which there is a connection.
     Send { to: NodeAddress, message: Vec<u8> },
     /// Make a session with a node; it may be found at one of these places.
-    Link { public_key: [u8; 32], endpoints: Vec<SocketAddr> },
+    Link { public_key: [u8; 32], places: Vec<Endpoint> },
+    /// What goes to a node is to go this way from now on.
+    Move { address: NodeAddress, to: Endpoint },
+    /// Pass on what one of these two sends with this label to the other. A pair may move: the label stays.
+    Relay { label: u32, ends: [NodeAddress; 2] },
+    /// Do so no more.
+    Unrelay { label: u32 },
     /// End the session with a node, or stop trying to make one.
     Unlink { address: NodeAddress },
     /// A WireGuard message came over the ring.
@@ -103,6 +115,7 @@ pub struct Ring {
     broadcasts: Broadcasts,
     demands: BTreeMap<NodeAddress, Demand>,
     probes: Probes,
+    relays: Relays,
     upkeep: Upkeep,
     vivaldi: Vivaldi,
     /// To how many places this node has sent, and perhaps made a NAT give out a port.
@@ -162,6 +175,7 @@ impl Ring {
             broadcasts: Broadcasts::default(),
             demands: BTreeMap::new(),
             probes: Probes::default(),
+            relays: Relays::default(),
             upkeep: Upkeep::new(now),
             vivaldi: Vivaldi::new(),
             flows: 0,
@@ -184,8 +198,9 @@ impl Ring {
         self.endpoints = endpoints;
     }
 
-    /// There is a session with a node, which is at `endpoint`.
-    pub fn connected(&mut self, public_key: [u8; 32], endpoint: Option<SocketAddr>, now: Instant) {
+    /// There is a session with a node, which is at `place`.
+    pub fn connected(&mut self, public_key: [u8; 32], place: Endpoint, now: Instant) {
+        let endpoint = place.udp();
         let address = NodeAddress::of_key(&public_key);
         let own = self.table.own;
         if address == own {
@@ -213,6 +228,13 @@ impl Ring {
             edge.mine = role;
             edge.flows = flows;
             self.table.insert(address, edge);
+        }
+        match place.relay() {
+            Some(by) => self.relayed(address, by, now),
+            None => {
+                self.not_relayed(address);
+                self.ask_relay_for_others(address, now);
+            }
         }
         self.take_role(address, role, now);
         self.ask(address, now);
@@ -258,6 +280,8 @@ impl Ring {
             }
             Some(&wire::ASK_SEEN) => AskSeen::parse(message).map(|ask| self.seen_asked(from, ask, now)),
             Some(&wire::SEEN) => Seen::parse(message).map(|seen| self.seen(from, seen, now)),
+            Some(&wire::ASK_RELAY) => AskRelay::parse(message).map(|ask| self.relay_asked(from, ask, now)),
+            Some(&wire::RELAY) => Relay::parse(message).map(|answer| self.relay_answered(from, answer, now)),
             Some(&wire::CLOSE) => CloseReason::parse(message).map(|reason| self.closed(from, reason, now)),
             _ => None,
         };
@@ -285,8 +309,12 @@ impl Ring {
         if let Some(edge) = self.table.get_mut(to) {
             edge.demanded = now;
             if !edge.mine.contains(Roles::DEMAND) {
+                let is_relayed = edge.relay.is_some();
                 self.take_role(to, Roles::DEMAND, now);
                 self.ask(to, now);
+                if is_relayed {
+                    self.upgrade(to, now);
+                }
             }
             return;
         }
@@ -348,6 +376,8 @@ impl Ring {
             ("contacts", self.contacts.len(), limits::CONTACTS_MAX),
             ("demands", self.demands.len(), DEMANDS_MAX),
             ("probes", self.probes.len(), Probes::MAX),
+            ("pairs relayed for", self.relays.relayed(), limits::RELAYED_MAX),
+            ("nodes wanted by relays", self.relays.wanted(), limits::RELAY_WANTED_MAX),
         ]
         .into_iter()
         .map(|(table, len, most)| Size { table, len, most })

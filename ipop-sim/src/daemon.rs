@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipop_common::relay;
 use ipop_overlay::ring::Ring;
 use ipop_overlay::{
-    Command, Config, Endpoint, Instant, NetworkKey, NoPath, Node, Output, Path, PeerConfig, PeerId,
+    Command, Config, Endpoint, Instant, NetworkKey, NoPath, NodeAddress, Node, Output, Path, PeerConfig, PeerId,
 };
 
 use crate::maps::{Link, LinkKey, Maps};
@@ -84,6 +85,8 @@ pub struct Daemon {
     /// Addresses that nobody has, and until when that is taken to be so.
     absent: BTreeMap<IpAddr, Instant>,
     waiting: VecDeque<(Packet, Instant)>,
+    /// Between whom this host relays, by label.
+    relayed: BTreeMap<u32, [PeerId; 2]>,
     tick_at: Option<Instant>,
     node_due: Option<Instant>,
     sessions_due: Option<Instant>,
@@ -121,6 +124,7 @@ impl Daemon {
             addresses: Vec::new(),
             absent: BTreeMap::new(),
             waiting: VecDeque::new(),
+            relayed: BTreeMap::new(),
             tick_at: None,
             node_due: None,
             sessions_due: None,
@@ -208,8 +212,32 @@ impl Daemon {
         self.tick_at.get_or_insert(now.after(TICK));
     }
 
+    /// Where a peer is by UDP.
+    fn place_of(&self, id: PeerId) -> Option<SocketAddr> {
+        self.node.peer(id).and_then(|view| view.endpoint).and_then(Endpoint::udp)
+    }
+
+    /// Takes in what has come by UDP.
+    pub(crate) fn receive_by_udp(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
+        let (Some(label), Some(message)) = (relay::label(datagram, 0), datagram.get(relay::HEADER_LEN..)) else {
+            return self.receive(Endpoint::Udp(from), datagram, now);
+        };
+        let places = self.relayed.get(&label).map(|ends| ends.map(|end| self.place_of(end)));
+        match places {
+            Some([Some(a), Some(b)]) if from == a => self.outbox.push((b, datagram.into())),
+            Some([Some(a), Some(b)]) if from == b => self.outbox.push((a, datagram.into())),
+            _ => {
+                let mut relays = self.peers.iter().filter(|(id, _)| self.place_of(**id) == Some(from));
+                if let Some((_, relay)) = relays.next() {
+                    let by = NodeAddress::of_key(&relay.key);
+                    self.receive(Endpoint::Relay { by, label }, message, now);
+                }
+            }
+        }
+    }
+
     /// Takes in a datagram.
-    pub(crate) fn receive(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
+    fn receive(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
         let received = match self.sessions.receive(from, datagram, now) {
             Received::Stranger(key) if self.admit_stranger(key, now) => {
                 self.sessions.receive(from, datagram, now)
@@ -328,7 +356,13 @@ impl Daemon {
             Output::Addresses { peer, addresses, since, knows_ours } => {
                 self.claimed(peer, &addresses, since, knows_ours);
             }
-            Output::Link { public_key, endpoints } => self.call(public_key, &endpoints, now),
+            Output::Link { public_key, places } => self.call(public_key, &places, now),
+            Output::Move { peer, to } => {
+                self.sessions.set_endpoint(peer, Some(to));
+                self.moved(peer, Some(to), now);
+            }
+            Output::Relay { label, ends } => drop(self.relayed.insert(label, ends)),
+            Output::Unrelay { label } => drop(self.relayed.remove(&label)),
             Output::Unlink { peer } => self.remove_peer(peer),
             Output::Carried { from, datagram } => self.receive(Endpoint::Overlay(from), &datagram, now),
             Output::Found { address, public_key } => self.found(address, public_key, now),
@@ -342,6 +376,11 @@ impl Daemon {
     fn transmit(&mut self, to: Endpoint, datagram: Datagram, now: Instant) {
         match to {
             Endpoint::Udp(to) => self.outbox.push((to, datagram)),
+            Endpoint::Relay { by, label } => {
+                if let Some(to) = self.node.peer_of_address(by).and_then(|id| self.place_of(id)) {
+                    self.outbox.push((to, [&relay::header(label)[..], &datagram].concat().into()));
+                }
+            }
             Endpoint::Overlay(to) => drop(self.node.carry(to, &datagram, now)),
         }
     }
@@ -349,19 +388,20 @@ impl Daemon {
     /// A peer is somewhere else; no route leads to one that others carry to.
     fn moved(&mut self, peer: PeerId, endpoint: Option<Endpoint>, now: Instant) {
         self.node.handle_command(Command::Endpoint { peer, endpoint }, now);
-        let reach = endpoint.and_then(Endpoint::udp).map(|_| (self.place.ip(), MTU));
+        let is_carried = endpoint.is_none_or(|endpoint| endpoint.overlay().is_some());
+        let reach = (!is_carried).then_some((self.place.ip(), MTU));
         self.node.handle_command(Command::Underlay { peer, reach }, now);
         self.stale.insert(peer);
     }
 
     /// The ring wants a session with a node.
-    fn call(&mut self, key: [u8; 32], places: &[SocketAddr], now: Instant) {
+    fn call(&mut self, key: [u8; 32], places: &[Endpoint], now: Instant) {
         let known = self.node.peer_of_key(&key);
         let Some(id) = known.or_else(|| self.add_found(key, None, now)) else { return };
         self.sessions.set_candidates(id, places);
         let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
-        let is_carried = endpoint.is_some_and(|endpoint| endpoint.overlay().is_some());
-        if is_carried || self.sessions.current(id).is_none() {
+        let is_direct = endpoint.is_none_or(|endpoint| endpoint.udp().is_some());
+        if !is_direct || self.sessions.current(id).is_none() {
             self.sessions.call_candidates(id, now);
         }
     }

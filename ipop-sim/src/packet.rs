@@ -12,6 +12,8 @@ const IPV4: u8 = 0x45;
 pub enum Way {
     Kernel,
     User,
+    /// One other node has passed it on.
+    Relay,
     /// Other nodes have carried it.
     Overlay,
 }
@@ -48,6 +50,7 @@ impl Packet {
         let way = match text[1] {
             0 => Way::Kernel,
             1 => Way::User,
+            2 => Way::Relay,
             _ => Way::Overlay,
         };
         let id = u64::from_be_bytes(text[28..36].try_into().ok()?);
@@ -62,7 +65,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let [source, destination] = [[10, 128, 0, 1], [10, 128, 0, 2]].map(IpAddr::from);
-        for way in [Way::Kernel, Way::User, Way::Overlay] {
+        for way in [Way::Kernel, Way::User, Way::Relay, Way::Overlay] {
             let packet = Packet { id: 7, source, destination, way };
             assert_eq!(Packet::parse(&packet.to_bytes(way)), Some(packet));
         }

@@ -5,7 +5,6 @@
 //! cookies, and windows against replays.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use wire::{INITIATION, RESPONSE, TRANSPORT, initiation, response};
 
 const TIMERS: Timers = Timers::WIREGUARD;
 /// What comes the long way does not count against UDP that has brought something in this time.
-const UDP_LASTS: Duration = Duration::from_secs(3);
+const WAY_LASTS: Duration = Duration::from_secs(3);
 
 /// One session, without its keys.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +56,7 @@ struct Attempt {
 struct Partner {
     key: [u8; 32],
     endpoint: Option<Endpoint>,
-    candidates: Vec<SocketAddr>,
+    candidates: Vec<Endpoint>,
     /// The one that is sent on, the one before, and one that was answered to and not used yet.
     current: Option<Session>,
     previous: Option<Session>,
@@ -70,6 +69,7 @@ struct Partner {
     /// When the newest initiation was made that has come.
     greatest: Option<u64>,
     udp_at: Option<Instant>,
+    relay_at: Option<Instant>,
     /// Since when data has been sent and nothing has come.
     unanswered: Option<Instant>,
     /// Since when data has come and nothing was sent.
@@ -137,6 +137,7 @@ impl Sessions {
             handshake_sent: None,
             greatest: None,
             udp_at: None,
+            relay_at: None,
             unanswered: None,
             owes: None,
         };
@@ -158,7 +159,7 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn set_candidates(&mut self, id: PeerId, places: &[SocketAddr]) {
+    pub(crate) fn set_candidates(&mut self, id: PeerId, places: &[Endpoint]) {
         if let Some(partner) = self.partners.get_mut(&id) {
             partner.candidates = places.iter().take(CANDIDATES_MAX).copied().collect();
         }
@@ -327,13 +328,12 @@ impl Sessions {
         partner.unanswered = None;
         match from {
             Endpoint::Udp(_) => partner.udp_at = Some(now),
+            Endpoint::Relay { .. } => partner.relay_at = Some(now),
             Endpoint::Overlay(address) if address != NodeAddress::of_key(&partner.key) => return,
-            Endpoint::Overlay(_) => {
-                let is_by_udp = partner.endpoint.is_some_and(|endpoint| endpoint.udp().is_some());
-                if is_by_udp && partner.udp_at.is_some_and(|at| now.since(at) < UDP_LASTS) {
-                    return;
-                }
-            }
+            Endpoint::Overlay(_) => {}
+        }
+        if partner.endpoint.is_some_and(|present| partner.is_better(present, from, now)) {
+            return;
         }
         if partner.endpoint.replace(from) != Some(from) {
             self.deeds.push(Deed::Roamed { peer: id, to: from });
@@ -482,15 +482,25 @@ impl Partner {
         [over, next, silent, owes].into_iter().flatten().min()
     }
 
-    /// Where the next initiation goes: while others carry the packets of a session well, only to the
+    /// Whether the present way is shorter than another, and works.
+    fn is_better(&self, present: Endpoint, other: Endpoint, now: Instant) -> bool {
+        let heard_at = match present {
+            Endpoint::Udp(_) => self.udp_at,
+            Endpoint::Relay { .. } => self.relay_at,
+            Endpoint::Overlay(_) => None,
+        };
+        let works = heard_at.is_some_and(|at| now.since(at) < WAY_LASTS);
+        works && present.directness() > other.directness()
+    }
+
+    /// Where the next initiation goes: while others carry or relay the packets of a session well, only to the
     /// candidates.
     fn places(&mut self) -> Vec<Endpoint> {
-        let is_carried = self.endpoint.is_some_and(|endpoint| endpoint.overlay().is_some());
-        let only_candidates = is_carried && self.current.is_some() && !self.candidates.is_empty();
+        let is_direct = self.endpoint.is_none_or(|endpoint| endpoint.udp().is_some());
+        let only_candidates = !is_direct && self.current.is_some() && !self.candidates.is_empty();
         let mut places: Vec<Endpoint> = self.endpoint.filter(|_| !only_candidates).into_iter().collect();
         let Some(attempt) = &mut self.attempt else { return places };
-        let others = self.candidates.iter().map(|place| Endpoint::Udp(*place));
-        let others = others.filter(|place| Some(*place) != self.endpoint);
+        let others = self.candidates.iter().copied().filter(|place| Some(*place) != self.endpoint);
         let count = others.clone().count();
         let share = count.min(PLACES_AT_ONCE - places.len());
         let from = attempt.tried.checked_rem(count).unwrap_or(0);

@@ -31,8 +31,9 @@ pub struct Flow {
     pub begin: Instant,
     /// The very first packet has arrived.
     pub has_first: bool,
-    /// After how long any packet had arrived first, and one by the kernel path.
+    /// After how long any packet had arrived first, one by a relay, and one by the kernel path.
     pub delivered: Option<Duration>,
+    pub relay: Option<Duration>,
     pub kernel: Option<Duration>,
 }
 
@@ -58,6 +59,7 @@ pub fn run(world: &mut World, pairs: &[(HostId, HostId)], pace: Pace) -> Vec<Flo
             begin: start.after(pace.begin_apart * index),
             has_first: false,
             delivered: None,
+            relay: None,
             kernel: None,
         })
         .collect();
@@ -90,8 +92,10 @@ pub fn run(world: &mut World, pairs: &[(HostId, HostId)], pace: Pace) -> Vec<Flo
             let after = delivered.at.since(flow.begin);
             flow.has_first |= first.contains_key(&delivered.id);
             flow.delivered.get_or_insert(after);
-            if delivered.way == Way::Kernel {
-                flow.kernel.get_or_insert(after);
+            match delivered.way {
+                Way::Kernel => drop(flow.kernel.get_or_insert(after)),
+                Way::Relay => drop(flow.relay.get_or_insert(after)),
+                Way::User | Way::Overlay => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipop_overlay::ring::Ring;
-use ipop_overlay::{Endpoint, Instant, Node, NodeAddress};
+use ipop_overlay::{Instant, Node, NodeAddress};
 
 use crate::daemon::{Daemon, Event as Told};
 use crate::invariants::{self, Invariants};
@@ -377,7 +377,7 @@ impl World {
                     return;
                 }
                 host.received_bytes += len;
-                host.daemon.receive(Endpoint::Udp(from), &datagram, host.local(now));
+                host.daemon.receive_by_udp(from, &datagram, host.local(now));
                 self.settle(to);
             }
         }

@@ -53,6 +53,11 @@ impl Node {
         self.with_ring(|ring| ring.add_contact(public_key, places, is_configured, now));
     }
 
+    /// Whether this node relays for others.
+    pub fn set_relaying(&mut self, is_open: bool) {
+        self.with_ring(|ring| ring.set_relaying(is_open));
+    }
+
     /// Where others may reach this node.
     pub fn set_places(&mut self, places: Vec<SocketAddr>) {
         self.with_ring(|ring| ring.set_endpoints(places));
@@ -192,6 +197,12 @@ impl Node {
                     self.with_ring(|ring| ring.moved(address, place, now));
                 }
             }
+            Some(Endpoint::Relay { by, .. }) => {
+                self.connect_member(id, now);
+                if let Some(address) = self.address_of(id) {
+                    self.with_ring(|ring| ring.relayed(address, by, now));
+                }
+            }
             Some(Endpoint::Overlay(_)) | None => self.disconnect_member(id, now),
         }
     }
@@ -200,7 +211,7 @@ impl Node {
     /// may be no node of ours, once it has spoken.
     fn connect_member(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peer_at(id) else { return };
-        let Some(place) = peer.endpoint().and_then(Endpoint::udp) else { return };
+        let Some(place) = peer.endpoint().filter(|place| place.overlay().is_none()) else { return };
         let key = peer.public_key;
         let is_ready = peer.has_session() && (peer.is_found || peer.has_spoken());
         let is_found = peer.is_found;
@@ -209,7 +220,7 @@ impl Node {
             return;
         }
         self.with_ring(|ring| {
-            ring.connected(key, Some(place), now);
+            ring.connected(key, place, now);
             if !is_found {
                 ring.manage(address, true, now);
             }
@@ -259,7 +270,18 @@ impl Node {
                     }
                     None => continue,
                 },
-                ring::Output::Link { public_key, endpoints } => Output::Link { public_key, endpoints },
+                ring::Output::Link { public_key, places } => Output::Link { public_key, places },
+                ring::Output::Move { address, to } => match self.peer_of_address(address) {
+                    Some(peer) => Output::Move { peer, to },
+                    None => continue,
+                },
+                ring::Output::Relay { label, ends: [a, b] } => {
+                    match (self.peer_of_address(a), self.peer_of_address(b)) {
+                        (Some(a), Some(b)) => Output::Relay { label, ends: [a, b] },
+                        _ => continue,
+                    }
+                }
+                ring::Output::Unrelay { label } => Output::Unrelay { label },
                 ring::Output::Unlink { address } => match self.unlinked(address) {
                     Some(peer) => Output::Unlink { peer },
                     None => continue,

@@ -15,6 +15,7 @@ use super::limits::{
 use super::wire::{Connect, Coordinates, Header, Kind, Mode, Roles};
 use super::{Output, Ring};
 use crate::address::NodeAddress;
+use crate::endpoint::Endpoint;
 use crate::session::PLACES_AT_ONCE;
 use crate::time::Instant;
 
@@ -23,6 +24,8 @@ use crate::time::Instant;
 pub(super) struct Linking {
     public_key: [u8; 32],
     endpoints: Vec<SocketAddr>,
+    /// Those by which it may be reached otherwise.
+    relays: Vec<NodeAddress>,
     /// Why this node wants it; nothing where the other does.
     pub(super) role: Roles,
     begin_at: Option<Instant>,
@@ -39,6 +42,9 @@ pub(super) struct Linking {
 /// passes; and there are more places than are tried at once.
 const ROUNDS: [Duration; 3] =
     [Duration::from_millis(700), Duration::from_millis(1300), Duration::from_secs(3)];
+
+/// With this one, relays are looked for as well.
+const RELAY_ROUND: usize = 3;
 
 impl Linking {
     fn due(&self) -> Instant {
@@ -171,6 +177,7 @@ impl Ring {
             answer_via: by,
             endpoints: self.places(),
             neighbours: Vec::new(),
+            relays: Vec::new(),
         };
         self.originate(header, by, &connect.to_bytes(), None, now);
     }
@@ -207,11 +214,12 @@ impl Ring {
             answer_via: None,
             endpoints: self.places(),
             neighbours: self.neighbourhood(),
+            relays: self.own_relays(),
         };
         let mut header = self.header(Mode::Exact, Kind::Connect, source);
         header.via = request.answer_via;
         self.originate(header, None, &answer.to_bytes(), Some(from), now);
-        if !request.role.is_empty() && !self.table.contains(source) {
+        if !request.role.is_empty() && !self.is_direct(source) {
             let begin_at = now.after(LINK_YIELD);
             self.link(request.public_key, request.endpoints.clone(), Roles::NONE, begin_at, now);
             if let Some(linking) = self.links.get_mut(&source) {
@@ -249,7 +257,7 @@ impl Ring {
             self.requests.remove(&answer.token);
         }
         match purpose {
-            Purpose::Connect => self.link(answer.public_key, answer.endpoints, role, now, now),
+            Purpose::Connect => self.link_answered(answer, role, now),
             Purpose::Choose => self.choose(source, &answer, role, now),
         }
     }
@@ -273,6 +281,23 @@ impl Ring {
         }
     }
 
+    /// Makes a connection to a node that says where it is.
+    fn link_answered(&mut self, answer: Connect, role: Roles, now: Instant) {
+        let address = NodeAddress::of_key(&answer.public_key);
+        self.link(answer.public_key, answer.endpoints, role, now, now);
+        if let Some(linking) = self.links.get_mut(&address) {
+            linking.relays = answer.relays;
+        }
+    }
+
+    /// Asks a node that is reached by a relay where it is, to reach it directly.
+    pub(super) fn upgrade(&mut self, address: NodeAddress, now: Instant) {
+        if !self.is_asking(address) && !self.links.contains_key(&address) {
+            let role = self.table.get(address).map_or(Roles::NONE, |edge| edge.mine);
+            self.request(Mode::Exact, address, None, role, Purpose::Connect, now);
+        }
+    }
+
     /// Makes a connection, from `begin_at` on.
     pub(super) fn link(
         &mut self,
@@ -286,7 +311,7 @@ impl Ring {
         if address == self.table.own {
             return;
         }
-        if self.table.contains(address) {
+        if self.is_direct(address) {
             self.take_role(address, role, now);
             if !role.is_empty() {
                 self.ask(address, now);
@@ -302,6 +327,7 @@ impl Ring {
         let linking = self.links.entry(address).or_insert_with(|| Linking {
             public_key,
             endpoints: endpoints.clone(),
+            relays: Vec::new(),
             role,
             begin_at: Some(begin_at),
             rounds: 0,
@@ -341,9 +367,12 @@ impl Ring {
             let places = (linking.endpoints.len() - sent).min(PLACES_AT_ONCE);
             linking.begin_at = ROUNDS.get(linking.rounds).map(|wait| now.after(*wait));
             linking.rounds += 1;
-            let (public_key, endpoints) = (linking.public_key, linking.endpoints.clone());
-            self.outputs.push_back(Output::Link { public_key, endpoints });
+            let (public_key, role) = (linking.public_key, linking.role);
+            let relays = if linking.rounds == RELAY_ROUND { linking.relays.clone() } else { Vec::new() };
+            let endpoints = linking.endpoints.iter().copied().map(Endpoint::Udp).collect();
+            self.outputs.push_back(Output::Link { public_key, places: endpoints });
             self.add_flows(places);
+            self.look_for_relays(public_key, &relays, role, now);
         }
     }
 
@@ -373,6 +402,10 @@ impl Ring {
         for address in links {
             if self.links.get(&address).is_some_and(|linking| linking.give_up_at <= now) {
                 self.links.remove(&address);
+                if self.table.contains(address) {
+                    // A relay is as good as it gets, for now.
+                    continue;
+                }
                 self.outputs.push_back(Output::Unlink { address });
                 self.unreachable(address, now);
             } else {

@@ -50,6 +50,8 @@ counts! {
     Connected, "overlay_connected", Ok, "connections made";
     Lost, "overlay_lost", Dropped, "connections given up because the other did not answer any more";
     Closed, "overlay_closed", Ok, "connections closed by agreement";
+    Relayed, "overlay_relayed", Ok, "pairs of nodes between which this one began to relay";
+    RelayRefused, "overlay_relay_refused", Refused, "pairs of nodes between which this one was asked to relay and does not";
     Unreachable, "overlay_unreachable", Dropped, "connections that could not be made";
 }
 

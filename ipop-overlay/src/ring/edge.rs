@@ -8,6 +8,7 @@ use super::limits::{
     CREDIT, CREDIT_MAX, LOG2_SIZE_MAX, PROBE_APART, PROBE_APART_MAX, PROBES_MAX, SILENCE, SILENCE_NEAR,
     SILENCE_UNDER_TRAFFIC, UNUSED,
 };
+use super::relays::Upgrade;
 use super::wire::{Beat, Coordinates, Neighbours, Roles};
 use crate::address::NodeAddress;
 use crate::time::Instant;
@@ -58,6 +59,10 @@ pub(super) struct Edge {
     pub(super) public_key: [u8; 32],
     /// Where the other is, as far as this node sees.
     pub(super) endpoint: Option<SocketAddr>,
+    /// The node that relays between this one and the other, if the connection is not direct.
+    pub(super) relay: Option<NodeAddress>,
+    /// When a direct one is tried then.
+    pub(super) upgrade: Option<Upgrade>,
     /// Where the other sees this node.
     pub(super) sees: Option<SocketAddr>,
     /// This node joins by way of it when it has said so.
@@ -102,6 +107,8 @@ impl Edge {
         Self {
             public_key,
             endpoint: None,
+            relay: None,
+            upgrade: None,
             sees: None,
             joins_when_seen: false,
             flows: 0,

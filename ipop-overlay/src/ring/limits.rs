@@ -100,6 +100,26 @@ pub(super) const BROADCASTS_KNOWN: usize = 64;
 /// How far one goes: some times the logarithm of the largest network.
 pub(super) const BROADCAST_HOPS_MAX: u16 = 64;
 
+/// Pairs of nodes between which one node relays; and of those, how many for one that asks.
+pub(super) const RELAYED_MAX: usize = 1024;
+pub(super) const RELAYED_FOR_ONE_MAX: usize = 64;
+/// A relay is asked again so often, and gives up a pair for which nobody asks for so long.
+pub(super) const RELAY_RENEW: Duration = Duration::from_secs(50);
+pub(super) const RELAY_LIFE: Duration = Duration::from_secs(150);
+/// Nodes that are looked for by relays.
+pub(super) const RELAY_WANTED_MAX: usize = 64;
+/// Relays that are asked for one of them.
+pub(super) const RELAYS_ASKED_MAX: usize = 4;
+/// Connections that are made to ask for one.
+pub(super) const RELAYS_CALLED_MAX: usize = 2;
+/// Answers of relays are gathered for so long: the way by each is tried at once, and the first counts.
+pub(super) const RELAY_GATHER: Duration = Duration::from_millis(50);
+/// A node is not looked for by relays any longer.
+pub(super) const RELAY_PATIENCE: Duration = Duration::from_secs(12);
+/// One that is reached by a relay is looked for directly again after so long, then half as often each time.
+pub(super) const UPGRADE: Duration = Duration::from_secs(20);
+pub(super) const UPGRADE_MAX: Duration = Duration::from_secs(320);
+
 /// What may be sent on account of one neighbour's messages before it has sent as much.
 pub(super) const CREDIT: u32 = 16 * 1024;
 /// The most that is credited.

@@ -15,6 +15,8 @@ use crate::time::Instant;
 impl Ring {
     /// A node to which there is a connection is at another place now.
     pub fn moved(&mut self, address: NodeAddress, endpoint: SocketAddr, now: Instant) {
+        self.not_relayed(address);
+        self.links.remove(&address);
         let Some(edge) = self.table.get_mut(address) else { return };
         if edge.endpoint.replace(endpoint) != Some(endpoint) && edge.asked_seen {
             self.tell_seen(address, endpoint, now);

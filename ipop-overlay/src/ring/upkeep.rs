@@ -73,6 +73,7 @@ impl Ring {
             self.connect_due(),
             self.contacts_due(),
             self.claims_due(),
+            self.relays_due(),
         ];
         edges.chain(fixed.into_iter().flatten()).min()
     }
@@ -82,6 +83,7 @@ impl Ring {
         self.connect_timeout(now);
         self.contacts_timeout(now);
         self.claims_timeout(now);
+        self.relays_timeout(now);
         self.check_edges(now);
         self.trim(now);
         if self.upkeep.gossip_at.take_if(|at| *at <= now).is_some() {
@@ -429,6 +431,9 @@ impl Ring {
     /// Ends roles whose time is over.
     fn trim(&mut self, now: Instant) {
         let mut ended = Vec::new();
+        let relays = self.table.iter().filter(|(_, edge)| edge.mine.contains(Roles::RELAY));
+        let relays: Vec<NodeAddress> = relays.map(|(address, _)| address).collect();
+        ended.extend(relays.into_iter().filter(|by| !self.relays_by(*by)).map(|by| (by, Roles::RELAY)));
         for (address, edge) in self.table.iter_mut() {
             let is_over = edge.not_near.is_some_and(|since| since.after(NEAR_TRIM) <= now);
             if is_over {
@@ -451,6 +456,7 @@ impl Ring {
         self.counts.add(Count::Closed);
         self.send(address, reason.to_bytes());
         self.table.remove(address);
+        self.relay_lost(address, now);
         self.put_off(address, now);
         self.outputs.push_back(Output::Unlink { address });
         self.ring_changed(now);
@@ -459,6 +465,7 @@ impl Ring {
     pub(super) fn closed(&mut self, from: NodeAddress, reason: CloseReason, now: Instant) {
         self.counts.add(Count::Closed);
         let edge = self.table.remove(from);
+        self.relay_lost(from, now);
         let has_use = edge.as_ref().is_some_and(|edge| !edge.mine.is_empty());
         self.outputs.push_back(Output::Unlink { address: from });
         match reason {
@@ -483,6 +490,7 @@ impl Ring {
     /// A connection is gone, and nobody has said why.
     pub(super) fn lose(&mut self, address: NodeAddress, now: Instant) {
         let Some(edge) = self.table.remove(address) else { return };
+        self.relay_lost(address, now);
         self.remember(address, edge.public_key, edge.endpoint, now);
         self.avoid(address, now);
         self.ring_changed(now);

@@ -16,6 +16,10 @@
 //!             8 source · 28 destination · 48 the node by way of which, where flagged · then the payload
 //! close       0 type 5 · 1 reason · 2 zero u16
 //! ask seen    0 type 7 · 1 zeros, 3 bytes
+//! ask relay   0 type 9 · 1 zeros, 3 bytes · 4 the node to which to pass on ·
+//!             24 zeros, 8 bytes
+//! relay       0 type 10 · 1 status: 0 granted, 1 not by this node, 2 no connection to that node, 3 too many ·
+//!             2 zero u16 · 4 label u32 · 8 that node · 28 round trip to it, microseconds u32
 //! seen        0 type 8 · 1 zeros, 3 bytes · 4 endpoint (family 4 or 6, address, port u16)
 //! ```
 //!
@@ -24,8 +28,8 @@
 //! ```text
 //! connect     0 flags: 1 answers · 1 role · 2 zero u16 · 4 token u64 · 12 public key · 44 flags: 1 the
 //! (1)         answer is to go by way of a node · 45 that node, or zeros · 65 how many endpoints ·
-//!             66 how many neighbours · then endpoints (family 4 or 6, address, port u16), then
-//!             neighbours (address, coordinates as above)
+//!             66 how many neighbours · 67 how many relays · then endpoints (family 4 or 6, address, port
+//!             u16), then neighbours (address, coordinates as above), then relays (address)
 //! echo (2)    0 kind: 0 asks, 1 answers, 2 asks wherever it ends, 3 its hops are used up, 4 no way
 //!             further · 1 zero · 2 in an answer, nodes that the request came to u16 · 4 token u64 · then
 //!             anything
@@ -57,6 +61,8 @@ pub(crate) const CLOSE: u8 = 5;
 // 6 is the node's: see `ADDRESSES` there.
 pub(crate) const ASK_SEEN: u8 = 7;
 pub(crate) const SEEN: u8 = 8;
+pub(crate) const ASK_RELAY: u8 = 9;
+pub(crate) const RELAY: u8 = 10;
 
 /// Length of a beat, a multiple of the padding.
 pub(crate) const BEAT_LEN: usize = 16;
@@ -64,6 +70,8 @@ pub(crate) const BEAT_LEN: usize = 16;
 pub(crate) const NEIGHBOURS_MAX: usize = 8;
 /// Addresses at which a node may be reached, in one message.
 pub const ENDPOINTS_MAX: usize = 12;
+/// Nodes that may relay, in one message.
+pub(crate) const RELAYS_MAX: usize = 4;
 /// Length of the header of a routed message without and with a node by way of which it goes.
 pub(crate) const ROUTED_LEN: usize = 48;
 pub(crate) const ROUTED_VIA_LEN: usize = ROUTED_LEN + ADDRESS_LEN;
@@ -91,14 +99,17 @@ impl Roles {
     pub const DEMAND: Self = Self(16);
     /// The operator has configured it.
     pub const MANAGED: Self = Self(32);
+    /// The other relays between the node and a third one.
+    pub const RELAY: Self = Self(64);
 
-    const ALL: [(Self, &str); 6] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::NEAR, "near"),
         (Self::FAR, "far"),
         (Self::BYPASS, "bypass"),
         (Self::LEAF, "leaf"),
         (Self::DEMAND, "on-demand"),
         (Self::MANAGED, "managed"),
+        (Self::RELAY, "relay"),
     ];
 
     pub const fn contains(self, other: Self) -> bool {
@@ -120,7 +131,7 @@ impl Roles {
     }
 
     pub(crate) const fn from_bits(bits: u8) -> Option<Self> {
-        if bits < 64 { Some(Self(bits)) } else { None }
+        if bits < 128 { Some(Self(bits)) } else { None }
     }
 
     /// Their names.
@@ -214,6 +225,8 @@ pub(crate) struct Connect {
     pub(crate) answer_via: Option<NodeAddress>,
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) neighbours: Vec<(NodeAddress, Coordinates)>,
+    /// Nodes to which the sender has a direct connection, where others may need one on the way to it.
+    pub(crate) relays: Vec<NodeAddress>,
 }
 
 /// A text for all nodes.
@@ -253,6 +266,35 @@ pub(crate) struct AskSeen;
 /// From where the other's packets come, as the sender sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen(pub(crate) SocketAddr);
+
+/// A node asks another to relay between it and a third one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AskRelay {
+    pub(crate) to: NodeAddress,
+}
+
+/// What a node that was asked to relay says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum RelayStatus {
+    Granted = 0,
+    /// It relays for nobody.
+    NotByThis = 1,
+    /// It has no direct connection to that node.
+    NoConnection = 2,
+    /// It relays for as many as it can.
+    TooMany = 3,
+}
+
+/// The answer of a node that was asked to relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relay {
+    pub(crate) status: RelayStatus,
+    pub(crate) label: u32,
+    pub(crate) to: NodeAddress,
+    /// Round trip to that node, in microseconds; 0: not known.
+    pub(crate) rtt_us: u32,
+}
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -487,13 +529,14 @@ impl Connect {
         let (token, public_key) = (reader.u64()?, reader.take::<32>()?);
         let has_via = reader.flags(1)? != 0;
         let via = reader.address()?;
-        let (endpoints, neighbours) = (usize::from(reader.u8()?), usize::from(reader.u8()?));
-        if endpoints > ENDPOINTS_MAX || neighbours > NEIGHBOURS_MAX {
+        let [endpoints, neighbours, relays] = reader.take::<3>()?.map(usize::from);
+        if endpoints > ENDPOINTS_MAX || neighbours > NEIGHBOURS_MAX || relays > RELAYS_MAX {
             return None;
         }
         let endpoints: Option<Vec<_>> = (0..endpoints).map(|_| reader.endpoint()).collect();
         let neighbours: Option<Vec<_>> =
             (0..neighbours).map(|_| Some((reader.address()?, reader.coordinates()?))).collect();
+        let relays: Option<Vec<_>> = (0..relays).map(|_| reader.address()).collect();
         let connect = Self {
             answers: flags & 1 != 0,
             role,
@@ -502,6 +545,7 @@ impl Connect {
             answer_via: has_via.then_some(via),
             endpoints: endpoints?,
             neighbours: neighbours?,
+            relays: relays?,
         };
         reader.end()?;
         (has_via || via.0 == [0; ADDRESS_LEN]).then_some(connect)
@@ -510,18 +554,21 @@ impl Connect {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let endpoints = self.endpoints.get(..ENDPOINTS_MAX).unwrap_or(&self.endpoints);
         let neighbours = self.neighbours.get(..NEIGHBOURS_MAX).unwrap_or(&self.neighbours);
-        let mut out = Vec::with_capacity(67 + endpoints.len() * 19 + neighbours.len() * 32);
+        let relays = self.relays.get(..RELAYS_MAX).unwrap_or(&self.relays);
+        let len = 68 + endpoints.len() * 19 + neighbours.len() * 32 + relays.len() * ADDRESS_LEN;
+        let mut out = Vec::with_capacity(len);
         out.extend([u8::from(self.answers), self.role.0, 0, 0]);
         out.extend(self.token.to_be_bytes());
         out.extend(self.public_key);
         out.push(u8::from(self.answer_via.is_some()));
         out.extend(self.answer_via.map_or([0; ADDRESS_LEN], |via| via.0));
-        out.extend([endpoints.len() as u8, neighbours.len() as u8]);
+        out.extend([endpoints.len() as u8, neighbours.len() as u8, relays.len() as u8]);
         endpoints.iter().for_each(|endpoint| put_endpoint(&mut out, *endpoint));
         for (address, coordinates) in neighbours {
             out.extend(address.0);
             put_coordinates(&mut out, coordinates);
         }
+        relays.iter().for_each(|address| out.extend(address.0));
         out
     }
 }
@@ -596,6 +643,54 @@ impl Seen {
     pub(crate) fn to_bytes(self) -> Vec<u8> {
         let mut out = [SEEN, 0, 0, 0].to_vec();
         put_endpoint(&mut out, self.0);
+        out
+    }
+}
+
+impl AskRelay {
+    pub(crate) fn parse(message: &[u8]) -> Option<Self> {
+        let mut reader = Reader(message);
+        reader.u8().filter(|kind| *kind == ASK_RELAY)?;
+        reader.zeros::<3>()?;
+        let to = reader.address()?;
+        reader.zeros::<8>()?;
+        reader.end().map(|()| Self { to })
+    }
+
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut out = [ASK_RELAY, 0, 0, 0].to_vec();
+        out.extend(self.to.0);
+        // As long as the answer.
+        out.resize(RELAY_LEN, 0);
+        out
+    }
+}
+
+/// Length of the answer of a relay.
+const RELAY_LEN: usize = 32;
+
+impl Relay {
+    pub(crate) fn parse(message: &[u8]) -> Option<Self> {
+        let mut reader = Reader(message);
+        reader.u8().filter(|kind| *kind == RELAY)?;
+        let status = match reader.u8()? {
+            0 => RelayStatus::Granted,
+            1 => RelayStatus::NotByThis,
+            2 => RelayStatus::NoConnection,
+            3 => RelayStatus::TooMany,
+            _ => return None,
+        };
+        reader.zeros::<2>()?;
+        let relay = Self { status, label: reader.u32()?, to: reader.address()?, rtt_us: reader.u32()? };
+        reader.end().map(|()| relay)
+    }
+
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(RELAY_LEN);
+        out.extend([RELAY, self.status as u8, 0, 0]);
+        out.extend(self.label.to_be_bytes());
+        out.extend(self.to.0);
+        out.extend(self.rtt_us.to_be_bytes());
         out
     }
 }

@@ -132,7 +132,8 @@ enum Holder {
 
 fn whole(source: Endpoint) -> Holder {
     let address = match source {
-        Endpoint::Overlay(address) => return Holder::Node(address),
+        // Whoever passes it on can have written it.
+        Endpoint::Overlay(address) | Endpoint::Relay { by: address, .. } => return Holder::Node(address),
         Endpoint::Udp(address) => address.ip().to_canonical(),
     };
     Holder::Host(match address {

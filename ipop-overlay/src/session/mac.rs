@@ -197,7 +197,7 @@ impl Cookies {
 }
 
 /// What `source` must show: nobody who cannot receive there learns it. No two places are the same bytes:
-/// of an address and a port over IPv4 there are 6, over IPv6 18, and of a node's address 20.
+/// of an address and a port over IPv4 there are 6, over IPv6 18, of a node's address 20, and with a label 24.
 fn cookie(secret: &[u8; 32], source: Endpoint) -> [u8; MAC_LEN] {
     let mut mac = keyed(secret);
     match source {
@@ -207,6 +207,10 @@ fn cookie(secret: &[u8; 32], source: Endpoint) -> [u8; MAC_LEN] {
                 IpAddr::V6(address) => Update::update(&mut mac, &address.octets()),
             }
             Update::update(&mut mac, &source.port().to_be_bytes());
+        }
+        Endpoint::Relay { by, label } => {
+            Update::update(&mut mac, &by.0);
+            Update::update(&mut mac, &label.to_be_bytes());
         }
         Endpoint::Overlay(address) => Update::update(&mut mac, &address.0),
     }

@@ -29,9 +29,9 @@ const TIMESTAMP_STEP: Duration = Duration::from_nanos(1 << 24);
 pub const CANDIDATES_MAX: usize = 12;
 /// Places that one initiation goes to.
 pub const PLACES_AT_ONCE: usize = 6;
-/// A peer that UDP has brought something of within this time is not looked for on the overlay: where it is by
-/// UDP is the shorter way, and a packet that went round is none against it.
-const UDP_LASTS: Duration = Duration::from_secs(3);
+/// A peer that one way has brought something of within this time is not looked for on a longer one: a packet that
+/// went round is none against the shorter way.
+const WAY_LASTS: Duration = Duration::from_secs(3);
 /// Whatever the timers say, a try is not its own next.
 const RETRY_MIN: Duration = Duration::from_millis(1);
 
@@ -87,8 +87,9 @@ pub(super) struct Peer {
     endpoint: Option<Endpoint>,
     /// Where else it may be; its endpoint may be among them.
     candidates: Vec<Endpoint>,
-    /// When something authentic last came by UDP.
+    /// When something authentic last came by UDP, and by a relay.
     udp_at: Option<Instant>,
+    relay_at: Option<Instant>,
     persistent_keepalive: Option<Duration>,
     persistent_at: Option<Instant>,
     macs: PeerMacs,
@@ -116,6 +117,7 @@ impl Peer {
             endpoint: config.endpoint,
             candidates: Vec::new(),
             udp_at: None,
+            relay_at: None,
             persistent_keepalive: config.persistent_keepalive,
             persistent_at: config.persistent_keepalive.map(|_| now),
             keyring: Keyring::default(),
@@ -146,11 +148,11 @@ impl Peer {
         self.endpoint.is_some() || !self.candidates.is_empty()
     }
 
-    /// Where the next initiation goes: to the endpoint, and in turn to the candidates. While others carry
-    /// the packets of a session well, only to the candidates: what came the long way first would count.
+    /// Where the next initiation goes: to the endpoint, and in turn to the candidates. While others carry or
+    /// relay the packets of a session well, only to the candidates: what came the long way first would count.
     fn places(&mut self) -> Vec<Endpoint> {
-        let is_carried = matches!(self.endpoint, Some(Endpoint::Overlay(_)));
-        let only_candidates = is_carried && self.keyring.current.is_some() && !self.candidates.is_empty();
+        let is_direct = matches!(self.endpoint, Some(Endpoint::Udp(_)) | None);
+        let only_candidates = !is_direct && self.keyring.current.is_some() && !self.candidates.is_empty();
         let mut places: Vec<Endpoint> = self.endpoint.filter(|_| !only_candidates).into_iter().collect();
         let Some(attempt) = &mut self.attempt else { return places };
         let others = self.candidates.iter().filter(|place| Some(**place) != self.endpoint);
@@ -529,20 +531,30 @@ impl Peer {
 
     /// Something authentic came from `source`: the peer is there, unless that is the long way round.
     fn roam(&mut self, now: Instant, source: Endpoint, shared: &mut Shared) {
-        match (source, self.endpoint) {
-            (Endpoint::Udp(_), _) => self.udp_at = Some(now),
+        match source {
+            Endpoint::Udp(_) => self.udp_at = Some(now),
+            Endpoint::Relay { .. } => self.relay_at = Some(now),
             // Whoever carries a packet could say that it is somebody else's.
-            (Endpoint::Overlay(address), _) if address != NodeAddress::of_key(&self.public) => return,
-            (Endpoint::Overlay(_), Some(Endpoint::Udp(_)))
-                if self.udp_at.is_some_and(|at| now.since(at) < UDP_LASTS) =>
-            {
-                return;
-            }
-            (Endpoint::Overlay(_), _) => {}
+            Endpoint::Overlay(address) if address != NodeAddress::of_key(&self.public) => return,
+            Endpoint::Overlay(_) => {}
+        }
+        if self.endpoint.is_some_and(|present| self.is_better(present, source, now)) {
+            return;
         }
         if self.endpoint.replace(source) != Some(source) {
             shared.outputs.push_back(Output::Roamed { peer: self.id, to: source });
         }
+    }
+
+    /// Whether the present way is shorter than another, and works.
+    fn is_better(&self, present: Endpoint, other: Endpoint, now: Instant) -> bool {
+        let heard_at = match present {
+            Endpoint::Udp(_) => self.udp_at,
+            Endpoint::Relay { .. } => self.relay_at,
+            Endpoint::Overlay(_) => None,
+        };
+        let works = heard_at.is_some_and(|at| now.since(at) < WAY_LASTS);
+        works && present.directness() > other.directness()
     }
 
     fn put_persistent_off(&mut self) {

@@ -118,6 +118,7 @@ impl Daemon {
         let Some((id, peer)) = owner.and_then(|id| Some((id, self.peers.get(&id)?))) else { return false };
         let way = match peer.path {
             Path::Overlay { .. } => Way::Overlay,
+            Path::Relay { .. } => Way::Relay,
             Path::Kernel { .. } | Path::User { .. } => Way::User,
             Path::None(_) => return false,
         };

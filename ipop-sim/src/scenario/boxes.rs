@@ -45,6 +45,7 @@ pub(super) fn nats(world: &mut World, nodes: usize) -> Vec<Figure> {
     for (title, holds) in [
         ("reached, of hosts behind (rows) to hosts behind (columns)", is_reached as fn(&Flow) -> bool),
         ("directly, by the kernel path", is_direct),
+        ("by a relay, where not directly", |flow| !is_direct(flow) && flow.relay.is_some()),
     ] {
         let cells = (0..KINDS.len())
             .map(|from| (0..KINDS.len()).map(|to| share(between(from, to), holds)).collect())
@@ -63,6 +64,12 @@ pub(super) fn nats(world: &mut World, nodes: usize) -> Vec<Figure> {
         Figure::new(
             "of them directly, where one is public or both are behind one box",
             direct_of_reached,
+            "",
+        )
+        .at_least(1.0),
+        Figure::new(
+            "directly or by a relay",
+            share(&flows, |flow| is_direct(flow) || flow.relay.is_some()),
             "",
         )
         .at_least(1.0),

@@ -120,7 +120,7 @@ fn roles_say_who_is_on_the_ring() {
     }
     let names: Vec<_> = Roles::NEAR.with(Roles::LEAF).names().collect();
     assert_eq!(names, ["near", "leaf"]);
-    assert!(Roles::from_bits(63).is_some() && Roles::from_bits(64).is_none());
+    assert!(Roles::from_bits(127).is_some() && Roles::from_bits(128).is_none());
 }
 
 proptest! {

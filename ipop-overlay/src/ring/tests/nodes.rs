@@ -13,6 +13,7 @@ use super::super::wire::{
 };
 use super::super::{Count, End, Output, Page, Ring};
 use crate::address::NodeAddress;
+use crate::endpoint::Endpoint;
 use crate::time::Instant;
 
 pub(super) fn key(index: usize) -> [u8; 32] {
@@ -124,11 +125,11 @@ impl Few {
                 let Some(other) = self.index_of(NodeAddress::of_key(&public_key)) else { return };
                 for (end, other) in [(index, other), (other, index)] {
                     if let Some(ring) = &mut self.nodes[end] {
-                        ring.connected(key(other), Some(([10, 0, 0, 1], 1).into()), now);
+                        ring.connected(key(other), Endpoint::Udp(([10, 0, 0, 1], 1).into()), now);
                     }
                 }
             }
-            Output::Unlink { .. } => {}
+            Output::Unlink { .. } | Output::Move { .. } | Output::Relay { .. } | Output::Unrelay { .. } => {}
             Output::Carried { from, datagram } => self.carried.push((from, datagram)),
             Output::Echoed { token, hops, .. } => self.echoed.push((token, hops)),
             Output::Traced { token, from, hops, end, .. } => self.traced.push((token, from, hops, end)),
@@ -255,7 +256,7 @@ impl Victim {
         let now = Instant::default();
         let mut victim = Self { ring: ring(0, now), now };
         for index in 1..=HOSTILE {
-            victim.ring.connected(key(index), Some(([10, 0, 0, 1], 1).into()), now);
+            victim.ring.connected(key(index), Endpoint::Udp(([10, 0, 0, 1], 1).into()), now);
             victim.hear(index, &beat(Roles::NEAR));
         }
         victim
@@ -295,6 +296,7 @@ fn request(index: usize) -> Vec<u8> {
         answer_via: None,
         endpoints: vec![([192, 0, 2, 1], 1).into()],
         neighbours: Vec::new(),
+        relays: Vec::new(),
     };
     header(Mode::Exact, Kind::Connect, node(index), node(0)).write(&connect.to_bytes())
 }

@@ -52,6 +52,17 @@ fn golden_vector_of_a_beat() {
 }
 
 #[test]
+fn golden_vectors_of_a_relay() {
+    let ask = AskRelay { to: node(0x22) };
+    assert_eq!(documented(&ask.to_bytes()), format!("09000000{}{}", twenty(0x22), "00".repeat(8)));
+    assert_eq!(AskRelay::parse(&ask.to_bytes()), Some(ask));
+    let relay =
+        Relay { status: RelayStatus::Granted, label: 0x0102_0304, to: node(0x22), rtt_us: 0x0a0b };
+    assert_eq!(documented(&relay.to_bytes()), format!("0a00000001020304{}00000a0b", twenty(0x22)));
+    assert_eq!(Relay::parse(&relay.to_bytes()), Some(relay));
+}
+
+#[test]
 fn golden_vectors_of_where_a_node_is_seen() {
     assert_eq!(documented(&AskSeen.to_bytes()), "07000000");
     let seen = Seen(([198, 51, 100, 7], 15_000).into());
@@ -104,12 +115,18 @@ fn golden_vector_of_a_request_to_connect() {
             "[fd00::7]:15001".parse().expect("an endpoint"),
         ],
         neighbours: vec![(node(0x22), at())],
+        relays: vec![node(0x44)],
     };
     let endpoints = String::from("04c00002073a98") + "06fd0000000000000000000000000000073a99";
     let neighbour = twenty(0x22) + "000003e8fffffffe0000012c";
     assert_eq!(
         documented(&connect.to_bytes()),
-        format!("000200000102030405060708{}01{}0201{endpoints}{neighbour}", hex(&[7; 32]), twenty(0x66))
+        format!(
+            "000200000102030405060708{}01{}020101{endpoints}{neighbour}{}",
+            hex(&[7; 32]),
+            twenty(0x66),
+            twenty(0x44)
+        )
     );
     assert_eq!(Connect::parse(&connect.to_bytes()), Some(connect));
 }
@@ -219,6 +236,8 @@ fn rewritten(message: &[u8]) -> Option<Vec<u8>> {
         CLOSE => CloseReason::parse(message).map(CloseReason::to_bytes),
         ASK_SEEN => AskSeen::parse(message).map(AskSeen::to_bytes),
         SEEN => Seen::parse(message).map(Seen::to_bytes),
+        ASK_RELAY => AskRelay::parse(message).map(AskRelay::to_bytes),
+        RELAY => Relay::parse(message).map(Relay::to_bytes),
         _ => None,
     }
 }
@@ -235,6 +254,17 @@ fn beat() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+fn relay() -> impl Strategy<Value = Vec<u8>> {
+    let status = prop_oneof![
+        Just(RelayStatus::Granted),
+        Just(RelayStatus::NotByThis),
+        Just(RelayStatus::NoConnection),
+        Just(RelayStatus::TooMany)
+    ];
+    (status, any::<[u32; 2]>(), address())
+        .prop_map(|(status, [label, rtt_us], to)| Relay { status, label, to, rtt_us }.to_bytes())
+}
+
 fn neighbours() -> impl Strategy<Value = Vec<u8>> {
     let addresses = proptest::collection::vec(address(), 0..=NEIGHBOURS_MAX);
     (any::<bool>(), any::<[u16; 2]>(), coordinates(), addresses).prop_map(
@@ -248,9 +278,10 @@ fn connect() -> impl Strategy<Value = Vec<u8>> {
     let endpoints = proptest::collection::vec(endpoint(), 0..=ENDPOINTS_MAX);
     let neighbours = proptest::collection::vec((address(), coordinates()), 0..=NEIGHBOURS_MAX);
     let via = proptest::option::of(address());
-    (any::<(bool, u64, [u8; 32])>(), roles(), via, endpoints, neighbours).prop_map(
-        |((answers, token, public_key), role, answer_via, endpoints, neighbours)| {
-            Connect { answers, role, token, public_key, answer_via, endpoints, neighbours }.to_bytes()
+    let relays = proptest::collection::vec(address(), 0..=RELAYS_MAX);
+    (any::<(bool, u64, [u8; 32])>(), roles(), via, endpoints, neighbours, relays).prop_map(
+        |((answers, token, public_key), role, answer_via, endpoints, neighbours, relays)| {
+            Connect { answers, role, token, public_key, answer_via, endpoints, neighbours, relays }.to_bytes()
         },
     )
 }
@@ -302,7 +333,9 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         routed(),
         close.prop_map(CloseReason::to_bytes),
         Just(AskSeen.to_bytes()),
-        endpoint().prop_map(|endpoint| Seen(endpoint).to_bytes())
+        endpoint().prop_map(|endpoint| Seen(endpoint).to_bytes()),
+        address().prop_map(|to| AskRelay { to }.to_bytes()),
+        relay()
     ]
 }
 
