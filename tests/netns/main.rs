@@ -18,10 +18,12 @@
 //! | `overlay` | nodes that know one address find each other |
 //! | `probes` | what operators ask of the overlay: status, ping, traceroute, crawl |
 //! | `ways_in` | by what a node finds the overlay: keys, names, the LAN, earlier runs |
+//! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
 
+mod boxes;
 mod carry;
 #[expect(clippy::print_stdout, reason = "how long a change was felt is worth a line")]
 mod change;

@@ -56,35 +56,52 @@ impl Crowd {
     /// Waits until each of these hosts has an answer from each other one.
     #[track_caller]
     pub(crate) fn wait_for_all_pairs(&self, hosts: &[usize], patience: Duration) {
-        for from in hosts {
-            for to in hosts.iter().filter(|to| *to != from) {
-                let what = format!("host {} hears host {}", from + 1, to + 1);
-                wait_for(&what, patience, || self.answers(*from, *to).then_some(()));
-            }
-        }
+        wait_for_all_pairs(&self.hosts, hosts, patience);
     }
 
     /// Whether one echo request of a host is answered by another.
     pub(crate) fn answers(&self, from: usize, to: usize) -> bool {
-        let to = self.hosts[to].inner_v4.to_string();
-        self.hosts[from].ns.output("ping", &["-n", "-c", "1", "-W", "1", &to]).status.success()
+        answers(&self.hosts, from, to)
     }
 
     /// The path of one host to another while there is traffic.
     #[track_caller]
     pub(crate) fn wait_for_path(&self, from: usize, to: usize, path: &str, patience: Duration) {
-        let address = self.hosts[to].inner_v4.to_string();
-        let mut seen = String::new();
-        let found = within(patience, || {
-            self.answers(from, to);
-            let peers = self.hosts[from].ask("/v1/peers");
-            let mut peers = peers.as_array().into_iter().flatten();
-            let peer = peers.find(|peer| peer["virtual_ips"].to_string().contains(&format!("\"{address}\"")));
-            seen = peer.map_or("no peer".to_owned(), |peer| peer["path"].to_string());
-            seen.contains(path).then_some(())
-        });
-        found.unwrap_or_else(|| panic!("host {} to host {}: {seen}, not {path}", from + 1, to + 1));
+        wait_for_path(&self.hosts, from, to, path, patience);
     }
+}
+
+/// Waits until each of these hosts has an answer from each other one.
+#[track_caller]
+pub(super) fn wait_for_all_pairs(all: &[Host], hosts: &[usize], patience: Duration) {
+    for from in hosts {
+        for to in hosts.iter().filter(|to| *to != from) {
+            let what = format!("host {} hears host {}", from + 1, to + 1);
+            wait_for(&what, patience, || answers(all, *from, *to).then_some(()));
+        }
+    }
+}
+
+/// Whether one echo request of a host is answered by another.
+pub(super) fn answers(all: &[Host], from: usize, to: usize) -> bool {
+    let to = all[to].inner_v4.to_string();
+    all[from].ns.output("ping", &["-n", "-c", "1", "-W", "1", &to]).status.success()
+}
+
+/// The path of one host to another while there is traffic.
+#[track_caller]
+pub(super) fn wait_for_path(all: &[Host], from: usize, to: usize, path: &str, patience: Duration) {
+    let address = all[to].inner_v4.to_string();
+    let mut seen = String::new();
+    let found = within(patience, || {
+        answers(all, from, to);
+        let peers = all[from].ask("/v1/peers");
+        let mut peers = peers.as_array().into_iter().flatten();
+        let peer = peers.find(|peer| peer["virtual_ips"].to_string().contains(&format!("\"{address}\"")));
+        seen = peer.map_or("no peer".to_owned(), |peer| peer["path"].to_string());
+        seen.contains(path).then_some(())
+    });
+    found.unwrap_or_else(|| panic!("host {} to host {}: {seen}, not {path}", from + 1, to + 1));
 }
 
 /// Lets the kernel know the MAC addresses of so many neighbours. All namespaces share one limit, 1024 by

@@ -3,9 +3,11 @@
 //! it ends, and a test that fails shows what its hosts looked like. What is tested is not its business.
 
 pub(crate) mod beat;
+pub(crate) mod boxes;
 pub(crate) mod crowd;
 pub(crate) mod daemon;
 pub(crate) mod host;
+pub(crate) mod internet;
 pub(crate) mod namespace;
 pub(crate) mod packet;
 pub(crate) mod program;
