@@ -108,6 +108,10 @@ counters! {
     RxWindowBusy, "rx_window_busy", Dropped, "other CPUs kept changing the replay window";
     RxBadInner, "rx_bad_inner", Refused, "the inner packet is not the IP packet that the header promises";
     RxWrongInnerSource, "rx_wrong_inner_source", Refused, "the inner source address does not belong to the link's peer";
+    RxRelayed, "rx_relayed", Ok, "relay frames between others, passed on";
+    RxBadRelayFrame, "rx_bad_relay_frame", Refused, "a relay frame that cannot be read";
+    RxUnknownLabel, "rx_unknown_label", Refused, "a relay frame with a label that is not its sender's";
+    RxRelayFull, "rx_relay_full", Dropped, "relay frames between others, more than the daemon passes on at a time";
     RxCarryFull, "rx_carry_full", Dropped, "carried here by other nodes, and more than the user path takes at a time";
     RxNoRoom, "rx_no_room", Dropped, "the kernel could not remove the outer header";
     RxDeviceError, "rx_device_error", Dropped, "the virtual device refused the packet";

@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {

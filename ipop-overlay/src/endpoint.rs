@@ -10,10 +10,7 @@ pub enum Endpoint {
     /// UDP takes them there.
     Udp(SocketAddr),
     /// UDP takes them to a node, which passes on to the peer what has this label.
-    Relay {
-        by: NodeAddress,
-        label: u32,
-    },
+    Relay { by: NodeAddress, label: u32 },
     /// Other nodes carry them to the node with this address.
     Overlay(NodeAddress),
 }

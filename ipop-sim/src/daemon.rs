@@ -8,7 +8,8 @@ use std::time::Duration;
 use ipop_common::relay;
 use ipop_overlay::ring::Ring;
 use ipop_overlay::{
-    Command, Config, Endpoint, Instant, NetworkKey, NoPath, NodeAddress, Node, Output, Path, PeerConfig, PeerId,
+    Command, Config, Endpoint, Instant, NetworkKey, NoPath, Node, NodeAddress, Output, Path, PeerConfig,
+    PeerId,
 };
 
 use crate::maps::{Link, LinkKey, Maps};
@@ -219,7 +220,8 @@ impl Daemon {
 
     /// Takes in what has come by UDP.
     pub(crate) fn receive_by_udp(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
-        let (Some(label), Some(message)) = (relay::label(datagram, 0), datagram.get(relay::HEADER_LEN..)) else {
+        let (Some(label), Some(message)) = (relay::label(datagram, 0), datagram.get(relay::HEADER_LEN..))
+        else {
             return self.receive(Endpoint::Udp(from), datagram, now);
         };
         let places = self.relayed.get(&label).map(|ends| ends.map(|end| self.place_of(end)));

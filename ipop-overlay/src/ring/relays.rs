@@ -11,8 +11,8 @@ use core::time::Duration;
 
 use super::counts::Count;
 use super::limits::{
-    RELAY_GATHER, RELAY_LIFE, RELAY_PATIENCE, RELAY_RENEW, RELAY_WANTED_MAX, RELAYED_FOR_ONE_MAX, RELAYED_MAX,
-    RELAYS_ASKED_MAX, RELAYS_CALLED_MAX, UPGRADE, UPGRADE_MAX,
+    RELAY_GATHER, RELAY_LIFE, RELAY_PATIENCE, RELAY_RENEW, RELAY_WANTED_MAX, RELAYED_FOR_ONE_MAX,
+    RELAYED_MAX, RELAYS_ASKED_MAX, RELAYS_CALLED_MAX, UPGRADE, UPGRADE_MAX,
 };
 use super::wire::{AskRelay, RELAYS_MAX, Relay, RelayStatus, Roles};
 use super::{Output, Ring};
@@ -343,6 +343,11 @@ impl Ring {
                 self.ask_relay(by, to, now);
             }
         }
+    }
+
+    /// When a node that is reached by a relay is looked for directly again.
+    pub fn upgrade_at(&self, address: NodeAddress) -> Option<Instant> {
+        self.table.get(address)?.upgrade.map(|upgrade| upgrade.at)
     }
 
     /// Whether a connection is needed to reach another node.

@@ -1,14 +1,13 @@
 //! What a data thread does with handshake messages, before it troubles the sessions with them: a flood ends
 //! here, at the price of one hash for each message.
 
-use core::net::{IpAddr, SocketAddr};
-
 use ipop_common::Counter;
 use ipop_common::filter::{STRANGERS_MAX, WINDOW_NS};
 use ipop_common::wireguard;
 
 use super::admission::{Load, Sources};
 use super::mac::{CookieKey, Mac1Key};
+use crate::endpoint::Endpoint;
 use crate::node::Refusal;
 use crate::time::Instant;
 
@@ -32,25 +31,24 @@ impl Gate {
     }
 
     /// Whether a message is handed on. `cookies` is the last [`Output::Cookies`](super::Output::Cookies);
-    /// `is_peers` says whether a peer is at an address.
+    /// `is_peers` says whether a peer is at its source.
     ///
     /// # Errors
     /// Why it is not.
     pub fn admit(
         &mut self,
         now: Instant,
-        source: SocketAddr,
+        source: Endpoint,
         datagram: &[u8],
         cookies: Option<&CookieKey>,
-        is_peers: impl FnOnce(IpAddr) -> bool,
+        is_peers: impl FnOnce() -> bool,
     ) -> Result<(), Refusal> {
         self.check(datagram).map_err(Refusal)?;
         if !self.load.count(now) {
             return Ok(());
         }
-        let is_credible =
-            is_peers(source.ip()) || cookies.is_some_and(|key| key.admits(now, source.into(), datagram));
-        if (is_credible && self.sources.admit(now, source.into())) || self.strangers.admit(now) {
+        let is_credible = is_peers() || cookies.is_some_and(|key| key.admits(now, source, datagram));
+        if (is_credible && self.sources.admit(now, source)) || self.strangers.admit(now) {
             Ok(())
         } else {
             Err(Refusal(Counter::RxHandshakeFlood))
@@ -111,6 +109,7 @@ impl Strangers {
 
 #[cfg(test)]
 mod tests {
+    use core::net::{IpAddr, SocketAddr};
     use std::vec::Vec;
 
     use super::super::admission::MESSAGES_PER_SECOND;
@@ -124,8 +123,8 @@ mod tests {
         Instant::from_nanos(ms * 1_000_000)
     }
 
-    fn source(number: u32) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(number.into()), 15_000)
+    fn source(number: u32) -> Endpoint {
+        SocketAddr::new(IpAddr::V4(number.into()), 15_000).into()
     }
 
     fn initiation(macs: &mut PeerMacs) -> Vec<u8> {
@@ -140,9 +139,9 @@ mod tests {
         let mut gate = Gate::new(Mac1Key::new(&PUBLIC));
         let good = initiation(&mut PeerMacs::new(&PUBLIC));
         let flood = 0..MESSAGES_PER_SECOND + STRANGERS_MAX;
-        let admitted = flood.map(|number| gate.admit(now, source(number), &good, None, |_| false));
+        let admitted = flood.map(|number| gate.admit(now, source(number), &good, None, || false));
         assert!(admitted.into_iter().all(|admitted| admitted.is_ok()), "until now it is no flood");
-        let one_more = gate.admit(now, source(u32::MAX), &good, None, |_| false);
+        let one_more = gate.admit(now, source(u32::MAX), &good, None, || false);
         assert_eq!(one_more, Err(Refusal(Counter::RxHandshakeFlood)));
         (gate, good)
     }
@@ -150,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_no_message_to_this_node_is_named() {
         let mut gate = Gate::new(Mac1Key::new(&PUBLIC));
-        let mut admit = |datagram: &[u8]| gate.admit(at(1), source(1), datagram, None, |_| true);
+        let mut admit = |datagram: &[u8]| gate.admit(at(1), source(1), datagram, None, || true);
         let refused = |counter| Err(Refusal(counter));
         assert_eq!(admit(&initiation(&mut PeerMacs::new(&PUBLIC))), Ok(()));
         assert_eq!(admit(&initiation(&mut PeerMacs::new(&[8; 32]))), refused(Counter::RxBadMac1));
@@ -166,20 +165,19 @@ mod tests {
         let mut admitted = 0;
         for ms in 5010..5110 {
             for number in 0..50 {
-                admitted += u32::from(gate.admit(at(ms), source(number), &good, None, |_| false).is_ok());
+                admitted += u32::from(gate.admit(at(ms), source(number), &good, None, || false).is_ok());
             }
         }
         assert_eq!(admitted, 10 * STRANGERS_MAX);
-        assert_eq!(gate.admit(at(9000), source(1), &good, None, |_| false), Ok(()), "the flood is over");
+        assert_eq!(gate.admit(at(9000), source(1), &good, None, || false), Ok(()), "the flood is over");
     }
 
     #[test]
     fn a_flood_does_not_keep_peers_out_and_one_in_a_peers_name_not_the_others() {
         let (mut gate, good) = under_load(at(5000));
-        let is_peers = |address: IpAddr| address == source(7).ip() || address == source(8).ip();
-        let admitted = (0..100).filter(|_| gate.admit(at(5000), source(7), &good, None, is_peers).is_ok());
+        let admitted = (0..100).filter(|_| gate.admit(at(5000), source(7), &good, None, || true).is_ok());
         assert_eq!(admitted.count(), 5, "the burst of one source");
-        assert_eq!(gate.admit(at(5000), source(8), &good, None, is_peers), Ok(()));
+        assert_eq!(gate.admit(at(5000), source(8), &good, None, || true), Ok(()));
     }
 
     #[test]
@@ -194,9 +192,9 @@ mod tests {
         assert!(cookies.take_new().is_none(), "told once");
         let with_cookie = initiation(&mut macs);
         let refused = Err(Refusal(Counter::RxHandshakeFlood));
-        assert_eq!(gate.admit(at(5000), source(7), &with_cookie, None, |_| false), refused);
-        assert_eq!(gate.admit(at(5000), source(7), &with_cookie, Some(&key), |_| false), Ok(()));
-        assert_eq!(gate.admit(at(5000), source(8), &with_cookie, Some(&key), |_| false), refused);
-        assert_eq!(gate.admit(at(5000), source(7), &good, Some(&key), |_| false), refused);
+        assert_eq!(gate.admit(at(5000), source(7), &with_cookie, None, || false), refused);
+        assert_eq!(gate.admit(at(5000), source(7), &with_cookie, Some(&key), || false), Ok(()));
+        assert_eq!(gate.admit(at(5000), source(8), &with_cookie, Some(&key), || false), refused);
+        assert_eq!(gate.admit(at(5000), source(7), &good, Some(&key), || false), refused);
     }
 }

@@ -277,6 +277,7 @@ impl Peer {
         }
         let (sent, received) = self.activity.see(now.at, traffic);
         self.udp_at = self.udp_at.max(traffic.by_udp.filter(|at| *at <= now.at));
+        self.relay_at = self.relay_at.max(traffic.by_relay.filter(|at| *at <= now.at));
         if sent || received {
             self.put_persistent_off();
         }

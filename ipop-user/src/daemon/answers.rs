@@ -259,7 +259,7 @@ impl Daemon {
 
     /// The path that packets take now, and one sentence why.
     fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
-        let is_direct = !matches!(view.path, Path::Overlay { .. });
+        let is_direct = !matches!(view.path, Path::Overlay { .. } | Path::Relay { .. });
         let is_sealed = view.path.security() == Some(Security::Sealed);
         if self.config.datapath.seal == config::Seal::User && is_sealed && is_direct {
             return (api::Path::DirectUser, "datapath.seal = \"user\" in the configuration".to_owned());
@@ -289,6 +289,7 @@ impl Daemon {
             (Path::User { reason: UserReason::OffThere, .. }, _) => {
                 (api::Path::DirectUser, "the kernel path is off on the peer".to_owned())
             }
+            (Path::Relay { by, .. }, _) => (api::Path::Relay, self.why_relayed(peer, by)),
             (Path::Overlay { to, .. }, _) => (api::Path::Overlay, self.why_carried(to)),
             (Path::None(why), _) => (api::Path::None, no_path(why, peer, view.endpoint)),
         }
@@ -416,6 +417,7 @@ impl Daemon {
             (None, Ok(())) => Err("not installed".to_owned()),
         };
         let mut steps = match view.path {
+            Path::Relay { by, .. } => self.relay_steps(peer, by),
             Path::Overlay { to, .. } => self.overlay_steps(to),
             _ => Vec::new(),
         };
@@ -442,8 +444,8 @@ impl Daemon {
             return Ok("sealed, as configured".to_owned());
         }
         let underlay = &self.config.underlay;
-        if view.endpoint.is_some_and(|endpoint| endpoint.overlay().is_some()) {
-            return Err("sealed: other nodes carry the packets".to_owned());
+        if view.endpoint.is_some_and(|endpoint| endpoint.udp().is_none()) {
+            return Err("sealed: other nodes pass the packets on".to_owned());
         }
         match (view.endpoint.and_then(Endpoint::udp), &peer.reach) {
             (Some(endpoint), _) if !underlay.trusts(endpoint.ip()) => {
@@ -472,7 +474,7 @@ impl Daemon {
                 Ok("nobody: the link is clear".to_owned())
             }
             (_, config::Seal::User) => Ok("the daemon, as configured".to_owned()),
-            (Path::User { .. } | Path::Overlay { .. }, _) => Ok("the daemon".to_owned()),
+            (Path::User { .. } | Path::Relay { .. } | Path::Overlay { .. }, _) => Ok("the daemon".to_owned()),
             _ if !kernel => Ok("the daemon".to_owned()),
             (_, config::Seal::Kernel) => Ok("the kernel, as configured".to_owned()),
             (_, config::Seal::Auto) => Ok("the kernel; flows with super-packets, the daemon".to_owned()),

@@ -78,6 +78,10 @@ impl Daemon {
         let reach = match self.node.peer(id).and_then(|view| view.endpoint) {
             None => return false,
             Some(Place::Udp(endpoint)) => self.reach(endpoint.ip()).await,
+            Some(Place::Relay { by, .. }) => match self.place_of(by) {
+                Some(place) => self.reach(place.ip()).await,
+                None => Err("the relay is not connected".to_owned()),
+            },
             Some(Place::Overlay(_)) => Err(CARRIED.to_owned()),
         };
         if let Ok(reach) = &reach
@@ -227,10 +231,11 @@ impl Daemon {
     pub(super) fn publish_table(&self) {
         let link = |peer: &PeerState| {
             let view = self.node.peer(peer.id)?;
-            peer.user_link(&view, &self.sealing, self.config.network.mtu)
+            peer.user_link(&view, &self.sealing, self.config.network.mtu, |node| self.place_of(node))
         };
-        let table =
+        let mut table =
             table(&self.config.network.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
+        self.fill_in_relays(&mut table);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));
         self.user.table_changed();

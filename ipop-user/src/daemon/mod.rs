@@ -32,6 +32,7 @@ mod peers;
 mod pings;
 mod predecessor;
 mod probes;
+mod relays;
 mod remembered;
 mod ring;
 mod sealing;
@@ -172,7 +173,7 @@ impl Daemon {
                     // An echo that comes back is taken for behind all that the data threads had carried.
                     for _ in 0..events.carried.len() {
                         let Ok(datagram) = events.carried.try_recv() else { break };
-                        self.carry(datagram.to, &datagram.bytes);
+                        self.send(datagram.to, &datagram.bytes);
                     }
                     self.on_user_event(&event);
                     // Events come in bursts; each look at what follows from them costs more than they.
@@ -182,17 +183,17 @@ impl Daemon {
                     }
                 }
                 Event::Handshake(handshake) => {
-                    self.shake(Endpoint::Udp(handshake.from), &handshake.bytes);
+                    self.shake(handshake.from, &handshake.bytes);
                     for _ in 0..BURST {
                         let Ok(handshake) = events.handshakes.try_recv() else { break };
-                        self.shake(Endpoint::Udp(handshake.from), &handshake.bytes);
+                        self.shake(handshake.from, &handshake.bytes);
                     }
                 }
                 Event::Carried(datagram) => {
-                    self.carry(datagram.to, &datagram.bytes);
+                    self.send(datagram.to, &datagram.bytes);
                     for _ in 0..BURST {
                         let Ok(datagram) = events.carried.try_recv() else { break };
-                        self.carry(datagram.to, &datagram.bytes);
+                        self.send(datagram.to, &datagram.bytes);
                     }
                 }
                 Event::Word(word) => self.hear_word(word),
@@ -408,6 +409,7 @@ impl Daemon {
                 self.begin_handover(peer, to);
                 self.node.handle_command(Command::Endpoint { peer, endpoint: Some(to) }, now);
                 self.stale.elsewhere(peer);
+                self.relay_moved(peer);
             }
             Deed::Failed(peer) => {
                 info!(peer = self.name_of(peer), "no answer to handshakes");
@@ -438,7 +440,10 @@ impl Daemon {
                 Output::Addresses { peer, addresses, since, knows_ours } => {
                     self.claimed(peer, &addresses, (since, knows_ours));
                 }
-                Output::Link { public_key, endpoints } => self.call_node(public_key, &endpoints),
+                Output::Link { public_key, places } => self.call_node(public_key, &places),
+                Output::Move { peer, to } => self.set_endpoint(peer, Some(to)),
+                Output::Relay { label, ends } => self.relay(label, ends),
+                Output::Unrelay { label } => self.unrelay(label),
                 Output::Unlink { peer } => self.unlink(peer),
                 Output::Carried { from, datagram } => self.carried_in(from, &datagram),
                 Output::Echoed { token, rtt, hops, .. } => {
@@ -463,6 +468,7 @@ impl Daemon {
     fn send(&mut self, to: Endpoint, datagram: &[u8]) {
         match to {
             Endpoint::Udp(to) => self.transmit(to, datagram),
+            Endpoint::Relay { by, label } => self.send_by_relay(by, label, datagram),
             Endpoint::Overlay(to) => self.carry(to, datagram),
         }
     }
@@ -539,6 +545,7 @@ impl std::fmt::Display for Described {
             Path::User { endpoint, mtu, security, .. } => {
                 write!(f, "direct-user, {}, to {endpoint}, MTU {mtu}", word(security))
             }
+            Path::Relay { by, mtu, .. } => write!(f, "relay, sealed, by {by:?}, MTU {mtu}"),
             Path::Overlay { to, mtu } => write!(f, "overlay, sealed, to {to:?}, MTU {mtu}"),
             Path::None(NoPath::NoEndpoint) => f.write_str("none: no endpoint is known"),
             Path::None(NoPath::NoRoute) => f.write_str("none: no route"),

@@ -34,6 +34,8 @@ pub(super) struct Overlay {
     pub(super) ways: WaysIn,
     /// Addresses that nobody has, and until when that is taken to be so.
     absent: BTreeMap<IpAddr, Instant>,
+    /// Between whom this node relays, by label.
+    pub(super) relayed: BTreeMap<u32, [PeerId; 2]>,
     /// What is written down for the next run.
     remembered: Remembered,
     remember_at: Instant,
@@ -44,6 +46,7 @@ impl Overlay {
         Ok(Self {
             ways: WaysIn::new(config, key)?,
             absent: BTreeMap::new(),
+            relayed: BTreeMap::new(),
             remembered: Remembered::read(&config.node.state_dir, &config.network.name),
             remember_at: clock::now().after(REMEMBER),
         })
@@ -184,14 +187,12 @@ impl Daemon {
     }
 
     /// The ring wants a session with a node.
-    pub(super) fn call_node(&mut self, public_key: [u8; 32], places: &[SocketAddr]) {
+    pub(super) fn call_node(&mut self, public_key: [u8; 32], places: &[Endpoint]) {
         let key = PublicKey::from_bytes(public_key);
-        let candidates: Vec<Endpoint> = places
-            .iter()
-            .filter(|place| self.may_be_place(place.ip()) && place.port() != 0)
-            .take(CANDIDATES_MAX)
-            .map(|place| Endpoint::Udp(*place))
-            .collect();
+        let may_be = |place: &&Endpoint| {
+            place.udp().is_none_or(|place| self.may_be_place(place.ip()) && place.port() != 0)
+        };
+        let candidates: Vec<Endpoint> = places.iter().filter(may_be).take(CANDIDATES_MAX).copied().collect();
         let id = match self.node.peer_of_key(&public_key) {
             Some(id) => id,
             None => match self.add_found(name_of(&public_key), key, None) {
@@ -203,9 +204,9 @@ impl Daemon {
             },
         };
         self.set_candidates(id, &candidates);
-        let is_carried =
-            self.node.peer(id).and_then(|view| view.endpoint).is_some_and(|e| e.overlay().is_some());
-        if is_carried || self.sealing.current(id).is_none() {
+        let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
+        let is_direct = endpoint.is_none_or(|endpoint| endpoint.udp().is_some());
+        if !is_direct || self.sealing.current(id).is_none() {
             self.sealing.call_candidates(id);
         }
     }

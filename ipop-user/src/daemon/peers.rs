@@ -10,7 +10,9 @@ use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, M
 use ipop_common::maps::{Link, PrefixKey};
 use ipop_common::{Address, Family, sealed};
 use ipop_overlay::session::AddError;
-use ipop_overlay::{AddPeerError, Endpoint, Instant, NoPath, Path, PeerId, PeerView, Security, UserReason};
+use ipop_overlay::{
+    AddPeerError, Endpoint, Instant, NoPath, NodeAddress, Path, PeerId, PeerView, Security, UserReason,
+};
 
 use super::clock;
 use super::handover::Handover;
@@ -129,6 +131,11 @@ impl PeerState {
         self.origin == Origin::Configured
     }
 
+    /// Its address on the overlay.
+    pub(super) fn node_address(&self) -> NodeAddress {
+        NodeAddress::of_key(self.config.public_key.as_bytes())
+    }
+
     /// Whether packets may go to it now, or have to wait.
     fn may_send(&self) -> bool {
         self.takes_packets && self.handover.is_none()
@@ -151,6 +158,7 @@ impl PeerState {
         let reach = self.reach.as_ref().map_err(Clone::clone)?;
         let (endpoint, mtu, security, send) = match view.path {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
+            Path::Relay { .. } => return Err("the packets go by a relay".to_owned()),
             Path::Overlay { .. } => return Err("other nodes carry the packets".to_owned()),
             Path::Kernel { endpoint, mtu, security } => (endpoint, mtu, security, true),
             // On this side off, the switch in the maps says so.
@@ -186,7 +194,14 @@ impl PeerState {
     }
 
     /// The peer's link in the user path's table; `None` while it is not known where the peer is.
-    pub(super) fn user_link(&self, view: &PeerView, sealing: &Sealing, configured: Mtu) -> Option<UserLink> {
+    /// `place_of` tells where a relay is.
+    pub(super) fn user_link(
+        &self,
+        view: &PeerView,
+        sealing: &Sealing,
+        configured: Mtu,
+        place_of: impl Fn(NodeAddress) -> Option<SocketAddr>,
+    ) -> Option<UserLink> {
         // Also where the kernel path carries the packets: the user path takes what that misses.
         let name = &self.config.name;
         let mut link = match view.endpoint? {
@@ -199,9 +214,9 @@ impl PeerState {
                 let mtu = view.path.mtu().unwrap_or(waiting);
                 UserLink::new(name, self.link_id, local, endpoint, mtu)
             }
-            Endpoint::Overlay(to) => {
+            to @ (Endpoint::Relay { .. } | Endpoint::Overlay(_)) => {
                 let mtu = view.path.mtu().unwrap_or(OVERLAY_MTU.min(mtu_max(configured)));
-                UserLink::on_overlay(name, self.link_id, to, mtu)
+                UserLink::around(name, self.link_id, to, to.relay().and_then(place_of), mtu)
             }
         };
         if !view.takes_clear {

@@ -129,7 +129,7 @@ impl Daemon {
         use ipop_overlay::Path;
         let path = self.node.peer(peer).map(|view| view.path);
         match path {
-            Some(Path::Kernel { .. } | Path::User { .. }) => false,
+            Some(Path::Kernel { .. } | Path::User { .. } | Path::Relay { .. }) => false,
             _ => self.node.ring().is_some(),
         }
     }

@@ -4,6 +4,7 @@ use ipop_overlay::NodeAddress;
 use ipop_overlay::ring::{EdgeView, Outlook, Ring, Roles};
 
 use super::overlay::Overlay;
+use super::peers::PeerState;
 use super::pings::micros;
 use super::probes::nodes_estimate;
 use super::{Daemon, clock};
@@ -111,6 +112,39 @@ impl Daemon {
             }
             Outlook::Quiet => Err("too little traffic for a direct link yet".to_owned()),
         }
+    }
+
+    /// One sentence about packets that a relay passes on.
+    pub(super) fn why_relayed(&self, peer: &PeerState, by: NodeAddress) -> String {
+        let relay = self.node_ref(by).label();
+        format!("{relay} passes the packets on: {}", self.why_not_direct(peer))
+    }
+
+    fn why_not_direct(&self, peer: &PeerState) -> String {
+        let Some(ring) = self.node.ring() else { return "there is no overlay".to_owned() };
+        match ring.upgrade_at(peer.node_address()) {
+            Some(at) => {
+                let seconds = at.since(clock::now()).as_secs() + 1;
+                format!("no way by UDP was found; it is tried again in {seconds} s")
+            }
+            None => "a direct link is being made".to_owned(),
+        }
+    }
+
+    /// The questions about packets that a relay passes on.
+    pub(super) fn relay_steps(&self, peer: &PeerState, by: NodeAddress) -> Vec<Step> {
+        let relay = self.node_ref(by).label();
+        let place = self.place_of(by);
+        let connected = place.map(|place| format!("{relay}, at {place}"));
+        let step = |check: &str, outcome: Result<String, String>| Step {
+            check: check.to_owned(),
+            ok: outcome.is_ok(),
+            detail: outcome.unwrap_or_else(|reason| reason),
+        };
+        vec![
+            step("relay", connected.ok_or_else(|| format!("{relay} is not connected"))),
+            step("direct link", Err(self.why_not_direct(peer))),
+        ]
     }
 
     /// The questions about packets that others carry.

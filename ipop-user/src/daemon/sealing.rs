@@ -69,8 +69,8 @@ struct Live {
     received_ns: u64,
     /// When data went out last, as of the last look.
     sent_ns: u64,
-    /// When other nodes had last carried something here, by the last look.
-    carried_ns: u64,
+    /// When other nodes had last relayed or carried something here, by the last look.
+    around_ns: u64,
 }
 
 /// The sessions of one node.
@@ -196,7 +196,7 @@ impl Sealing {
             confirmed: true,
             received_ns: 0,
             sent_ns: 0,
-            carried_ns: 0,
+            around_ns: 0,
         };
         self.add(agreed.local, live);
         self.current.entry(peer).or_insert(agreed.local);
@@ -226,11 +226,13 @@ impl Sealing {
     pub(super) fn authenticated(&mut self, local: u32, from: Endpoint) -> Option<PeerId> {
         let live = self.live.get(&local)?;
         let (peer, now) = (live.peer, now());
-        if from.overlay().is_some() {
-            // It does not count against where UDP brings packets from; of those the core is to know.
+        if from.udp().is_none() {
+            // It does not count against where shorter ways bring packets from; of those the core is to know.
             let (_, received) = self.places.of(local).last_traffic();
-            let by_udp = at(received.max(live.user.heard().udp_ns));
-            self.core.traffic(now, local, &Traffic { by_udp, ..Traffic::default() });
+            let heard = live.user.heard();
+            let by_udp = at(received.max(heard.udp_ns));
+            let by_relay = at(heard.relay_ns).filter(|_| from.relay().is_none());
+            self.core.traffic(now, local, &Traffic { by_udp, by_relay, ..Traffic::default() });
         }
         self.core.authenticated_from(now, local, from);
         Some(peer)
@@ -293,7 +295,7 @@ impl Sealing {
             let place = self.places.of(*local);
             let (sent, by_udp) = place.last_traffic();
             let heard = live.user.heard();
-            let received = by_udp.max(heard.carried_data_ns);
+            let received = by_udp.max(heard.around_data_ns);
             let (has_come, has_gone) = (received > live.received_ns, sent > live.sent_ns);
             (live.received_ns, live.sent_ns) = (received.max(live.received_ns), sent.max(live.sent_ns));
             if has_come || has_gone {
@@ -306,15 +308,16 @@ impl Sealing {
                 received,
                 received_data: received,
                 by_udp,
+                by_relay: at(heard.relay_ns),
                 send_counter: place.sent(),
             };
             self.core.traffic(now, *local, &traffic);
             // Told again, since UDP may have fallen silent meanwhile.
-            if let Some((from, at_ns)) = heard.carried
-                && at_ns > live.carried_ns
+            if let Some((from, at_ns)) = heard.around
+                && at_ns > live.around_ns
             {
-                live.carried_ns = at_ns;
-                self.core.authenticated_from(now, *local, Endpoint::Overlay(from));
+                live.around_ns = at_ns;
+                self.core.authenticated_from(now, *local, from);
             }
         }
         busy
@@ -384,7 +387,7 @@ impl Sealing {
             confirmed: false,
             received_ns: 0,
             sent_ns: 0,
-            carried_ns: 0,
+            around_ns: 0,
         };
         self.add(local, live);
         install.peer

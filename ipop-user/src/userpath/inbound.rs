@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use ipop_common::ingress::{self, Clear};
 use ipop_common::inner::Inner;
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
-use ipop_common::{Address, Counter, Cursor, gpe, sealed};
+use ipop_common::{Address, Counter, Cursor, gpe, relay, sealed};
 use ipop_overlay::session::Gate;
 use ipop_overlay::{Endpoint, Instant, Refusal, introduction};
 
@@ -16,7 +16,7 @@ use super::coalesce::Coalescer;
 use super::outbound::Context;
 use super::pool::{Memory, Piece, Pool};
 use super::session::UserSession;
-use super::{HandshakeDatagram, UserEvent};
+use super::{CarriedDatagram, HandshakeDatagram, UserEvent};
 
 /// What one receive call delivered: datagrams of one sender, one after another.
 #[derive(Clone, Copy, Debug)]
@@ -128,15 +128,18 @@ impl Inbound {
         context: &Context<'_>,
     ) {
         let bytes = pool.bytes(datagram);
-        // Who carries could have written what is not sealed. Handshakes do not come this way.
+        // Who carries could have written what is not sealed. Handshakes do not come this way, but by relays.
         let result = match (bytes.first(), bundle.from) {
+            (Some(&relay::TYPE), Endpoint::Udp(from)) => {
+                self.relayed(datagram, from, bundle, pool, frames, context)
+            }
             (Some(&gpe::FLAGS), Endpoint::Udp(from)) => self.clear(datagram, from, pool, frames, context),
             (Some(&wireguard::TYPE_TRANSPORT), _) => self.sealed(datagram, bundle, pool, frames, context),
             (
                 Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)),
-                Endpoint::Udp(from),
+                from @ (Endpoint::Udp(_) | Endpoint::Relay { .. }),
             ) => handshake(&mut self.gate, bytes, (from, bundle.socket), context),
-            (Some(&introduction::TYPE), Endpoint::Udp(from)) if bytes.len() == introduction::LEN => {
+            (Some(&introduction::TYPE), from @ Endpoint::Udp(_)) if bytes.len() == introduction::LEN => {
                 introduce(&mut self.gate, bytes, (from, bundle.socket), context)
             }
             _ => Err(Counter::RxUnknownMessage),
@@ -144,6 +147,30 @@ impl Inbound {
         if let Err(counter) = result {
             context.counters.add(counter, 1);
         }
+    }
+
+    /// Takes in what a relay has passed on, or has passed on what is between others.
+    fn relayed(
+        &mut self,
+        datagram: Piece,
+        from: SocketAddr,
+        bundle: &Bundle,
+        pool: &mut Pool,
+        frames: &mut Coalescer,
+        context: &Context<'_>,
+    ) -> Result<(), Counter> {
+        let bytes = pool.bytes(datagram);
+        let label = relay::label(bytes, 0).ok_or(Counter::RxBadRelayFrame)?;
+        if let Some(to) = context.table.next_hop(label, from) {
+            let onward = CarriedDatagram { to: Endpoint::Udp(to), bytes: bytes.to_vec() };
+            context.listeners.carried.try_send(onward).map_err(|_| Counter::RxRelayFull)?;
+            context.counters.add(Counter::RxRelayed, 1);
+            return Ok(());
+        }
+        let by = context.table.node_at(from).ok_or(Counter::RxUnknownLabel)?;
+        let bundle = Bundle { from: Endpoint::Relay { by, label }, ..*bundle };
+        self.datagram(datagram.behind(relay::HEADER_LEN as u32), &bundle, pool, frames, context);
+        Ok(())
     }
 
     fn clear(
@@ -212,7 +239,7 @@ impl Inbound {
         }
         match bundle.from {
             Endpoint::Udp(_) => place.note_received(context.now_ns),
-            Endpoint::Overlay(_) => session.note_carried_data(context.now_ns),
+            Endpoint::Relay { .. } | Endpoint::Overlay(_) => session.note_around_data(context.now_ns),
         }
         let inner = sealed::admit(context.table, bytes, text.len, slot)?;
         self.count(slot, u64::from(inner.total_len), context);
@@ -258,12 +285,13 @@ fn message(local: u32, text: &[u8], context: &Context<'_>) -> Result<(), Counter
 fn handshake(
     gate: &mut Gate,
     bytes: &[u8],
-    (from, socket): (SocketAddr, u8),
+    (from, socket): (Endpoint, u8),
     context: &Context<'_>,
 ) -> Result<(), Counter> {
     let now = Instant::from_nanos(context.now_ns);
     let cookies = context.listeners.cookies.load();
-    let is_peers = |address| context.table.has_peer_at(address);
+    // A relay is one.
+    let is_peers = || from.udp().is_none_or(|from| context.table.has_peer_at(from.ip()));
     let filter = context.places.filter();
     gate.tell_load(filter.is_closed(context.now_ns));
     let verdict = gate.admit(now, from, bytes, cookies.as_deref(), is_peers);
@@ -279,7 +307,7 @@ fn handshake(
 fn introduce(
     gate: &mut Gate,
     bytes: &[u8],
-    (from, socket): (SocketAddr, u8),
+    (from, socket): (Endpoint, u8),
     context: &Context<'_>,
 ) -> Result<(), Counter> {
     gate.admit_introduction(Instant::from_nanos(context.now_ns)).map_err(|Refusal(counter)| counter)?;

@@ -39,7 +39,7 @@ mod worker;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc as sync_mpsc};
@@ -87,7 +87,7 @@ impl fmt::Display for Io {
 /// [`Gate`](ipop_overlay::session::Gate) admits it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeDatagram {
-    pub from: SocketAddr,
+    pub from: Endpoint,
     /// Index into [`QueueFiles::sockets`] of the socket that it came in on.
     pub socket: usize,
     pub bytes: Box<[u8]>,
@@ -107,10 +107,10 @@ pub enum UserEvent {
     Authenticated { local: u32, from: Endpoint },
 }
 
-/// A sealed datagram for other nodes to carry.
+/// A sealed datagram for other nodes to carry, or a relay frame that is to be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarriedDatagram {
-    pub to: NodeAddress,
+    pub to: Endpoint,
     pub bytes: Vec<u8>,
 }
 
@@ -120,7 +120,7 @@ pub struct Listeners {
     pub events: mpsc::Sender<UserEvent>,
     /// Handshake messages, apart: a flood of them must not drown the events.
     pub handshakes: mpsc::Sender<HandshakeDatagram>,
-    /// What other nodes are to carry, apart: there is as much of it as of packets.
+    /// What other nodes are to carry, and what this one is to pass on, apart: there is as much of it as of packets.
     pub carried: mpsc::Sender<CarriedDatagram>,
     /// Tells who knows this node's public key.
     pub mac1: Mac1Key,

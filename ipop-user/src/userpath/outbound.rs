@@ -10,7 +10,7 @@ use ipop_common::inner::{Inner, InnerError};
 use ipop_common::maps::LinkRef;
 use ipop_common::tables::{Stale, Tables, follow};
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
-use ipop_common::{Counter, Family, egress};
+use ipop_common::{Counter, Family, egress, relay};
 use ipop_overlay::{Endpoint, NodeAddress};
 
 use super::batch::{Batch, Company, Part, Route};
@@ -100,6 +100,8 @@ struct Sealed {
     next: usize,
     session: Arc<UserSession>,
     mtu: u16,
+    /// The label by which a relay passes it on.
+    label: Option<u32>,
 }
 
 /// Why a packet does not go out.
@@ -306,7 +308,11 @@ impl Outbound {
         let cut = match (&link.carriage, whole) {
             (Carriage::Sealed(_), whole) => {
                 let session = session.ok_or(Refusal::Wait(Wanted::Session(slot)))?;
-                Cut::Sealed(Sealed { packet, whole, next: 0, session, mtu: link.link.mtu })
+                let label = match link.endpoint {
+                    Endpoint::Relay { label, .. } => Some(label),
+                    Endpoint::Udp(_) | Endpoint::Overlay(_) => None,
+                };
+                Cut::Sealed(Sealed { packet, whole, next: 0, session, mtu: link.link.mtu, label })
             }
             (Carriage::Clear(id), Some(whole)) => {
                 Cut::Segments { packet, header: clear_header(*id, inner.family), whole, next: 0 }
@@ -326,8 +332,13 @@ impl Outbound {
                 let socket = self.families.socket_for(&endpoint)?;
                 Some(Way::Send(Route { socket, endpoint, traffic }))
             }
+            (Endpoint::Relay { .. }, Carriage::Sealed(_)) => {
+                let endpoint = link.via?;
+                let socket = self.families.socket_for(&endpoint)?;
+                Some(Way::Send(Route { socket, endpoint, traffic }))
+            }
             (Endpoint::Overlay(to), Carriage::Sealed(_)) => Some(Way::Carry { to, traffic }),
-            (Endpoint::Overlay(_), Carriage::Clear(_)) => None,
+            (Endpoint::Relay { .. } | Endpoint::Overlay(_), Carriage::Clear(_)) => None,
         }
     }
 
@@ -368,9 +379,9 @@ impl Sealed {
         self.whole.as_ref().map_or(self.packet.len as usize, |whole| whole.segment_len(index))
     }
 
-    /// Length of the next message.
+    /// Length of the next message, with what a relay frame has before it.
     fn block_len(&self) -> usize {
-        sealed_len(self.text_len(self.next), self.mtu)
+        sealed_len(self.text_len(self.next), self.mtu) + self.label.map_or(0, |_| relay::HEADER_LEN)
     }
 
     /// Seals the next segment into the batch: the message, and how many bytes it carries.
@@ -387,7 +398,7 @@ impl Sealed {
             let result = result.and_then(|place| {
                 let mut bytes = vec![0; self.block_len()];
                 let len = self.seal_into(&mut bytes, pool, context)?;
-                place.send(CarriedDatagram { to, bytes });
+                place.send(CarriedDatagram { to: Endpoint::Overlay(to), bytes });
                 Ok(len)
             });
             match result {
@@ -402,7 +413,12 @@ impl Sealed {
     }
 
     /// Seals the next segment into a block of its length; how many bytes it carries.
-    fn seal_into(&self, block: &mut [u8], pool: &Pool, context: &Context<'_>) -> Result<usize, Counter> {
+    fn seal_into(&self, mut block: &mut [u8], pool: &Pool, context: &Context<'_>) -> Result<usize, Counter> {
+        if let Some(label) = self.label {
+            let (header, message) = block.split_first_chunk_mut().ok_or(Counter::TxQueueFull)?;
+            *header = relay::header(label);
+            block = message;
+        }
         let text_len = self.text_len(self.next);
         let no_room = Counter::TxQueueFull;
         let text = block.get_mut(TRANSPORT_HEADER_LEN..).and_then(|rest| rest.get_mut(..text_len));

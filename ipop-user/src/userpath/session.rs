@@ -9,7 +9,7 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, Unb
 use ipop_common::Counter;
 use ipop_common::session::Session;
 use ipop_common::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader, padded_len};
-use ipop_overlay::{Endpoint, NodeAddress};
+use ipop_overlay::Endpoint;
 
 /// Bytes that a sealed packet takes beside its text: header and tag.
 pub const OVERHEAD: usize = TRANSPORT_HEADER_LEN + TAG_LEN;
@@ -30,10 +30,12 @@ pub struct Heard {
     pub source: Option<Endpoint>,
     /// The last one by UDP.
     pub udp_ns: u64,
-    /// The last one that other nodes carried, and whose name it came in.
-    pub carried: Option<(NodeAddress, u64)>,
-    /// The last carried one that was an IP packet. Of those by UDP, the session's place says it.
-    pub carried_data_ns: u64,
+    /// The last one that other nodes relayed or carried, and by what way it came.
+    pub around: Option<(Endpoint, u64)>,
+    /// The last one that a relay passed on.
+    pub relay_ns: u64,
+    /// The last such one that was an IP packet. Of those by UDP, the session's place says it.
+    pub around_data_ns: u64,
 }
 
 impl std::fmt::Debug for UserSession {
@@ -121,14 +123,18 @@ impl UserSession {
         let mut heard = self.lock();
         match source {
             Endpoint::Udp(_) => heard.udp_ns = now_ns,
-            Endpoint::Overlay(from) => heard.carried = Some((from, now_ns)),
+            Endpoint::Relay { .. } => {
+                heard.relay_ns = now_ns;
+                heard.around = Some((source, now_ns));
+            }
+            Endpoint::Overlay(_) => heard.around = Some((source, now_ns)),
         }
         heard.source.replace(source) != Some(source)
     }
 
-    /// Notes that an authentic packet which other nodes carried was an IP packet.
-    pub fn note_carried_data(&self, now_ns: u64) {
-        self.lock().carried_data_ns = now_ns;
+    /// Notes that an authentic packet which other nodes relayed or carried was an IP packet.
+    pub fn note_around_data(&self, now_ns: u64) {
+        self.lock().around_data_ns = now_ns;
     }
 
     /// What has come so far.
@@ -171,6 +177,7 @@ mod tests {
     use ipop_common::aead;
     use ipop_common::maps::LinkRef;
     use ipop_common::session::Agreed;
+    use ipop_overlay::NodeAddress;
 
     use super::*;
 
@@ -239,7 +246,7 @@ mod tests {
         assert!(session.came_from(around, 4));
         assert!(!session.came_from(around, 5));
         let heard = session.heard();
-        assert_eq!((heard.udp_ns, heard.carried), (3, Some((NodeAddress([7; 20]), 5))));
+        assert_eq!((heard.udp_ns, heard.around), (3, Some((around, 5))));
         session.forget_source();
         assert!(session.came_from(around, 6));
     }

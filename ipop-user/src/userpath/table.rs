@@ -23,8 +23,10 @@ pub struct UserLink {
     pub id: LinkId,
     /// Epoch, lease, outer addresses, flags and MTU; the header template is not used here.
     pub link: Link,
-    /// Where the peer's daemon listens, or where other nodes carry to.
+    /// Where the peer's daemon listens, or where other nodes relay or carry to.
     pub endpoint: Endpoint,
+    /// Where the relay is, if there is one.
+    pub via: Option<SocketAddr>,
     /// False: packets to the peer are answered with ICMP unreachable. What it sends is still taken.
     pub reachable: bool,
     pub carriage: Carriage,
@@ -53,21 +55,23 @@ impl UserLink {
             id,
             link,
             endpoint: Endpoint::Udp(endpoint),
+            via: None,
             reachable: true,
             carriage: Carriage::Clear(id),
             traffic: Arc::default(),
         }
     }
 
-    /// As [`UserLink::new`], to a peer that other nodes carry to: sealed, with no session yet. Nothing clear is
-    /// taken from it.
-    pub fn on_overlay(name: &str, id: LinkId, to: NodeAddress, mtu: u16) -> Self {
+    /// As [`UserLink::new`], to a peer that other nodes carry to, or one relays to that is at `via`: sealed, with
+    /// no session yet. Nothing clear is taken from it.
+    pub fn around(name: &str, id: LinkId, to: Endpoint, via: Option<SocketAddr>, mtu: u16) -> Self {
         let link = Link { lease_until_ns: u64::MAX, epoch: 1, mtu, outer_version: 4, ..Link::EMPTY };
         Self {
             name: name.into(),
             id,
             link,
-            endpoint: Endpoint::Overlay(to),
+            endpoint: to,
+            via,
             reachable: true,
             carriage: Carriage::Sealed(None),
             traffic: Arc::default(),
@@ -96,6 +100,10 @@ pub struct Table {
     sessions: HashMap<u32, (u32, Arc<UserSession>)>,
     /// Where the peers' daemons are.
     places: HashSet<IpAddr>,
+    /// Which node is at a place: what it relays comes from there.
+    nodes: HashMap<SocketAddr, NodeAddress>,
+    /// Between which places this node relays, by label.
+    relayed: HashMap<u32, [SocketAddr; 2]>,
     /// Prefixes of addresses whose owner may be found; not those in `absent`, which nobody has.
     searched: Vec<PrefixKey>,
     absent: HashSet<Address>,
@@ -112,6 +120,8 @@ impl Table {
             prefixes: Vec::new(),
             sessions: HashMap::new(),
             places: HashSet::new(),
+            nodes: HashMap::new(),
+            relayed: HashMap::new(),
             searched: Vec::new(),
             absent: HashSet::new(),
         }
@@ -176,6 +186,30 @@ impl Table {
     /// The session that this node knows by `local`, and the slot of its peer.
     pub fn user_session(&self, local: u32) -> Option<(u32, &Arc<UserSession>)> {
         self.sessions.get(&local).map(|(slot, session)| (*slot, session))
+    }
+
+    /// What a node relays comes from this place.
+    pub fn insert_node(&mut self, place: SocketAddr, node: NodeAddress) {
+        self.nodes.insert(place, node);
+    }
+
+    /// What comes with this label from one of two places goes to the other.
+    pub fn insert_relayed(&mut self, label: u32, places: [SocketAddr; 2]) {
+        self.relayed.insert(label, places);
+    }
+
+    /// Where a relay frame is to be passed on to; `None` for one that is not between others.
+    pub fn next_hop(&self, label: u32, from: SocketAddr) -> Option<SocketAddr> {
+        match self.relayed.get(&label)? {
+            [a, b] if *a == from => Some(*b),
+            [a, b] if *b == from => Some(*a),
+            _ => None,
+        }
+    }
+
+    /// The node at a place.
+    pub fn node_at(&self, place: SocketAddr) -> Option<NodeAddress> {
+        self.nodes.get(&place).copied()
     }
 
     /// Whether a peer's daemon is at this address, as far as this node knows.

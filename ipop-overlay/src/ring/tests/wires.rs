@@ -56,8 +56,7 @@ fn golden_vectors_of_a_relay() {
     let ask = AskRelay { to: node(0x22) };
     assert_eq!(documented(&ask.to_bytes()), format!("09000000{}{}", twenty(0x22), "00".repeat(8)));
     assert_eq!(AskRelay::parse(&ask.to_bytes()), Some(ask));
-    let relay =
-        Relay { status: RelayStatus::Granted, label: 0x0102_0304, to: node(0x22), rtt_us: 0x0a0b };
+    let relay = Relay { status: RelayStatus::Granted, label: 0x0102_0304, to: node(0x22), rtt_us: 0x0a0b };
     assert_eq!(documented(&relay.to_bytes()), format!("0a00000001020304{}00000a0b", twenty(0x22)));
     assert_eq!(Relay::parse(&relay.to_bytes()), Some(relay));
 }
