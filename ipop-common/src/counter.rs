@@ -110,6 +110,8 @@ counters! {
     RxWrongInnerSource, "rx_wrong_inner_source", Refused, "the inner source address does not belong to the link's peer";
     RxRelayed, "rx_relayed", Ok, "relay frames between others, passed on";
     RxBadRelayFrame, "rx_bad_relay_frame", Refused, "a relay frame that cannot be read";
+    RxRelayLoop, "rx_relay_loop", Refused, "a relay frame that has travelled too far";
+    RxRelayLimit, "rx_relay_limit", Dropped, "relay frames between others, more than they may send";
     RxUnknownLabel, "rx_unknown_label", Refused, "a relay frame with a label that is not its sender's";
     RxRelayFull, "rx_relay_full", Dropped, "relay frames between others, more than the daemon passes on at a time";
     RxCarryFull, "rx_carry_full", Dropped, "carried here by other nodes, and more than the user path takes at a time";

@@ -11,6 +11,7 @@ use crate::filter::Kind;
 use crate::gpe::{self, HeaderError, LinkId, NextProtocol};
 use crate::inner::{Inner, InnerError, protocol};
 use crate::maps::{Link, LinkStats};
+use crate::relay;
 use crate::sealed::{Opening, TEXT_MAX};
 use crate::tables::{Stale, Tables, follow};
 use crate::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TYPE_INITIATION, TYPE_RESPONSE, TransportHeader};
@@ -46,6 +47,8 @@ pub enum Verdict {
     LeaveToUser,
     /// A handshake message, for the daemon if [`crate::filter`] admits it.
     Handshake(Handshake),
+    /// A relay frame between others, to be passed on.
+    Relay(Relaying),
     /// Valid, but the kernel's own VXLAN device has to remove the headers.
     LeaveToStack(Delivery),
 }
@@ -65,6 +68,15 @@ pub struct Handshake {
     pub kind: Kind,
     pub outer: Family,
     pub source: Address,
+}
+
+/// A relay frame that is to be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relaying {
+    pub label: u32,
+    /// Which of the ends it comes from.
+    pub from: u8,
+    pub outer: Family,
 }
 
 impl Delivery {
@@ -266,6 +278,9 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
 ) -> Verdict {
     const OVERHEAD: u16 = (UDP_LEN + TRANSPORT_HEADER_LEN + TAG_LEN) as u16;
     let Some(header) = TransportHeader::parse_at(cursor, UDP + UDP_LEN) else {
+        if let Some(label) = relay::label(cursor, UDP + UDP_LEN) {
+            return relayed::<C, T, UDP>(cursor, label, outer, tables, now_ns);
+        }
         return handshake::<C, UDP>(cursor, meta, outer);
     };
     if meta.gso || cursor.u16_at(UDP + 6) != Some(0) {
@@ -292,6 +307,25 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
             counter: header.counter,
             text_len,
         }),
+        _ => Verdict::LeaveToUser,
+    }
+}
+
+/// A relay frame: passed on if this node relays for its sender. One that is for this node is the daemon's.
+#[inline(always)]
+fn relayed<C: Cursor, T: Tables, const UDP: usize>(
+    cursor: C,
+    label: u32,
+    outer: &Outer,
+    tables: &T,
+    now_ns: u64,
+) -> Verdict {
+    let Some(relay) = tables.relay(label) else { return Verdict::LeaveToUser };
+    let Some(port) = cursor.u16_at(UDP) else { return Verdict::LeaveToUser };
+    match relay.end(&outer.source, port, &outer.destination) {
+        Some(from) if relay.lease_until_ns > now_ns => {
+            Verdict::Relay(Relaying { label, from: from as u8, outer: outer.family })
+        }
         _ => Verdict::LeaveToUser,
     }
 }

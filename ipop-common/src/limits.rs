@@ -9,6 +9,9 @@ pub const HOSTS_MAX: u32 = 16_384;
 /// Shorter prefixes that lead to links.
 pub const PREFIXES_MAX: u32 = 4096;
 
+/// Pairs of nodes between which one node relays.
+pub const RELAYS_MAX: u32 = 1024;
+
 /// How long the kernel path goes on without a daemon, in nanoseconds.
 ///
 /// Long enough to restart or upgrade a daemon by hand, short enough that a host whose daemon is

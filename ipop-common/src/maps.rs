@@ -22,14 +22,16 @@ pub mod name {
     pub const FLOWS: &str = "IPOP_FLOWS";
     /// Which handshake messages reach the daemon.
     pub const FILTER: &str = "IPOP_FILTER";
+    /// Between whom this node relays, by label.
+    pub const RELAYS: &str = "IPOP_RELAYS";
     /// The programs' own: what each CPU remembers.
     pub const LOCAL: &str = "IPOP_LOCAL";
     /// The programs' own: where each CPU seals and opens.
     pub const MEMORY: &str = "IPOP_MEMORY";
 
-    pub const ALL: [&str; 12] = [
-        CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, SESSIONS, FLOWS, FILTER, LOCAL,
-        MEMORY,
+    pub const ALL: [&str; 13] = [
+        CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, SESSIONS, FLOWS, FILTER, RELAYS,
+        LOCAL, MEMORY,
     ];
 }
 
@@ -194,7 +196,44 @@ impl LinkStats {
     }
 }
 
+/// One of two nodes between which this one relays.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayEnd {
+    /// Its outer address.
+    pub peer: Address,
+    /// Outer address of this node on the way to it.
+    pub local: Address,
+    pub ifindex: u32,
+    /// Destination and source of frames to it.
+    pub macs: [u8; 12],
+    /// Its UDP port, host order.
+    pub port: u16,
+    /// This node's, host order.
+    pub own_port: u16,
+    /// What a checksum grows by, in big-endian words, when a frame from here gets the addresses of one to the
+    /// other end; and its ports.
+    pub addresses: u16,
+    pub ports: u16,
+}
+
+/// Two nodes between which this one relays (hash, key: label). See [`crate::relay`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// CLOCK_MONOTONIC in nanoseconds; past it the entry is not used.
+    pub lease_until_ns: u64,
+    /// Bytes that may be passed on in a window; 0: any number.
+    pub limit: u64,
+    /// The present window, and the bytes passed on in it.
+    pub window: u64,
+    pub used: u64,
+    pub ends: [RelayEnd; 2],
+}
+
 const _: () = {
+    assert!(size_of::<RelayEnd>() == 56);
+    assert!(size_of::<Relay>() == 144);
     assert!(size_of::<Config>() == 40);
     assert!(core::mem::offset_of!(Config, owner) == 16);
     assert!(size_of::<LinkRef>() == 8);
@@ -215,6 +254,8 @@ mod pod {
     unsafe impl aya::Pod for super::Link {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::LinkStats {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Relay {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::address::Address {}
 }

@@ -8,12 +8,24 @@
 //! unchanged: whoever gets it answers by the same label. So a super-packet is passed on by a look at its outer
 //! headers and at its first frame.
 
+use core::net::SocketAddr;
+
+use crate::address::{Address, Family};
+use crate::checksum;
 use crate::cursor::Cursor;
+use crate::filter::WINDOW_NS;
+use crate::ingress::ETHERNET_LEN;
+use crate::maps::{Relay, RelayEnd};
 
 /// First byte of a relay frame.
 pub const TYPE: u8 = 5;
 /// What precedes the message.
 pub const HEADER_LEN: usize = 8;
+/// Headers of a frame that is passed on, up to the UDP ports.
+pub const V4_LEN: usize = ETHERNET_LEN + 20 + 4;
+pub const V6_LEN: usize = ETHERNET_LEN + 40 + 4;
+/// A frame with fewer hops left has gone in circles.
+const HOPS_MIN: u8 = 2;
 
 /// What precedes a message with this label.
 #[inline(always)]
@@ -28,6 +40,137 @@ pub fn label(packet: impl Cursor, offset: usize) -> Option<u32> {
     match packet.bytes::<HEADER_LEN>(offset)? {
         [TYPE, 0, 0, 0, a, b, c, d] => Some(u32::from_be_bytes([a, b, c, d])),
         _ => None,
+    }
+}
+
+/// How one end is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub ifindex: u32,
+    pub source_mac: [u8; 6],
+    pub next_hop_mac: [u8; 6],
+    pub local: Address,
+    pub own_port: u16,
+    pub peer: SocketAddr,
+}
+
+impl Relay {
+    /// A pair of nodes that are reached by these ways, and may send `limit` bytes in each 10 ms; 0: as much as
+    /// they like. `None` where they have different families, between which a program does not pass on.
+    pub fn new(ways: [&Way; 2], lease_until_ns: u64, limit: u64) -> Option<Self> {
+        let [a, b] = ways;
+        let (end_a, end_b) = (RelayEnd::new(a), RelayEnd::new(b));
+        if end_a.peer.family() != end_b.peer.family() {
+            return None;
+        }
+        let ends = [end_a.towards(&end_b), end_b.towards(&end_a)];
+        Some(Self { lease_until_ns, limit, window: 0, used: 0, ends })
+    }
+
+    /// Which of the ends a frame comes from.
+    #[inline(always)]
+    pub fn end(&self, source: &Address, port: u16, destination: &Address) -> Option<usize> {
+        let is = |end: &RelayEnd| end.port == port && end.peer == *source && end.local == *destination;
+        let [a, b] = &self.ends;
+        if is(a) {
+            return Some(0);
+        }
+        if is(b) { Some(1) } else { None }
+    }
+
+    /// Whether `len` bytes more are within the limit. Several processors may count at the same time, and miss
+    /// some of each other's.
+    #[inline(always)]
+    pub fn admits(&mut self, len: u32, now_ns: u64) -> bool {
+        if self.limit == 0 {
+            return true;
+        }
+        let window = now_ns / WINDOW_NS;
+        if self.window != window {
+            self.window = window;
+            self.used = 0;
+        }
+        self.used = self.used.wrapping_add(len as u64);
+        self.used <= self.limit
+    }
+}
+
+impl RelayEnd {
+    fn new(way: &Way) -> Self {
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&way.next_hop_mac);
+        macs[6..].copy_from_slice(&way.source_mac);
+        Self {
+            peer: Address::from(way.peer.ip()),
+            local: way.local,
+            ifindex: way.ifindex,
+            macs,
+            port: way.peer.port(),
+            own_port: way.own_port,
+            addresses: 0,
+            ports: 0,
+        }
+    }
+
+    /// With what changes in the checksums of frames that go from here to there.
+    fn towards(self, other: &Self) -> Self {
+        let addresses = |end: &Self| u32::from(checksum::fold(sum(&end.peer) + sum(&end.local)));
+        let ports = |end: &Self| u32::from(end.port) + u32::from(end.own_port);
+        let change = |new: u32, old: u32| checksum::fold(new + u32::from(!checksum::fold(old)));
+        Self {
+            addresses: change(addresses(other), addresses(&self)),
+            ports: change(ports(other), ports(&self)),
+            ..self
+        }
+    }
+}
+
+fn sum(address: &Address) -> u32 {
+    let bytes = address.to_bytes();
+    match address.family() {
+        Family::V4 => checksum::sum(bytes.get(12..).unwrap_or_default()),
+        Family::V6 => checksum::sum(&bytes),
+    }
+}
+
+/// Makes the headers of a frame from `from` those of one to `to`; false where it has gone too far.
+#[inline(always)]
+pub fn rewrite_v4(head: &mut [u8; V4_LEN], from: &RelayEnd, to: &RelayEnd) -> bool {
+    if head[22] < HOPS_MIN {
+        return false;
+    }
+    head[22] -= 1;
+    let check = u16::from_be_bytes([head[24], head[25]]);
+    // One hop less: 0x0100 less in a word, which is 0xfeff more.
+    let check = checksum::finish((!check) as u32 + from.addresses as u32 + 0xfeff);
+    [head[24], head[25]] = check.to_be_bytes();
+    copy_macs(head, to);
+    let ([.., a, b, c, d], [.., e, f, g, h]) = (to.local.to_bytes(), to.peer.to_bytes());
+    head[26..34].copy_from_slice(&[a, b, c, d, e, f, g, h]);
+    let ([a, b], [c, d]) = (to.own_port.to_be_bytes(), to.port.to_be_bytes());
+    head[34..38].copy_from_slice(&[a, b, c, d]);
+    true
+}
+
+/// As [`rewrite_v4`], over IPv6.
+#[inline(always)]
+pub fn rewrite_v6(head: &mut [u8; V6_LEN], to: &RelayEnd) -> bool {
+    if head[21] < HOPS_MIN {
+        return false;
+    }
+    head[21] -= 1;
+    copy_macs(head, to);
+    head[22..38].copy_from_slice(&to.local.to_bytes());
+    head[38..54].copy_from_slice(&to.peer.to_bytes());
+    let ([a, b], [c, d]) = (to.own_port.to_be_bytes(), to.port.to_be_bytes());
+    head[54..58].copy_from_slice(&[a, b, c, d]);
+    true
+}
+
+#[inline(always)]
+fn copy_macs<const N: usize>(head: &mut [u8; N], to: &RelayEnd) {
+    for (out, byte) in head.iter_mut().zip(to.macs) {
+        *out = byte;
     }
 }
 
@@ -52,5 +195,72 @@ mod tests {
             bent[at] ^= 1;
             assert_eq!(label(&bent[..], 0), None);
         }
+    }
+
+    fn way(peer: &str, local: &str, number: u8) -> Way {
+        let local: core::net::IpAddr = local.parse().unwrap();
+        Way {
+            ifindex: number.into(),
+            source_mac: [number; 6],
+            next_hop_mac: [number + 1; 6],
+            local: local.into(),
+            own_port: 15_000,
+            peer: peer.parse().unwrap(),
+        }
+    }
+
+    fn pair(limit: u64) -> Relay {
+        let ways = [way("192.0.2.1:4000", "192.0.2.9", 1), way("198.51.100.7:60001", "198.51.100.9", 7)];
+        Relay::new([&ways[0], &ways[1]], 1, limit).unwrap()
+    }
+
+    fn ip(text: &str) -> Address {
+        text.parse::<core::net::IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn a_frame_comes_from_one_of_the_ends_or_from_nobody() {
+        let relay = pair(0);
+        assert_eq!(relay.end(&ip("192.0.2.1"), 4000, &ip("192.0.2.9")), Some(0));
+        assert_eq!(relay.end(&ip("198.51.100.7"), 60_001, &ip("198.51.100.9")), Some(1));
+        for (source, port, destination) in [
+            ("192.0.2.1", 4001, "192.0.2.9"),
+            ("192.0.2.2", 4000, "192.0.2.9"),
+            ("192.0.2.1", 4000, "198.51.100.9"),
+        ] {
+            assert_eq!(relay.end(&ip(source), port, &ip(destination)), None);
+        }
+    }
+
+    #[test]
+    fn between_families_nothing_is_passed_on() {
+        let ways = [way("192.0.2.1:4000", "192.0.2.9", 1), way("[2001:db8::1]:60001", "2001:db8::9", 7)];
+        assert!(Relay::new([&ways[0], &ways[1]], 1, 0).is_none());
+    }
+
+    #[test]
+    fn headers_become_those_of_the_other_end_and_the_checksum_stays_right() {
+        let relay = pair(0);
+        let mut head = [0u8; V4_LEN];
+        head[14..34]
+            .copy_from_slice(&[0x45, 0, 1, 44, 7, 7, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 9]);
+        let check = checksum::finish(checksum::sum(&head[14..34]));
+        head[24..26].copy_from_slice(&check.to_be_bytes());
+        assert!(rewrite_v4(&mut head, &relay.ends[0], &relay.ends[1]));
+        assert_eq!(checksum::fold(checksum::sum(&head[14..34])), 0xffff);
+        assert_eq!(head[..12], [8, 8, 8, 8, 8, 8, 7, 7, 7, 7, 7, 7]);
+        assert_eq!(head[22], 63);
+        assert_eq!(head[26..34], [198, 51, 100, 9, 198, 51, 100, 7]);
+        assert_eq!(head[34..38], [0x3a, 0x98, 0xea, 0x61]);
+        head[22] = 1;
+        assert!(!rewrite_v4(&mut head, &relay.ends[0], &relay.ends[1]));
+    }
+
+    #[test]
+    fn what_is_more_than_the_limit_waits_for_the_next_window() {
+        let mut relay = pair(1000);
+        assert!(relay.admits(900, 5) && !relay.admits(101, 6) && !relay.admits(1, 7));
+        assert!(relay.admits(1000, WINDOW_NS));
+        assert!((0..100).all(|_| pair(0).admits(u32::MAX, 5)));
     }
 }

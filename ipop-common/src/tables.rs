@@ -3,7 +3,7 @@
 
 use crate::address::Address;
 use crate::gpe::LinkId;
-use crate::maps::{Config, Link, LinkRef};
+use crate::maps::{Config, Link, LinkRef, Relay};
 use crate::session::Session;
 use crate::shared::SharedU64;
 
@@ -33,6 +33,13 @@ pub trait Tables {
     #[inline(always)]
     fn flow(&self, hash: u32) -> Option<&SharedU64> {
         let _ = hash;
+        None
+    }
+
+    /// Between whom this node relays what has this label.
+    #[inline(always)]
+    fn relay(&self, label: u32) -> Option<&Relay> {
+        let _ = label;
         None
     }
 

@@ -9,10 +9,11 @@ use aya_ebpf::programs::TcContext;
 use ipop_common::gpe::LinkId;
 use ipop_common::ingress::{Clear, Delivery, FRAME_HEADERS_MAX, FrameMeta, Verdict, admit, frame};
 use ipop_common::inner::Inner;
-use ipop_common::{Address, Counter, Cursor};
+use ipop_common::{Address, Counter, Cursor, Family};
 
 use crate::handshake;
 use crate::maps::{Maps, count, count_rx};
+use crate::relay;
 use crate::sealed::{open, set, set_handshake};
 use crate::skb::{PASS, Skb, redirect_ingress};
 use crate::trace::refuse;
@@ -24,6 +25,8 @@ pub fn run(ctx: &TcContext) -> i32 {
     match receive(ctx.skb.skb) {
         OPEN => open(ctx.skb.skb),
         HANDSHAKE => handshake::admit(ctx.skb.skb),
+        RELAY_V4 => relay::pass_on_v4(ctx.skb.skb),
+        RELAY_V6 => relay::pass_on_v6(ctx.skb.skb),
         action => action,
     }
 }
@@ -32,6 +35,9 @@ pub fn run(ctx: &TcContext) -> i32 {
 const OPEN: i32 = 0x09e2;
 /// As [`OPEN`]: the frame is a handshake message.
 const HANDSHAKE: i32 = 0x4a2d;
+/// As [`OPEN`]: the frame is to be passed on.
+const RELAY_V4: i32 = 0x4e14;
+const RELAY_V6: i32 = 0x4e16;
 
 /// Does all but opening and hashing. A function of its own, so that its stack is free again for the cipher.
 #[inline(never)]
@@ -64,6 +70,13 @@ fn receive(raw: *mut __sk_buff) -> i32 {
         Verdict::Handshake(handshake) => {
             set_handshake(&handshake);
             HANDSHAKE
+        }
+        Verdict::Relay(relaying) => {
+            set(&relaying);
+            match relaying.outer {
+                Family::V4 => RELAY_V4,
+                Family::V6 => RELAY_V6,
+            }
         }
         Verdict::LeaveToUser => leave_to_user(),
         Verdict::Deliver(delivery) => decapsulate(ctx, skb, &maps, &delivery),

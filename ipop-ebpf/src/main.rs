@@ -13,6 +13,7 @@ mod handshake;
 mod ingress;
 mod local;
 mod maps;
+mod relay;
 mod sealed;
 mod skb;
 mod trace;

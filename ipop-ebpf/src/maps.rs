@@ -7,8 +7,8 @@ use aya_ebpf::macros::btf_map;
 use ipop_common::counter::COUNTERS;
 use ipop_common::filter::Filter;
 use ipop_common::gpe::LinkId;
-use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX};
-use ipop_common::maps::{Config, Link, LinkRef, LinkStats};
+use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX, RELAYS_MAX};
+use ipop_common::maps::{Config, Link, LinkRef, LinkStats, Relay};
 use ipop_common::sealed::FLOWS;
 use ipop_common::session::{self, PLACES, Session};
 use ipop_common::shared::SharedU64;
@@ -42,6 +42,9 @@ static IPOP_FLOWS: Array<SharedU64, { FLOWS as usize }, { BPF_F_MMAPABLE as usiz
 #[btf_map]
 static IPOP_FILTER: Array<Filter, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
+#[btf_map]
+static IPOP_RELAYS: HashMap<u32, Relay, { RELAYS_MAX as usize }> = HashMap::new();
+
 /// The maps of this node, and what this CPU remembers of them.
 #[derive(Clone, Copy)]
 pub struct Maps {
@@ -70,6 +73,12 @@ impl Maps {
     #[inline(always)]
     pub fn filter(&self) -> Option<&'static Filter> {
         IPOP_FILTER.get(0)
+    }
+
+    /// A pair between which this node relays.
+    #[inline(always)]
+    pub fn relay_mut(&self, label: u32) -> Option<*mut Relay> {
+        IPOP_RELAYS.get_ptr_mut(label)
     }
 
     /// Where packets for the user path go; 0 where they stay on the virtual device.
@@ -119,6 +128,13 @@ impl Tables for Maps {
     #[inline(always)]
     fn flow(&self, hash: u32) -> Option<&SharedU64> {
         IPOP_FLOWS.get(hash)
+    }
+
+    #[inline(always)]
+    fn relay(&self, label: u32) -> Option<&Relay> {
+        // SAFETY: elements are written whole by the daemon; what is read while one is replaced sends a frame
+        // to where one of the ends was or is.
+        unsafe { IPOP_RELAYS.get(label) }
     }
 
     /// The comparison stays inside the arm: an `Option` that is compared as a whole makes the

@@ -11,7 +11,7 @@ use aya_ebpf::programs::TcContext;
 use ipop_common::aead::{TAG_LEN, hide};
 use ipop_common::blake2s::Hash;
 use ipop_common::filter::Kind;
-use ipop_common::ingress::{ETHERNET_LEN, Handshake, UDP_LEN};
+use ipop_common::ingress::{ETHERNET_LEN, Handshake, Relaying, UDP_LEN};
 use ipop_common::inner::protocol;
 use ipop_common::sealed::{
     Memory, Opening, Sealing, Shape, TEXT_MAX, Transport, V4_LEN, V6_LEN, is_message, opened, prepare,
@@ -45,7 +45,7 @@ pub struct Work {
     pub memory: Memory,
 }
 
-/// A [`Sealing`], an [`Opening`] or a [`Handshake`] without its source, as plain words.
+/// A [`Sealing`], an [`Opening`], a [`Relaying`] or a [`Handshake`] without its source, as plain words.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Job {
@@ -106,6 +106,21 @@ impl From<&Opening> for Job {
     }
 }
 
+impl From<&Relaying> for Job {
+    #[inline(always)]
+    fn from(relaying: &Relaying) -> Self {
+        Self {
+            slot: relaying.label,
+            session: u32::from(relaying.from),
+            counter: 0,
+            len: 0,
+            outer: version(relaying.outer),
+            inner: 0,
+            protocol: 0,
+        }
+    }
+}
+
 impl From<&Handshake> for Job {
     #[inline(always)]
     fn from(handshake: &Handshake) -> Self {
@@ -143,6 +158,12 @@ impl Job {
             counter: self.counter,
             text_len: self.len as u16,
         }
+    }
+
+    /// The label of a [`Relaying`], and whether the frame comes from the first of the ends.
+    #[inline(always)]
+    pub fn relaying(&self) -> (u32, bool) {
+        (self.slot, self.session == 0)
     }
 
     /// What a [`Handshake`] is, and where in the frame.

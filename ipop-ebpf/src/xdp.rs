@@ -29,6 +29,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
         | Verdict::Open(_)
         | Verdict::LeaveToUser
         | Verdict::Handshake(_)
+        | Verdict::Relay(_)
         | Verdict::LeaveToStack(_)
         | Verdict::Refuse(_) => XDP_PASS,
     }

@@ -160,6 +160,9 @@ impl Daemon {
         for id in &stale.peers {
             self.apply_kernel(*id);
         }
+        if !stale.peers.is_empty() {
+            self.renew_relays();
+        }
         if stale.paths {
             self.update_device().await;
         }
@@ -211,6 +214,7 @@ impl Daemon {
         for id in self.ids() {
             self.apply_kernel(id);
         }
+        self.renew_relays();
     }
 
     /// Has the kernel look for the next hops of peers that have fallen silent: one that got another

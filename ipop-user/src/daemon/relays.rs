@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 
-use ipop_common::{Counter, relay};
+use ipop_common::Counter;
+use ipop_common::limits::LEASE_NS;
+use ipop_common::maps::Relay;
+use ipop_common::relay::{self, Way};
 use ipop_overlay::{Endpoint, NodeAddress, PeerId};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::Daemon;
 use super::peers::PeerState;
+use super::{Daemon, clock};
 use crate::userpath::Table;
 
 impl Daemon {
@@ -18,6 +21,7 @@ impl Daemon {
         if let Some(overlay) = &mut self.overlay {
             overlay.relayed.insert(label, ends);
         }
+        self.apply_relay(label);
         // Before the answer that says so is sent.
         self.publish_table();
     }
@@ -26,8 +30,46 @@ impl Daemon {
     pub(super) fn unrelay(&mut self, label: u32) {
         if self.overlay.as_mut().is_some_and(|overlay| overlay.relayed.remove(&label).is_some()) {
             info!(label, "relays no more");
+            self.apply_relay(label);
             self.publish_table();
         }
+    }
+
+    /// Renews what the kernel passes on by itself.
+    pub(super) fn renew_relays(&mut self) {
+        let labels: Vec<u32> =
+            self.overlay.iter().flat_map(|overlay| overlay.relayed.keys().copied()).collect();
+        labels.into_iter().for_each(|label| self.apply_relay(label));
+    }
+
+    /// Has the kernel pass on what has this label; where it cannot, the daemon does.
+    fn apply_relay(&mut self, label: u32) {
+        let ends = self.overlay.as_ref().and_then(|overlay| overlay.relayed.get(&label));
+        let ways = ends.and_then(|[a, b]| Some([self.way_to(*a)?, self.way_to(*b)?]));
+        let lease_until_ns = clock::now().as_nanos() + LEASE_NS;
+        let relay = ways.and_then(|[a, b]| Relay::new([&a, &b], lease_until_ns, 0));
+        let Some(kernel) = &mut self.kernel.path else { return };
+        let result = match relay {
+            Some(relay) => kernel.set_relay(label, &relay),
+            None => kernel.remove_relay(label),
+        };
+        if let Err(error) = result {
+            warn!(label, %error, "the kernel does not relay");
+        }
+    }
+
+    /// How frames to a peer look.
+    fn way_to(&self, peer: PeerId) -> Option<Way> {
+        let place = self.udp_place(peer)?;
+        let reach = self.peers.get(&peer)?.reach.as_ref().ok()?;
+        Some(Way {
+            ifindex: reach.path.ifindex,
+            source_mac: reach.source_mac?,
+            next_hop_mac: reach.next_hop_mac?,
+            local: reach.path.source.into(),
+            own_port: self.port_for(&place),
+            peer: place,
+        })
     }
 
     /// Where a node is to which this one has a direct link.

@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ipop_common::gpe::LinkId;
-use ipop_common::maps::{Config, LinkRef, LinkStats, name};
+use ipop_common::maps::{Config, LinkRef, LinkStats, Relay, name};
 use ipop_common::{Address, Counter, Family};
 
 use super::KernelError;
@@ -48,6 +48,7 @@ pub(super) struct Maps {
     hosts: HashMap<MapData, Address, LinkRef>,
     prefixes: LpmTrie<MapData, [u8; 16], LinkRef>,
     link_ids: HashMap<MapData, u32, LinkRef>,
+    relays: HashMap<MapData, u32, Relay>,
     counters: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, LinkStats>,
 }
@@ -90,6 +91,7 @@ impl Maps {
             hosts: HashMap::try_from(take(name::HOSTS)?).map_err(error(name::HOSTS))?,
             prefixes: LpmTrie::try_from(take(name::PREFIXES)?).map_err(error(name::PREFIXES))?,
             link_ids: HashMap::try_from(take(name::LINK_IDS)?).map_err(error(name::LINK_IDS))?,
+            relays: HashMap::try_from(take(name::RELAYS)?).map_err(error(name::RELAYS))?,
             counters: PerCpuArray::try_from(take(name::COUNTERS)?).map_err(error(name::COUNTERS))?,
             stats: PerCpuArray::try_from(take(name::LINK_STATS)?).map_err(error(name::LINK_STATS))?,
         })
@@ -151,6 +153,14 @@ impl Maps {
     pub(super) fn remove_link_id(&mut self, id: LinkId) -> Result<(), KernelError> {
         absent_is_fine(self.link_ids.remove(&id.value())).map_err(error(name::LINK_IDS))?;
         self.start_generation()
+    }
+
+    pub(super) fn set_relay(&mut self, label: u32, relay: &Relay) -> Result<(), KernelError> {
+        self.relays.insert(label, relay, 0).map_err(error(name::RELAYS))
+    }
+
+    pub(super) fn remove_relay(&mut self, label: u32) -> Result<(), KernelError> {
+        absent_is_fine(self.relays.remove(&label)).map_err(error(name::RELAYS))
     }
 
     /// All prefixes and what they point to.

@@ -22,7 +22,7 @@ use ipop_common::counter::COUNTERS;
 use ipop_common::encapsulation::{Underlay, write_template};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LINKS_MAX};
-use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, LinkStats, program};
+use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, LinkStats, Relay, program};
 use ipop_common::session::Agreed;
 use ipop_common::{Address, Counter};
 use tracing::{debug, info};
@@ -400,6 +400,16 @@ impl KernelPath {
     pub fn retain(&mut self, keep: &HashSet<LinkId>) -> Result<(), KernelError> {
         let gone: Vec<_> = self.installed.keys().filter(|id| !keep.contains(id)).copied().collect();
         gone.into_iter().try_for_each(|id| self.remove(id))
+    }
+
+    /// Passes on what two nodes send to each other with this label.
+    pub fn set_relay(&mut self, label: u32, relay: &Relay) -> Result<(), KernelError> {
+        self.maps.set_relay(label, relay)
+    }
+
+    /// Does so no more.
+    pub fn remove_relay(&mut self, label: u32) -> Result<(), KernelError> {
+        self.maps.remove_relay(label)
     }
 
     /// The entry of a link as the programs see it now.
