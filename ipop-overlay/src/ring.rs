@@ -118,6 +118,8 @@ pub struct Ring {
     relays: Relays,
     upkeep: Upkeep,
     vivaldi: Vivaldi,
+    /// Others have reached this node uninvited.
+    is_open: bool,
     /// To how many places this node has sent, and perhaps made a NAT give out a port.
     flows: u32,
     /// How long requests take to be answered.
@@ -178,6 +180,7 @@ impl Ring {
             relays: Relays::default(),
             upkeep: Upkeep::new(now),
             vivaldi: Vivaldi::new(),
+            is_open: false,
             flows: 0,
             answer_time: Smoothed::default(),
             random,
@@ -207,6 +210,8 @@ impl Ring {
             return;
         }
         let linking = self.links.remove(&address);
+        // Who asks a node to connect is sent to, which opens the boxes on the way.
+        self.is_open |= endpoint.is_some() && linking.is_none() && !self.table.contains(address);
         let role = linking.as_ref().map_or(Roles::NONE, |linking| linking.role);
         let flows = self.flows_until(linking.as_ref(), endpoint);
         self.avoided.remove(&address);

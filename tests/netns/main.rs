@@ -39,6 +39,7 @@ mod interop;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
 mod mtu;
+mod nat;
 mod overlay;
 mod probes;
 mod refuse;

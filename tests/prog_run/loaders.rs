@@ -9,8 +9,8 @@ use aya::programs::tc::TcAttachType;
 use aya::programs::xdp::XdpMode;
 use ipop_common::counter::COUNTERS;
 use ipop_common::filter::Filter;
-use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX};
-use ipop_common::maps::{Config, Link, LinkRef, LinkStats, PrefixKey, name, program};
+use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX, RELAYS_MAX};
+use ipop_common::maps::{Config, Link, LinkRef, LinkStats, PrefixKey, Relay, name, program};
 use ipop_common::sealed::{FLOWS, Memory};
 use ipop_common::session::{PLACES, Session};
 use ipop_common::{Address, Counter};
@@ -53,6 +53,7 @@ fn libbpf_sees_the_maps_as_they_are_declared() {
         (name::SESSIONS, MapType::Array, 4, size_of::<Session>(), PLACES),
         (name::FLOWS, MapType::Array, 4, 8, FLOWS),
         (name::FILTER, MapType::Array, 4, size_of::<Filter>(), 1),
+        (name::RELAYS, MapType::Hash, 4, size_of::<Relay>(), RELAYS_MAX),
         (name::LOCAL, MapType::PercpuArray, 4, LOCAL_LEN, 1),
         (name::MEMORY, MapType::PercpuArray, 4, JOB_LEN + size_of::<Memory>(), 1),
     ];
@@ -83,6 +84,7 @@ fn the_kernel_knows_the_types_in_the_maps() {
         (name::SESSIONS, "Session"),
         (name::FLOWS, "SharedU64"),
         (name::FILTER, "Filter"),
+        (name::RELAYS, "Relay"),
         (name::LOCAL, "Memory"),
         (name::MEMORY, "Work"),
     ];

@@ -7,6 +7,7 @@ mod handshakes;
 mod ingress;
 mod loaders;
 mod malformed;
+mod relays;
 mod scenario;
 mod sealed;
 mod unrelated;

@@ -15,7 +15,7 @@ use aya::maps::{Array, HashMap, IterableMap, Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
-use ipop_common::maps::{Config, Link, LinkRef, LinkStats, name, program};
+use ipop_common::maps::{Config, Link, LinkRef, LinkStats, Relay, name, program};
 use ipop_common::{Address, Counter};
 
 use ipop_user::places::Places;
@@ -147,6 +147,7 @@ pub struct Programs {
     hosts: HashMap<MapData, Address, LinkRef>,
     prefixes: LpmTrie<MapData, [u8; 16], LinkRef>,
     link_ids: HashMap<MapData, u32, LinkRef>,
+    relays: HashMap<MapData, u32, Relay>,
     counters: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, LinkStats>,
     places: Places,
@@ -206,6 +207,7 @@ impl Programs {
             hosts: take!(ebpf, name::HOSTS),
             prefixes: take!(ebpf, name::PREFIXES),
             link_ids: take!(ebpf, name::LINK_IDS),
+            relays: take!(ebpf, name::RELAYS),
             counters: take!(ebpf, name::COUNTERS),
             stats: take!(ebpf, name::LINK_STATS),
             places: match (ebpf.take_map(name::SESSIONS), ebpf.take_map(name::FILTER)) {
@@ -256,6 +258,12 @@ impl Programs {
             world.sessions.iter().filter(|(local, new)| old.sessions.get(local) != Some(new))
         {
             self.places.of(*local).install(agreed, None);
+        }
+        for label in old.relays.keys().filter(|label| !world.relays.contains_key(label)) {
+            self.relays.remove(label).expect("a label that was there");
+        }
+        for (label, relay) in &world.relays {
+            self.relays.insert(label, relay, 0).expect("a pair");
         }
         self.generation += 1;
         let config = Config { generation: self.generation, ..world.config };

@@ -128,10 +128,15 @@ pub struct SealedFrame {
 
 impl SealedFrame {
     pub fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes_to(DAEMON_PORT)
+    }
+
+    /// As [`SealedFrame::to_bytes`], to another port.
+    pub fn to_bytes_to(&self, port: u16) -> Vec<u8> {
         let len = u16::try_from(8 + self.message.len()).expect("at most 64 KiB");
         let mut udp = [
             &self.source_port.to_be_bytes()[..],
-            &DAEMON_PORT.to_be_bytes(),
+            &port.to_be_bytes(),
             &len.to_be_bytes(),
             &[0, 0],
             &self.message,

@@ -8,7 +8,7 @@ use ipop_common::Address;
 use ipop_common::encapsulation::{Form, Underlay, write_template};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::KERNEL_PORT;
-use ipop_common::maps::{Config, LAYOUT, Link, LinkRef};
+use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, Relay};
 use ipop_common::session::Agreed;
 use ipop_common::tables::Tables;
 
@@ -41,6 +41,8 @@ pub struct World {
     pub link_ids: BTreeMap<u32, LinkRef>,
     /// By the index that this node gave them.
     pub sessions: BTreeMap<u32, Agreed>,
+    /// By label.
+    pub relays: BTreeMap<u32, Relay>,
 }
 
 /// One peer of the node under test, and the link to it.
@@ -175,6 +177,10 @@ impl Tables for World {
             return None;
         }
         Some(self.links.get(&slot).unwrap_or(&Link::EMPTY))
+    }
+
+    fn relay(&self, label: u32) -> Option<&Relay> {
+        self.relays.get(&label)
     }
 
     fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {

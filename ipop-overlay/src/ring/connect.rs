@@ -177,7 +177,7 @@ impl Ring {
             answer_via: by,
             endpoints: self.places(),
             neighbours: Vec::new(),
-            relays: Vec::new(),
+            relays: self.own_relays(&[]),
         };
         self.originate(header, by, &connect.to_bytes(), None, now);
     }
@@ -214,7 +214,7 @@ impl Ring {
             answer_via: None,
             endpoints: self.places(),
             neighbours: self.neighbourhood(),
-            relays: self.own_relays(),
+            relays: self.own_relays(&request.relays),
         };
         let mut header = self.header(Mode::Exact, Kind::Connect, source);
         header.via = request.answer_via;

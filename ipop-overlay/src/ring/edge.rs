@@ -69,6 +69,8 @@ pub(super) struct Edge {
     pub(super) joins_when_seen: bool,
     /// How many places this node had sent to when the other became one of them.
     pub(super) flows: u32,
+    /// Others reach the other end uninvited, as it says.
+    pub(super) is_open: bool,
     /// The other wants to be told where this node sees it.
     pub(super) asked_seen: bool,
     /// Why this node keeps it.
@@ -110,6 +112,7 @@ impl Edge {
             relay: None,
             upgrade: None,
             sees: None,
+            is_open: false,
             joins_when_seen: false,
             flows: 0,
             asked_seen: false,
@@ -204,17 +207,18 @@ impl Edge {
     }
 
     /// The question whether the other is there.
-    pub(super) fn probe(&mut self, digest: u32, now: Instant) -> Beat {
+    pub(super) fn probe(&mut self, digest: u32, is_open: bool, now: Instant) -> Beat {
         let wait = self.rtt.timeout(PROBE_APART * 2, PROBE_APART, PROBE_APART_MAX);
         self.probe_at = now.after(wait);
         self.probes = self.probes.saturating_add(1);
-        self.ask(digest, now)
+        self.ask(digest, is_open, now)
     }
 
     /// The same, with nothing concluded from silence yet.
-    pub(super) fn ask(&mut self, digest: u32, now: Instant) -> Beat {
+    pub(super) fn ask(&mut self, digest: u32, is_open: bool, now: Instant) -> Beat {
         self.stamp = micros(now).max(1);
-        Beat { wants_answer: true, answers: false, roles: self.mine, stamp: self.stamp, echo: 0, digest }
+        let (roles, stamp) = (self.mine, self.stamp);
+        Beat { wants_answer: true, answers: false, is_open, roles, stamp, echo: 0, digest }
     }
 
     /// The round trip that an answer shows, once.

@@ -107,13 +107,14 @@ impl Ring {
         }
     }
 
-    /// Those by which others may reach this node: of its direct connections the ways in first, then the closest.
-    pub(super) fn own_relays(&self) -> Vec<NodeAddress> {
+    /// Those by which another may reach this node: of its direct connections those first that the other has too,
+    /// then those that anybody reaches, then the closest.
+    pub(super) fn own_relays(&self, of_other: &[NodeAddress]) -> Vec<NodeAddress> {
         let direct = self.table.iter().filter(|(_, edge)| edge.endpoint.is_some() && edge.relay.is_none());
         let mut direct: Vec<_> = direct
             .map(|(address, edge)| {
-                let is_way_in = edge.mine.contains(Roles::LEAF);
-                (!is_way_in, edge.rtt.mean().unwrap_or(Duration::MAX), address)
+                let is_common = of_other.contains(&address);
+                (!is_common, !edge.is_open, edge.rtt.mean().unwrap_or(Duration::MAX), address)
             })
             .collect();
         direct.sort_unstable();

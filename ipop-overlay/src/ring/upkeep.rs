@@ -112,10 +112,10 @@ impl Ring {
 
     /// Sends a beat that is to be answered: it tells the roles, and shows the round trip.
     pub(super) fn ask(&mut self, address: NodeAddress, now: Instant) {
-        let digest = digest(&self.upkeep.told);
+        let (digest, is_open) = (digest(&self.upkeep.told), self.is_open);
         if let Some(edge) = self.table.get_mut(address) {
             edge.expect(now);
-            let beat = edge.ask(digest, now);
+            let beat = edge.ask(digest, is_open, now);
             self.send(address, beat.to_bytes());
         }
     }
@@ -150,6 +150,7 @@ impl Ring {
         let was_structured = edge.is_structured();
         let roles_changed = edge.theirs != beat.roles;
         edge.theirs = beat.roles;
+        edge.is_open = beat.is_open;
         edge.use_changed(now);
         let is_stale = edge.digest != beat.digest && edge.is_near();
         let ask_list = is_stale && edge.asked.is_none_or(|asked| now.since(asked) >= GOSSIP_APART);
@@ -158,6 +159,7 @@ impl Ring {
             let answer = Beat {
                 wants_answer: false,
                 answers: true,
+                is_open: self.is_open,
                 roles: mine,
                 stamp: 0,
                 echo: beat.stamp,
@@ -406,12 +408,12 @@ impl Ring {
     fn check_edges(&mut self, now: Instant) {
         let due: Vec<(NodeAddress, Due)> =
             self.table.iter().filter_map(|(address, edge)| Some((address, edge.due(now)?))).collect();
-        let digest = digest(&self.upkeep.told);
+        let (digest, is_open) = (digest(&self.upkeep.told), self.is_open);
         for (address, what) in due {
             match what {
                 Due::Probe => {
                     if let Some(edge) = self.table.get_mut(address) {
-                        let beat = edge.probe(digest, now).to_bytes();
+                        let beat = edge.probe(digest, is_open, now).to_bytes();
                         self.send(address, beat);
                         self.ask_seen(address);
                     }

@@ -5,7 +5,7 @@
 //! zeros with which a session pads it, as is one with a bit set that has no meaning.
 //!
 //! ```text
-//! beat        0 type 2 · 1 flags: 1 answer wanted, 2 answers · 2 roles · 3 zero
+//! beat        0 type 2 · 1 flags: 1 answer wanted, 2 answers, 4 anybody reaches the sender · 2 roles · 3 zero
 //!             4 stamp u32 · 8 the stamp that is answered u32 · 12 digest of the sender's neighbours u32
 //! neighbours  0 type 3 · 1 flags: 1 answer wanted · 2 how many addresses · 3 zero
 //!             4 log2 of the network's size as the sender sees it, 8 bits behind the point, u16
@@ -159,6 +159,8 @@ pub struct Coordinates {
 pub(crate) struct Beat {
     pub(crate) wants_answer: bool,
     pub(crate) answers: bool,
+    /// Others reach the sender uninvited.
+    pub(crate) is_open: bool,
     pub(crate) roles: Roles,
     pub(crate) stamp: u32,
     pub(crate) echo: u32,
@@ -225,7 +227,7 @@ pub(crate) struct Connect {
     pub(crate) answer_via: Option<NodeAddress>,
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) neighbours: Vec<(NodeAddress, Coordinates)>,
-    /// Nodes to which the sender has a direct connection, where others may need one on the way to it.
+    /// Nodes to which the sender has a direct connection, by way of which it may be reached.
     pub(crate) relays: Vec<NodeAddress>,
 }
 
@@ -402,12 +404,13 @@ impl Beat {
     pub(crate) fn parse(message: &[u8]) -> Option<Self> {
         let mut reader = Reader(message);
         reader.u8().filter(|kind| *kind == BEAT)?;
-        let flags = reader.flags(3)?;
+        let flags = reader.flags(7)?;
         let roles = Roles::from_bits(reader.u8()?)?;
         reader.zeros::<1>()?;
         let beat = Self {
             wants_answer: flags & 1 != 0,
             answers: flags & 2 != 0,
+            is_open: flags & 4 != 0,
             roles,
             stamp: reader.u32()?,
             echo: reader.u32()?,
@@ -417,7 +420,7 @@ impl Beat {
     }
 
     pub(crate) fn to_bytes(self) -> Vec<u8> {
-        let flags = u8::from(self.wants_answer) | u8::from(self.answers) << 1;
+        let flags = u8::from(self.wants_answer) | u8::from(self.answers) << 1 | u8::from(self.is_open) << 2;
         let mut out = Vec::with_capacity(BEAT_LEN);
         out.extend([BEAT, flags, self.roles.0, 0]);
         [self.stamp, self.echo, self.digest].iter().for_each(|word| out.extend(word.to_be_bytes()));

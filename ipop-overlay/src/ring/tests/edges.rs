@@ -30,7 +30,7 @@ fn until_dead(edge: &mut Edge) -> Duration {
             Due::Probe => {
                 probes += 1;
                 assert!(probes <= PROBES_MAX);
-                edge.probe(0, now);
+                edge.probe(0, false, now);
                 assert!(edge.due_at() > now, "due again at once");
             }
             Due::Dead => return now.since(at(0)),
@@ -63,7 +63,7 @@ fn any_sign_of_life_begins_anew() {
     for _ in 0..PROBES_MAX {
         let now = edge.due_at();
         assert_eq!(edge.due(now), Some(Due::Probe));
-        edge.probe(0, now);
+        edge.probe(0, false, now);
     }
     let now = edge.due_at();
     assert_eq!(edge.due(now), Some(Due::Dead));
@@ -97,7 +97,7 @@ fn what_nobody_uses_is_given_up_and_any_use_keeps_it() {
 #[test]
 fn an_answer_shows_a_round_trip_once() {
     let mut edge = edge(Roles::NEAR);
-    let asked = edge.ask(0, at(1000));
+    let asked = edge.ask(0, false, at(1000));
     let answer = super::super::wire::Beat { answers: true, echo: asked.stamp, ..asked };
     let not_it = super::super::wire::Beat { echo: asked.stamp ^ 1, ..answer };
     assert_eq!(edge.answered(&not_it, at(1010)), None);

@@ -280,7 +280,8 @@ impl Victim {
 }
 
 fn beat(roles: Roles) -> Vec<u8> {
-    Beat { wants_answer: false, answers: false, roles, stamp: 0, echo: 0, digest: 0 }.to_bytes()
+    Beat { wants_answer: false, answers: false, is_open: false, roles, stamp: 0, echo: 0, digest: 0 }
+        .to_bytes()
 }
 
 pub(super) fn header(mode: Mode, kind: Kind, source: NodeAddress, destination: NodeAddress) -> Header {
@@ -306,7 +307,15 @@ fn a_member_has_no_more_sent_than_it_sends_and_is_credited() {
     let echo = Echo { kind: EchoKind::Asks, hops: 0, token: 7 }.to_bytes();
     let trace = Echo { kind: EchoKind::Traces, hops: 0, token: 7 }.to_bytes();
     let survey = Survey::Asks(SurveyAsk { page: 0, token: 7 }).to_bytes();
-    let ask = Beat { wants_answer: true, answers: false, roles: Roles::NEAR, stamp: 1, echo: 0, digest: 0 };
+    let ask = Beat {
+        wants_answer: true,
+        answers: false,
+        is_open: false,
+        roles: Roles::NEAR,
+        stamp: 1,
+        echo: 0,
+        digest: 0,
+    };
     for message in [
         // Small, and answered with a list of neighbours.
         request(HOSTILE),

@@ -42,6 +42,7 @@ fn golden_vector_of_a_beat() {
     let beat = Beat {
         wants_answer: true,
         answers: false,
+        is_open: false,
         roles: Roles::NEAR.with(Roles::DEMAND),
         stamp: 0x0102_0304,
         echo: 0x1112_1314,
@@ -246,9 +247,9 @@ fn endpoint() -> impl Strategy<Value = core::net::SocketAddr> {
 }
 
 fn beat() -> impl Strategy<Value = Vec<u8>> {
-    (any::<(bool, bool)>(), roles(), any::<[u32; 3]>()).prop_map(
-        |((wants_answer, answers), roles, [stamp, echo, digest])| {
-            Beat { wants_answer, answers, roles, stamp, echo, digest }.to_bytes()
+    (any::<[bool; 3]>(), roles(), any::<[u32; 3]>()).prop_map(
+        |([wants_answer, answers, is_open], roles, [stamp, echo, digest])| {
+            Beat { wants_answer, answers, is_open, roles, stamp, echo, digest }.to_bytes()
         },
     )
 }
