@@ -243,11 +243,10 @@ impl Ring {
 
     /// A node to which there is a connection is reached by a relay now.
     pub fn relayed(&mut self, address: NodeAddress, by: NodeAddress, now: Instant) {
-        if let Some(edge) = self.table.get_mut(address) {
-            edge.endpoint = None;
-            edge.relay = Some(by);
-            edge.upgrade.get_or_insert(Upgrade::new(now));
-        }
+        let Some(edge) = self.table.get_mut(address) else { return };
+        edge.endpoint = None;
+        edge.relay = Some(by);
+        edge.upgrade.get_or_insert(Upgrade::new(now));
         self.take_role(by, Roles::RELAY, now);
     }
 

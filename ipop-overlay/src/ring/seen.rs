@@ -15,6 +15,10 @@ use crate::time::Instant;
 impl Ring {
     /// A node to which there is a connection is at another place now.
     pub fn moved(&mut self, address: NodeAddress, endpoint: SocketAddr, now: Instant) {
+        if !self.table.contains(address) {
+            // It is only being connected to.
+            return;
+        }
         self.not_relayed(address);
         self.links.remove(&address);
         let Some(edge) = self.table.get_mut(address) else { return };
