@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ipop_overlay::Instant;
 
+use crate::random::Random;
+
 /// What a box does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -16,8 +18,10 @@ pub enum Kind {
     Restricted,
     /// Translates; only ports that were sent to may answer.
     PortRestricted,
-    /// Translates each destination's packets to another port, and only that destination may answer.
+    /// Translates each destination's packets to the next port, and only that destination may answer.
     Symmetric,
+    /// The same with ports that nobody can tell.
+    SymmetricRandom,
     /// Translates nothing, and lets in only what answers: a firewall for outgoing traffic.
     OutgoingOnly,
 }
@@ -41,6 +45,8 @@ impl Config {
 
 /// The first port that a box gives out.
 const FIRST_PORT: u16 = 20_000;
+/// Ports out of which one that draws them draws.
+const PORTS: u16 = 40_000;
 
 #[derive(Debug)]
 struct Mapping {
@@ -58,13 +64,18 @@ pub struct Nat {
     pub config: Config,
     outside: IpAddr,
     next_port: u16,
+    ports: Random,
     /// By the port outside; by the address itself where nothing is translated.
     mappings: BTreeMap<SocketAddr, Mapping>,
 }
 
 impl Nat {
     pub fn new(config: Config, outside: IpAddr) -> Self {
-        Self { config, outside, next_port: FIRST_PORT, mappings: BTreeMap::new() }
+        let seed = match outside {
+            IpAddr::V4(v4) => u64::from(u32::from(v4)),
+            IpAddr::V6(v6) => u128::from(v6) as u64,
+        };
+        Self { config, outside, next_port: FIRST_PORT, ports: Random::new(seed), mappings: BTreeMap::new() }
     }
 
     /// Its address outside.
@@ -75,7 +86,7 @@ impl Nat {
     /// A packet of a host behind it goes out; what it seems to come from.
     pub fn outbound(&mut self, inside: SocketAddr, to: SocketAddr, now: Instant) -> SocketAddr {
         self.forget(now);
-        let only = (self.config.kind == Kind::Symmetric).then_some(to);
+        let only = matches!(self.config.kind, Kind::Symmetric | Kind::SymmetricRandom).then_some(to);
         let same = |mapping: &Mapping| mapping.inside == inside && mapping.only == only;
         let known = self.mappings.iter().find(|(_, mapping)| same(mapping)).map(|(outside, _)| *outside);
         let outside = known.unwrap_or_else(|| self.place(inside));
@@ -97,7 +108,7 @@ impl Nat {
         let may = match self.config.kind {
             Kind::FullCone => true,
             Kind::Restricted => mapping.sent_to.keys().any(|known| known.ip() == from.ip()),
-            Kind::PortRestricted | Kind::Symmetric | Kind::OutgoingOnly => {
+            Kind::PortRestricted | Kind::Symmetric | Kind::SymmetricRandom | Kind::OutgoingOnly => {
                 mapping.sent_to.contains_key(&from)
             }
         };
@@ -123,7 +134,13 @@ impl Nat {
             return inside;
         }
         loop {
-            let place = SocketAddr::new(self.outside, self.next_port);
+            let port = match self.config.kind {
+                Kind::SymmetricRandom => {
+                    FIRST_PORT + u16::try_from(self.ports.below(u64::from(PORTS))).unwrap_or(0)
+                }
+                _ => self.next_port,
+            };
+            let place = SocketAddr::new(self.outside, port);
             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
             if !self.mappings.contains_key(&place) {
                 return place;
@@ -136,8 +153,14 @@ impl Nat {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 5] =
-        [Kind::FullCone, Kind::Restricted, Kind::PortRestricted, Kind::Symmetric, Kind::OutgoingOnly];
+    const KINDS: [Kind; 6] = [
+        Kind::FullCone,
+        Kind::Restricted,
+        Kind::PortRestricted,
+        Kind::Symmetric,
+        Kind::SymmetricRandom,
+        Kind::OutgoingOnly,
+    ];
 
     fn place(text: &str) -> SocketAddr {
         text.parse().expect("an address and a port")
@@ -174,6 +197,7 @@ mod tests {
             (Kind::Restricted, true, false),
             (Kind::PortRestricted, false, false),
             (Kind::Symmetric, false, false),
+            (Kind::SymmetricRandom, false, false),
             (Kind::OutgoingOnly, false, false),
         ] {
             let mut nat = nat(kind);
@@ -189,7 +213,8 @@ mod tests {
             let mut nat = nat(kind);
             let first = nat.outbound(inside(), place("192.0.2.1:1"), at(0));
             let second = nat.outbound(inside(), place("192.0.2.2:1"), at(0));
-            assert_eq!(first != second, kind == Kind::Symmetric, "{kind:?}");
+            let is_symmetric = matches!(kind, Kind::Symmetric | Kind::SymmetricRandom);
+            assert_eq!(first != second, is_symmetric, "{kind:?}");
             assert_eq!(nat.outbound(inside(), place("192.0.2.1:1"), at(0)), first);
             let neighbour = nat.outbound(place("10.0.0.2:15000"), place("192.0.2.1:1"), at(0));
             assert!(neighbour != first && neighbour != second, "{kind:?}");

@@ -8,12 +8,13 @@ use crate::traffic::{self, Flow, Pace, give_address, share};
 use crate::world::{HostId, World};
 
 /// What hosts are behind; `None`: nothing.
-const KINDS: [(&str, Option<Kind>, bool); 8] = [
+const KINDS: [(&str, Option<Kind>, bool); 9] = [
     ("public", None, false),
     ("full cone", Some(Kind::FullCone), false),
     ("restricted", Some(Kind::Restricted), false),
     ("port-restricted", Some(Kind::PortRestricted), false),
-    ("symmetric", Some(Kind::Symmetric), false),
+    ("symmetric, next port", Some(Kind::Symmetric), false),
+    ("symmetric, any port", Some(Kind::SymmetricRandom), false),
     ("outgoing only", Some(Kind::OutgoingOnly), false),
     ("full cone, hairpin", Some(Kind::FullCone), true),
     ("one box", Some(Kind::PortRestricted), false),
@@ -85,16 +86,19 @@ fn is_direct(flow: &Flow) -> bool {
     flow.kernel.is_some()
 }
 
-/// Adds as many hosts of each kind, each behind a box of its own but for those behind one box; the
-/// first of those that are public are the ways in.
+/// Adds hosts, seven of ten behind a box: as many of each kind, each behind a box of its own but for those behind
+/// one box. The first of those that are public are the ways in.
 fn hosts(world: &mut World, nodes: usize) -> Vec<Vec<HostId>> {
     let bootstraps: Vec<HostId> = (0..BOOTSTRAPS).map(|_| world.add(&[])).collect();
     introduce(world, &bootstraps);
     let mut of_kind = vec![Vec::new(); KINDS.len()];
     of_kind[0].clone_from(&bootstraps);
     let one_box = world.add_box(Config::new(Kind::PortRestricted));
+    let mut boxed = 0;
     for index in 0..nodes.saturating_sub(BOOTSTRAPS) {
-        let which = index % KINDS.len();
+        // Three of ten are behind nothing.
+        let which = if index % 10 < 3 { 0 } else { 1 + boxed % (KINDS.len() - 1) };
+        boxed += usize::from(which != 0);
         let (_, kind, hairpin) = KINDS[which];
         let id = match kind {
             None => world.add(&bootstraps),
