@@ -300,13 +300,20 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
     }
     let reference = place.link();
     match follow(tables, reference, now_ns) {
-        Ok(link) if link.peer == outer.source && link.local == outer.destination => Verdict::Open(Opening {
-            slot: reference.slot,
-            outer: outer.family,
-            session: header.receiver,
-            counter: header.counter,
-            text_len,
-        }),
+        // A NAT may have given the peer another port, which is for the daemon to find out.
+        Ok(link)
+            if link.peer == outer.source
+                && link.local == outer.destination
+                && cursor.bytes::<2>(UDP) == link.peer_port::<UDP>() =>
+        {
+            Verdict::Open(Opening {
+                slot: reference.slot,
+                outer: outer.family,
+                session: header.receiver,
+                counter: header.counter,
+                text_len,
+            })
+        }
         _ => Verdict::LeaveToUser,
     }
 }

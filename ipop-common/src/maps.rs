@@ -148,6 +148,12 @@ impl Link {
     /// What comes from the peer may be clear.
     pub const TAKES_CLEAR: u8 = 4;
 
+    /// The UDP port that packets go to, big-endian, where the UDP header of a frame begins at `UDP`.
+    #[inline(always)]
+    pub fn peer_port<const UDP: usize>(&self) -> Option<[u8; 2]> {
+        Some([*self.header.get(UDP + 2)?, *self.header.get(UDP + 3)?])
+    }
+
     #[inline(always)]
     pub const fn outer(&self) -> Family {
         if self.outer_version == 6 { Family::V6 } else { Family::V4 }

@@ -144,6 +144,11 @@ pub enum Output {
         public_key: [u8; 32],
         places: Vec<Endpoint>,
     },
+    /// A peer answers by way of others, and not by its own. If nothing has come meanwhile, see
+    /// [`Node::detour`].
+    Silent {
+        peer: PeerId,
+    },
     /// What goes to a peer is to go this way from now on.
     Move {
         peer: PeerId,
@@ -215,6 +220,7 @@ impl Output {
             | Self::Path { peer, .. }
             | Self::Pong { peer, .. }
             | Self::Addresses { peer, .. }
+            | Self::Silent { peer }
             | Self::Move { peer, .. }
             | Self::Unlink { peer } => Some(*peer),
             Self::Link { .. }
@@ -442,6 +448,7 @@ impl Node {
                 self.repeat_addresses(id);
             }
             self.decide(id, now);
+            self.doubt(id, now);
         }
         self.ring_timeout(now);
     }
@@ -459,7 +466,8 @@ impl Node {
             .filter(|p| !matches!(p.path, Path::None(_)))
             .filter_map(|peer| peer.silent_at().map(|at| (at, Reason::Silence)));
         let ring = self.ring.as_ref().and_then(Ring::poll_timeout).map(|at| (at, Reason::Ring));
-        hellos.chain(silences).chain(ring).min()
+        let doubts = self.known().filter_map(|peer| Some((peer.doubt?.next_at, Reason::Silence)));
+        hellos.chain(silences).chain(doubts).chain(ring).min()
     }
 
     /// A peer as an operator sees it.

@@ -197,10 +197,44 @@ pub(crate) struct Peer {
     pub(crate) knows_addresses: bool,
     /// It is on the ring, and there is no traffic to it.
     pub(crate) is_idle: bool,
+    /// Packets go to it, and nothing comes back by the same way.
+    pub(crate) doubt: Option<Doubt>,
     pings: VecDeque<(u64, u64)>,
     tokens: u32,
     tokens_at: Instant,
     pub(crate) path: Path,
+}
+
+/// Whether a way still leads to the peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Doubt {
+    pub(crate) since: Instant,
+    /// When something is done about it next.
+    pub(crate) next_at: Instant,
+    /// Of the echo that goes round, by which it is known that the peer is there.
+    pub(crate) token: Option<u64>,
+}
+
+impl Doubt {
+    /// So long nothing may come.
+    const AFTER: Duration = Duration::from_millis(400);
+    /// How often it is asked, then.
+    const APART: Duration = Duration::from_millis(200);
+    /// After so long it is asked by others too.
+    const AROUND: Duration = Duration::from_millis(800);
+    /// After so long the peer may be dead, which is for others to find out.
+    const OVER: Duration = Duration::from_secs(5);
+
+    fn new(now: Instant) -> Self {
+        Self { since: now, next_at: now.after(Self::AFTER), token: None }
+    }
+
+    /// Puts the next step off; whether the peer is to be asked by others too, `None` where it is over.
+    pub(crate) fn step(&mut self, now: Instant) -> Option<bool> {
+        self.next_at = now.after(Self::APART);
+        let age = now.since(self.since);
+        (age < Self::OVER).then_some(age >= Self::AROUND)
+    }
 }
 
 /// The newest hello.
@@ -247,6 +281,7 @@ impl Peer {
             checked: None,
             knows_addresses: false,
             is_idle: false,
+            doubt: None,
             pings: VecDeque::new(),
             tokens: HELLOS_PER_SECOND,
             tokens_at: now,
@@ -299,6 +334,15 @@ impl Peer {
 
     pub(crate) fn is_alive(&mut self, at: Instant) {
         self.alive_at = self.alive_at.max(Some(at));
+    }
+
+    /// Something has gone to the peer, or come from it by the way that this goes, since the last time.
+    pub(crate) fn see(&mut self, has_gone: bool, has_come: bool, now: Instant) {
+        if has_come {
+            self.doubt = None;
+        } else if has_gone && self.session.is_some() {
+            self.doubt.get_or_insert(Doubt::new(now));
+        }
     }
 
     /// When silence will have lasted as long as the peer's lease.

@@ -248,6 +248,10 @@ impl Daemon {
         };
         let Received::Text(id, text) = received else { return };
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        let is_usual = self.node.peer(id).is_some_and(|view| view.endpoint == Some(from));
+        if is_usual {
+            self.node.see(id, false, true, now);
+        }
         if peer.source.replace(from) != Some(from) {
             self.node.handle_command(Command::Alive { peer: id }, now);
         }
@@ -359,6 +363,7 @@ impl Daemon {
                 self.claimed(peer, &addresses, since, knows_ours);
             }
             Output::Link { public_key, places } => self.call(public_key, &places, now),
+            Output::Silent { peer } => self.node.detour(peer, now),
             Output::Move { peer, to } => {
                 self.sessions.set_endpoint(peer, Some(to));
                 self.moved(peer, Some(to), now);

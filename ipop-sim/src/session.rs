@@ -20,7 +20,7 @@ use wire::{INITIATION, RESPONSE, TRANSPORT, initiation, response};
 
 const TIMERS: Timers = Timers::WIREGUARD;
 /// What comes the long way does not count against UDP that has brought something in this time.
-const WAY_LASTS: Duration = Duration::from_secs(3);
+const WAY_LASTS: Duration = Duration::from_secs(1);
 
 /// One session, without its keys.
 #[derive(Clone, Copy, Debug)]

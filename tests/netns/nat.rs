@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use crate::lab::beat::Beat;
 use crate::lab::boxes::{Kind, Options};
 use crate::lab::internet::{Families, Internet};
-use crate::lab::{SOON, run, within};
+use crate::lab::tcp::{MIB, Tcp};
+use crate::lab::{Host, SOON, run, within};
 
 /// For all pairs of a matrix to be on the path that they stay on: a way that was not found at first is looked
 /// for again after 20 s.
@@ -281,4 +283,82 @@ fn who_has_another_family_is_reached_by_who_has_both() {
         net.wait_for_path(v4, v6, "relay", SOON);
         net.wait_for_path(v6, v4, "relay", SOON);
     });
+}
+
+/// What comes through while something happens to the network: a stream of datagrams and a connection, and the
+/// longest time that neither end hears of the other.
+#[track_caller]
+fn is_survived(net: &mut Internet, [from, to]: [usize; 2], event: impl FnOnce(&mut Internet)) -> Duration {
+    let address = net.hosts[to].inner(false);
+    let tcp = Tcp::start(&net.hosts[from], &net.hosts[to], address, None);
+    let beat = Beat::start(&net.hosts[from], &net.hosts[to], address);
+    for _ in 0..500 {
+        beat.wait_for_next(SOON);
+    }
+    beat.reset_gap();
+    tcp.wait_for_progress(MIB, SOON);
+    event(net);
+    tcp.wait_for_progress(8 * MIB, PATIENCE);
+    for _ in 0..100 {
+        beat.wait_for_next(SOON);
+    }
+    let gap = beat.gap();
+    let _ = beat.finish();
+    tcp.finish();
+    gap
+}
+
+#[test]
+fn a_box_that_forgets_everything_is_no_hindrance() {
+    run(|| {
+        let mut net = Internet::new();
+        let a = net.behind(Kind::PortRestricted);
+        let b = net.behind(Kind::PortRestricted);
+        let mut net = net.up();
+        for [from, to] in [[a, b], [b, a]] {
+            net.wait_for_path(from, to, "direct-kernel", SOON);
+            let gap = is_survived(&mut net, [from, to], |net| net.gate(a).reboot());
+            eprintln!("silent for {gap:?}");
+            assert!(gap < SOON, "silent for {gap:?}");
+            net.wait_for_path(from, to, "direct-kernel", PATIENCE);
+        }
+    });
+}
+
+#[test]
+fn a_relay_that_dies_is_replaced_by_another() {
+    run(|| {
+        let mut net = Internet::new();
+        let other = net.public(Families::Both);
+        let a = net.behind(Kind::SymmetricRandom);
+        let b = net.behind(Kind::SymmetricRandom);
+        let mut net = net.up();
+        net.wait_for_path(a, b, "relay", SOON);
+        let relay = relay_of(&net, a, b);
+        assert!([0, other].contains(&relay), "host {relay} relays");
+        let gap = is_survived(&mut net, [a, b], |net| {
+            // A dead daemon's kernel path would go on.
+            let host = &net.hosts[relay];
+            host.ns.ip(&format!("link set {} down", host.device));
+        });
+        eprintln!("silent for {gap:?}");
+        assert!(gap < SOON, "silent for {gap:?}");
+        assert_ne!(relay_of(&net, a, b), relay);
+    });
+}
+
+/// The host that relays between two others.
+fn relay_of(net: &Internet, from: usize, to: usize) -> usize {
+    let address = format!("\"{}\"", net.hosts[to].inner_v4);
+    let peers = net.hosts[from].ask("/v1/peers");
+    let mut peers = peers.as_array().into_iter().flatten();
+    let peer = peers.find(|peer| peer["virtual_ips"].to_string().contains(&address)).expect("a peer");
+    let endpoint = peer["endpoint"].as_str().expect("an endpoint");
+    let is_it = |host: &Host| {
+        host.daemon.is_some() && host.config.name != net.hosts[from].config.name && {
+            let address = host.ask("/v1/status")["address"].as_str().expect("an address").to_owned();
+            endpoint.contains(&address)
+        }
+    };
+    net.hosts.iter().position(is_it).unwrap_or_else(|| panic!("nobody known is at {endpoint}"))
 }

@@ -109,6 +109,60 @@ impl Node {
         self.with_ring(|ring| ring.broadcast(text, now)).unwrap_or(false)
     }
 
+    /// What the data paths have seen of a peer since the last time: whether anything has gone to it, and whether
+    /// anything has come by the way that this goes.
+    pub fn see(&mut self, id: PeerId, has_gone: bool, has_come: bool, now: Instant) {
+        if self.ring.is_some()
+            && let Some(peer) = self.peer_mut(id)
+        {
+            peer.see(has_gone, has_come, now);
+        }
+    }
+
+    /// Asks a peer from which nothing comes, and then by way of others.
+    pub(super) fn doubt(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        let Some(doubt) = peer.doubt.as_mut().filter(|doubt| doubt.next_at <= now) else { return };
+        let Some(is_around) = doubt.step(now) else {
+            peer.doubt = None;
+            return;
+        };
+        let is_carried = peer.endpoint().is_none_or(|endpoint| endpoint.overlay().is_some());
+        if is_carried {
+            peer.doubt = None;
+            return;
+        }
+        self.say_hello(id, true, now);
+        if !is_around {
+            return;
+        }
+        let (token, address) = (self.next_jitter().as_nanos() as u64 | 1 << 63, self.address_of(id));
+        if let (Some(peer), Some(address)) = (self.peer_mut(id), address)
+            && let Some(doubt) = &mut peer.doubt
+        {
+            let token = *doubt.token.get_or_insert(token);
+            self.echo_behind(address, token, now);
+        }
+    }
+
+    /// Whether an echo tells of a peer in doubt.
+    fn silent(&self, from: NodeAddress, token: u64) -> Option<PeerId> {
+        let id = self.peer_of_address(from)?;
+        (self.peer_at(id)?.doubt?.token == Some(token)).then_some(id)
+    }
+
+    /// A peer is there, and nothing comes from it by its own way: another relay, or others, are to take what goes
+    /// to it, while a new way is looked for.
+    pub fn detour(&mut self, id: PeerId, now: Instant) {
+        let Some(address) = self.address_of(id) else { return };
+        let Some(peer) = self.peer_mut(id) else { return };
+        if peer.doubt.take().is_none() {
+            // Something has come in time.
+            return;
+        }
+        self.with_ring(|ring| ring.detour(address, now));
+    }
+
     /// Packets have gone to a peer or come from it.
     pub fn traffic(&mut self, id: PeerId, now: Instant) {
         let Some(address) = self.address_of(id) else { return };
@@ -287,7 +341,10 @@ impl Node {
                     None => continue,
                 },
                 ring::Output::Carried { from, datagram } => Output::Carried { from, datagram },
-                ring::Output::Echoed { token, from, rtt, hops } => Output::Echoed { token, from, rtt, hops },
+                ring::Output::Echoed { token, from, rtt, hops } => match self.silent(from, token) {
+                    Some(peer) => Output::Silent { peer },
+                    None => Output::Echoed { token, from, rtt, hops },
+                },
                 ring::Output::Traced { token, from, rtt, hops, end } => {
                     Output::Traced { token, from, rtt, hops, end }
                 }

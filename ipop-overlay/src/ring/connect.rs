@@ -8,6 +8,7 @@ use core::time::Duration;
 use ipop_common::wireguard::INITIATION_LEN;
 
 use super::counts::Count;
+use super::edge::Edge;
 use super::limits::{
     AVOID, AVOIDED_MAX, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, LINKS_OF_OTHERS_MAX, NEAR_PER_SIDE,
     REQUESTS_MAX, RESEND_FIRST, RESEND_MAX, RESEND_MIN, RESENDS_MAX,
@@ -43,6 +44,8 @@ pub(super) struct Linking {
 const ROUNDS: [Duration; 3] =
     [Duration::from_millis(700), Duration::from_millis(1300), Duration::from_secs(3)];
 
+/// Requests that were under way when a connection was made have arrived after so long.
+const SETTLED: Duration = Duration::from_secs(3);
 /// With this one, relays are looked for as well.
 const RELAY_ROUND: usize = 3;
 
@@ -201,11 +204,12 @@ impl Ring {
         if connect.answers {
             self.take_answer(header.source, connect, now);
         } else {
-            self.answer(from, header.source, &connect, now);
+            self.answer(from, header, &connect, now);
         }
     }
 
-    fn answer(&mut self, from: NodeAddress, source: NodeAddress, request: &Connect, now: Instant) {
+    fn answer(&mut self, from: NodeAddress, asked: &Header, request: &Connect, now: Instant) {
+        let source = asked.source;
         let answer = Connect {
             answers: true,
             role: request.role,
@@ -218,7 +222,14 @@ impl Ring {
         };
         let mut header = self.header(Mode::Exact, Kind::Connect, source);
         header.via = request.answer_via;
-        self.originate(header, None, &answer.to_bytes(), Some(from), now);
+        let way_back = self.way_back(from, source);
+        self.originate(header, way_back, &answer.to_bytes(), Some(from), now);
+        let is_settled = |edge: &Edge| now.since(edge.since) > SETTLED;
+        let is_for_this = asked.mode == Mode::Exact && from != source && !request.role.is_empty();
+        if is_for_this && self.table.get(source).is_some_and(is_settled) {
+            // It would not ask this node, by way of others, if its end of the connection was there.
+            self.detour(source, now);
+        }
         if !request.role.is_empty() && !self.is_direct(source) {
             let begin_at = now.after(LINK_YIELD);
             self.link(request.public_key, request.endpoints.clone(), Roles::NONE, begin_at, now);
@@ -226,6 +237,11 @@ impl Ring {
                 linking.account = Some(from);
             }
         }
+    }
+
+    /// By whom an answer goes: not by a connection by which the question did not come.
+    pub(super) fn way_back(&self, from: NodeAddress, source: NodeAddress) -> Option<NodeAddress> {
+        (from != source && self.table.contains(source)).then_some(from)
     }
 
     /// This node's coordinates, and its neighbours with theirs.

@@ -52,6 +52,7 @@ counts! {
     Closed, "overlay_closed", Ok, "connections closed by agreement";
     Relayed, "overlay_relayed", Ok, "pairs of nodes between which this one began to relay";
     RelayRefused, "overlay_relay_refused", Refused, "pairs of nodes between which this one was asked to relay and does not";
+    Detour, "overlay_detour", Ok, "connections that were broken although the other was there, and given up for a way round";
     Unreachable, "overlay_unreachable", Dropped, "connections that could not be made";
 }
 

@@ -277,7 +277,7 @@ impl Ring {
 
     fn answer_echo(&mut self, from: NodeAddress, header: &Header, answer: Echo, now: Instant) {
         let back = self.header(Mode::Exact, Kind::Echo, header.source);
-        self.originate(back, None, &answer.to_bytes(), Some(from), now);
+        self.originate(back, self.way_back(from, header.source), &answer.to_bytes(), Some(from), now);
     }
 }
 

@@ -287,6 +287,29 @@ impl Ring {
         self.ask(address, now);
     }
 
+    /// A node answers by way of others, and not by the connection to it: that is broken, and a new one is made.
+    pub fn detour(&mut self, address: NodeAddress, now: Instant) {
+        self.counts.add(Count::Detour);
+        let failed = self.table.get(address).and_then(|edge| edge.relay);
+        if let Some(failed) = failed
+            && let Some(wanted) = self.relays.wanted.get_mut(&address)
+        {
+            wanted.grants.retain(|grant| grant.by != failed);
+            if !wanted.grants.is_empty() {
+                self.next_relay(address, now);
+                return;
+            }
+        }
+        self.relays.wanted.remove(&address);
+        let roles = self.table.remove(address).map_or(Roles::NONE, |edge| edge.mine);
+        self.relay_lost(address, now);
+        self.links.remove(&address);
+        self.avoided.remove(&address);
+        self.outputs.push_back(Output::Move { address, to: Endpoint::Overlay(address) });
+        self.connect_to(address, roles.with(Roles::DEMAND), None, now);
+        self.ring_changed(now);
+    }
+
     fn end_pair(&mut self, label: u32) {
         if self.relays.pairs.remove(&label).is_some() {
             self.outputs.push_back(Output::Unrelay { label });

@@ -31,7 +31,7 @@ pub const CANDIDATES_MAX: usize = 12;
 pub const PLACES_AT_ONCE: usize = 6;
 /// A peer that one way has brought something of within this time is not looked for on a longer one: a packet that
 /// went round is none against the shorter way.
-const WAY_LASTS: Duration = Duration::from_secs(3);
+const WAY_LASTS: Duration = Duration::from_secs(1);
 /// Whatever the timers say, a try is not its own next.
 const RETRY_MIN: Duration = Duration::from_millis(1);
 

@@ -135,6 +135,7 @@ impl Daemon {
 
     fn has_sent(&mut self, id: PeerId, now: Instant) {
         self.peers.entry(id).and_modify(|peer| peer.has_sent = true);
+        self.node.see(id, true, false, now);
         self.tick_soon(now);
     }
 }

@@ -73,6 +73,8 @@ use underlays::Underlays;
 
 /// How often leases are renewed: many times within one.
 const RENEWAL: Duration = Duration::from_secs(1);
+/// How often is looked at what the data paths carry, while they do.
+const LOOK: Duration = Duration::from_millis(200);
 /// A peer that has missed two hellos may have another link-layer address than the one cached.
 const SILENCE: Duration = Duration::from_millis(2500);
 /// Changes of the host's network come in bursts; this long after the first, all are looked at.
@@ -160,6 +162,8 @@ struct Daemon {
     warnings: Vec<String>,
     started: Instant,
     next_renewal: Instant,
+    /// When is looked at what the data paths have carried.
+    next_look: Instant,
     /// When changes of the host's network are to be looked at.
     refresh_at: Option<Instant>,
 }
@@ -236,6 +240,7 @@ impl Daemon {
             core,
             self.sealing.poll_timeout(),
             Some(self.next_renewal),
+            Some(self.next_look),
             self.refresh_at,
             self.pings.next_deadline(),
             self.handover_deadline(),
@@ -298,11 +303,15 @@ impl Daemon {
 
     /// Tells the cores what the data paths have carried, and keeps a session with every peer.
     fn look_at_sessions(&mut self, now: Instant) {
-        for (peer, has_come) in self.sealing.look() {
-            if has_come {
+        for (peer, look) in self.sealing.look() {
+            self.node.see(peer, look.has_gone, look.has_come_directly, now);
+            if look.has_come {
                 self.node.handle_command(Command::Alive { peer }, now);
             }
-            self.node.traffic(peer, now);
+            if look.has_come || look.has_gone {
+                self.node.traffic(peer, now);
+                self.next_look = now.after(LOOK);
+            }
         }
         let configured = self.peers.values().filter(|peer| peer.origin == Origin::Configured);
         configured.for_each(|peer| self.sealing.want(peer.id));
@@ -335,9 +344,12 @@ impl Daemon {
             self.refresh_at = None;
             self.refresh().await;
         }
+        if self.next_look <= now {
+            self.next_look = now.after(RENEWAL);
+            self.look_at_sessions(now);
+        }
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
-            self.look_at_sessions(now);
             self.tidy_overlay(now);
             self.renew();
             self.ask_for_silent(now).await;
@@ -441,6 +453,11 @@ impl Daemon {
                     self.claimed(peer, &addresses, (since, knows_ours));
                 }
                 Output::Link { public_key, places } => self.call_node(public_key, &places),
+                Output::Silent { peer } => {
+                    let now = clock::now();
+                    self.look_at_sessions(now);
+                    self.node.detour(peer, now);
+                }
                 Output::Move { peer, to } => self.set_endpoint(peer, Some(to)),
                 Output::Relay { label, ends } => self.relay(label, ends),
                 Output::Unrelay { label } => self.unrelay(label),

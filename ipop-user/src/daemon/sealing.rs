@@ -69,8 +69,21 @@ struct Live {
     received_ns: u64,
     /// When data went out last, as of the last look.
     sent_ns: u64,
+    /// When anything had last come by the way that packets to the peer go, by the last look.
+    direct_ns: u64,
     /// When other nodes had last relayed or carried something here, by the last look.
     around_ns: u64,
+}
+
+/// What is new of a peer since the last look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Look {
+    /// Packets have come.
+    pub(super) has_come: bool,
+    /// Anything has, by the way that packets to the peer go.
+    pub(super) has_come_directly: bool,
+    /// Packets have gone to the peer.
+    pub(super) has_gone: bool,
 }
 
 /// The sessions of one node.
@@ -196,6 +209,7 @@ impl Sealing {
             confirmed: true,
             received_ns: 0,
             sent_ns: 0,
+            direct_ns: 0,
             around_ns: 0,
         };
         self.add(agreed.local, live);
@@ -286,11 +300,10 @@ impl Sealing {
         self.core.call_candidates(now(), peer);
     }
 
-    /// Tells the core what the data paths have carried; the peers with which there was data since the last
-    /// look, and whether some has come.
-    pub(super) fn look(&mut self) -> Vec<(PeerId, bool)> {
+    /// Tells the core what the data paths have carried; and what is news of it, by peer.
+    pub(super) fn look(&mut self) -> BTreeMap<PeerId, Look> {
         let now = now();
-        let mut busy = Vec::new();
+        let mut seen: BTreeMap<PeerId, Look> = BTreeMap::new();
         for (local, live) in &mut self.live {
             let place = self.places.of(*local);
             let (sent, by_udp) = place.last_traffic();
@@ -298,9 +311,16 @@ impl Sealing {
             let received = by_udp.max(heard.around_data_ns);
             let (has_come, has_gone) = (received > live.received_ns, sent > live.sent_ns);
             (live.received_ns, live.sent_ns) = (received.max(live.received_ns), sent.max(live.sent_ns));
-            if has_come || has_gone {
-                busy.push((live.peer, has_come));
-            }
+            let direct_ns = match self.core.peer(live.peer).and_then(|view| view.endpoint) {
+                Some(Endpoint::Udp(_)) => by_udp.max(heard.udp_ns),
+                Some(Endpoint::Relay { .. }) => heard.relay_ns,
+                Some(Endpoint::Overlay(_)) | None => 0,
+            };
+            let look = seen.entry(live.peer).or_default();
+            look.has_come |= has_come;
+            look.has_gone |= has_gone;
+            look.has_come_directly |= direct_ns > live.direct_ns;
+            live.direct_ns = direct_ns.max(live.direct_ns);
             let (sent, received, by_udp) = (at(sent), at(received), at(by_udp.max(heard.udp_ns)));
             let traffic = Traffic {
                 sent,
@@ -320,7 +340,7 @@ impl Sealing {
                 self.core.authenticated_from(now, *local, from);
             }
         }
-        busy
+        seen
     }
 
     pub(super) fn handle_timeout(&mut self) {
@@ -387,6 +407,7 @@ impl Sealing {
             confirmed: false,
             received_ns: 0,
             sent_ns: 0,
+            direct_ns: 0,
             around_ns: 0,
         };
         self.add(local, live);

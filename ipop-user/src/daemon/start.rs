@@ -138,6 +138,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         warnings,
         started: now,
         next_renewal: now.after(RENEWAL),
+        next_look: now.after(RENEWAL),
         refresh_at: None,
     };
     let events = Events {

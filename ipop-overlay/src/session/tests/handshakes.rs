@@ -131,11 +131,11 @@ fn a_peer_roams_to_the_overlay_when_udp_has_been_quiet_and_back_at_once() {
     }
     // UDP falls silent.
     world.hosts[0].address = overlay(0);
-    world.advance(2 * SECOND);
+    world.advance(Duration::from_millis(300));
     world.send(0, b"by other nodes");
     world.deliver();
-    assert_eq!(roamed(&world), [], "2.5 s since UDP brought something");
-    world.advance(SECOND);
+    assert_eq!(roamed(&world), [], "0.8 s since UDP brought something");
+    world.advance(Duration::from_millis(300));
     world.send(0, b"by other nodes");
     world.deliver();
     assert_eq!(roamed(&world), [overlay(0)]);
