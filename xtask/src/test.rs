@@ -28,6 +28,8 @@ mod variable {
     pub(crate) const REQUIRE_ROOT: &str = "IPOP_REQUIRE_ROOT";
     /// Set when slow tests are to run too.
     pub(crate) const FULL: &str = "IPOP_TEST_FULL";
+    /// A file to which the matrix of NATs is written.
+    pub(crate) const NAT_MATRIX: &str = "IPOP_NAT_MATRIX";
     /// Set when other kernels are to be booted.
     pub(crate) const VM: &str = "IPOP_TEST_VM";
 }
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// Also the slow tests
     #[arg(long)]
     full: bool,
+    /// Only the tests of NATs and firewalls, and show who reached whom, and how
+    #[arg(long)]
+    nat: bool,
     /// Let every fuzz target look for new input for so long, beyond replaying its corpus
     #[arg(long, value_name = "SECONDS")]
     fuzz: Option<u64>,
@@ -65,8 +70,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(program) = boringtun::program()? {
         cargo.env(variable::BORINGTUN, program);
     }
+    let matrix = workspace::target()?.join("nat-matrix.txt");
+    if args.nat {
+        // Nor is the matrix of an earlier one.
+        let _ = fs::remove_file(&matrix);
+        cargo.env(variable::NAT_MATRIX, &matrix);
+    }
     let mut tally = Tally::default();
     run_counted(cargo, args, &mut tally)?;
+    if let Ok(matrix) = fs::read_to_string(&matrix)
+        && args.nat
+    {
+        ui::say(&format!("\n{matrix}"));
+    }
     tally.skip_listed(&fs::read_to_string(&skipped).unwrap_or_default());
     if let Some(seconds) = args.fuzz {
         fuzz::run(seconds, &args.filters, &mut tally)?;
@@ -90,7 +106,8 @@ fn cargo_test(args: &Args) -> Command {
 
 /// Runs `cargo`, shows what it prints, and counts what its test runners say.
 fn run_counted(mut cargo: Command, args: &Args, tally: &mut Tally) -> Result<()> {
-    cargo.arg("--").args(&args.filters);
+    let nat = args.nat.then_some(["nat::", "boxes::"]).into_iter().flatten();
+    cargo.arg("--").args(nat).args(&args.filters);
     let shown = sh::shown(&cargo);
     sh::ends_with_us(&mut cargo);
     let mut child = cargo

@@ -113,6 +113,10 @@ pub struct Underlay {
     pub has_bootstrap: bool,
     /// Nodes on the same LAN are looked for, and answered.
     pub multicast: bool,
+    /// This node passes on what others, which cannot reach each other, send to each other.
+    pub relay: bool,
+    /// What each two of them may send, in Mbit/s; 0: as much as they like.
+    pub relay_mbit_s: u32,
     /// Networks over which links may be clear.
     pub trusted: Vec<Prefix>,
 }

@@ -56,6 +56,8 @@ pub(super) struct RawUnderlay {
     pub(super) interfaces: Option<Spanned<Vec<Text>>>,
     pub(super) bootstrap: Option<Spanned<Vec<Text>>>,
     pub(super) multicast: Option<bool>,
+    pub(super) relay: Option<bool>,
+    pub(super) relay_mbit_s: Option<u32>,
     #[serde(default)]
     pub(super) trusted: Vec<Text>,
 }

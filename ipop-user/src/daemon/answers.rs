@@ -110,6 +110,8 @@ impl Daemon {
                 overlay.ways.follow(&self.config);
             }
             self.claim_addresses();
+            self.node.set_relaying(self.config.underlay.relay);
+            self.renew_relays();
         } else {
             self.enter(node, sealing, peers)?;
         }
@@ -123,6 +125,7 @@ impl Daemon {
             let keep = peers.values().map(|peer| peer.link_id).collect();
             path.retain(&keep).map_err(|error| error.to_string())?;
         }
+        self.end_relays();
         self.sealing.close();
         (self.node, self.sealing, self.peers) = (node, sealing, peers);
         self.stale = Stale::default();

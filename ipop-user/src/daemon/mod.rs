@@ -177,7 +177,7 @@ impl Daemon {
                     // An echo that comes back is taken for behind all that the data threads had carried.
                     for _ in 0..events.carried.len() {
                         let Ok(datagram) = events.carried.try_recv() else { break };
-                        self.send(datagram.to, &datagram.bytes);
+                        self.send_on(&datagram);
                     }
                     self.on_user_event(&event);
                     // Events come in bursts; each look at what follows from them costs more than they.
@@ -194,10 +194,10 @@ impl Daemon {
                     }
                 }
                 Event::Carried(datagram) => {
-                    self.send(datagram.to, &datagram.bytes);
+                    self.send_on(&datagram);
                     for _ in 0..BURST {
                         let Ok(datagram) = events.carried.try_recv() else { break };
-                        self.send(datagram.to, &datagram.bytes);
+                        self.send_on(&datagram);
                     }
                 }
                 Event::Word(word) => self.hear_word(word),
@@ -479,6 +479,14 @@ impl Daemon {
             }
         }
         !is_idle
+    }
+
+    /// Has others carry what a data thread has sealed, or passes on what it has received.
+    fn send_on(&mut self, datagram: &CarriedDatagram) {
+        match datagram.to {
+            Endpoint::Udp(to) => self.pass_on(to, &datagram.bytes),
+            to @ (Endpoint::Relay { .. } | Endpoint::Overlay(_)) => self.send(to, &datagram.bytes),
+        }
     }
 
     /// Sends a datagram the way that its peer is reached.

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::bootstrap::WaysIn;
 use super::peers::{Origin, PeerState};
+use super::relays::Pair;
 use super::remembered::{self, KnownNode, Remembered};
 use super::{Daemon, clock};
 use crate::config::{Config, Prefix};
@@ -35,7 +36,7 @@ pub(super) struct Overlay {
     /// Addresses that nobody has, and until when that is taken to be so.
     absent: BTreeMap<IpAddr, Instant>,
     /// Between whom this node relays, by label.
-    pub(super) relayed: BTreeMap<u32, [PeerId; 2]>,
+    pub(super) relayed: BTreeMap<u32, Pair>,
     /// What is written down for the next run.
     remembered: Remembered,
     remember_at: Instant,
@@ -72,6 +73,7 @@ impl Daemon {
         let nodes = overlay.remembered.nodes.clone();
         let now = clock::now();
         self.node.join(random, now);
+        self.node.set_relaying(self.config.underlay.relay);
         self.claim_addresses();
         for node in &nodes {
             self.node.add_contact(*node.public_key.as_bytes(), node.places.clone(), false, now);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use ipop_common::Counter;
+use ipop_common::filter::WINDOW_NS;
 use ipop_common::limits::LEASE_NS;
 use ipop_common::maps::Relay;
 use ipop_common::relay::{self, Way};
@@ -13,13 +14,22 @@ use super::peers::PeerState;
 use super::{Daemon, clock};
 use crate::userpath::Table;
 
+/// Two peers between which this node relays.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
+    ends: [PeerId; 2],
+    /// What the daemon itself has passed on in the present window, in bytes.
+    window: u64,
+    used: u64,
+}
+
 impl Daemon {
     /// Begins to pass on what two peers send to each other with this label.
     pub(super) fn relay(&mut self, label: u32, ends: [PeerId; 2]) {
         let [a, b] = ends.map(|end| self.name_of(end).to_owned());
         info!(label, between = %format_args!("{a} and {b}"), "relays");
         if let Some(overlay) = &mut self.overlay {
-            overlay.relayed.insert(label, ends);
+            overlay.relayed.insert(label, Pair { ends, window: 0, used: 0 });
         }
         self.apply_relay(label);
         // Before the answer that says so is sent.
@@ -35,6 +45,40 @@ impl Daemon {
         }
     }
 
+    /// Passes on nothing any more.
+    pub(super) fn end_relays(&mut self) {
+        let labels: Vec<u32> = self
+            .overlay
+            .iter_mut()
+            .flat_map(|o| std::mem::take(&mut o.relayed))
+            .map(|(label, _)| label)
+            .collect();
+        labels.into_iter().for_each(|label| self.apply_relay(label));
+    }
+
+    /// Bytes that each pair may send in a window.
+    fn relay_limit(&self) -> u64 {
+        let bits = u64::from(self.config.underlay.relay_mbit_s) * 1_000_000;
+        bits * WINDOW_NS / 8 / 1_000_000_000
+    }
+
+    /// Passes on a relay frame that the kernel has not, within the limit of its pair.
+    pub(super) fn pass_on(&mut self, to: SocketAddr, frame: &[u8]) {
+        let (limit, window) = (self.relay_limit(), clock::now().as_nanos() / WINDOW_NS);
+        let pair = relay::label(frame, 0)
+            .and_then(|label| self.overlay.as_mut().and_then(|overlay| overlay.relayed.get_mut(&label)));
+        let Some(pair) = pair else { return self.counters.add(Counter::RxUnknownLabel, 1) };
+        if pair.window != window {
+            (pair.window, pair.used) = (window, 0);
+        }
+        pair.used += frame.len() as u64;
+        if limit != 0 && pair.used > limit {
+            return self.counters.add(Counter::RxRelayLimit, 1);
+        }
+        self.counters.add(Counter::RxRelayed, 1);
+        self.transmit(to, frame);
+    }
+
     /// Renews what the kernel passes on by itself.
     pub(super) fn renew_relays(&mut self) {
         let labels: Vec<u32> =
@@ -44,10 +88,11 @@ impl Daemon {
 
     /// Has the kernel pass on what has this label; where it cannot, the daemon does.
     fn apply_relay(&mut self, label: u32) {
-        let ends = self.overlay.as_ref().and_then(|overlay| overlay.relayed.get(&label));
-        let ways = ends.and_then(|[a, b]| Some([self.way_to(*a)?, self.way_to(*b)?]));
+        let pair = self.overlay.as_ref().and_then(|overlay| overlay.relayed.get(&label));
+        let ways = pair.and_then(|pair| Some([self.way_to(pair.ends[0])?, self.way_to(pair.ends[1])?]));
         let lease_until_ns = clock::now().as_nanos() + LEASE_NS;
-        let relay = ways.and_then(|[a, b]| Relay::new([&a, &b], lease_until_ns, 0));
+        let limit = self.relay_limit();
+        let relay = ways.and_then(|[a, b]| Relay::new([&a, &b], lease_until_ns, limit));
         let Some(kernel) = &mut self.kernel.path else { return };
         let result = match relay {
             Some(relay) => kernel.set_relay(label, &relay),
@@ -111,7 +156,7 @@ impl Daemon {
                 table.insert_node(place, peer.node_address());
             }
         }
-        for (label, [a, b]) in &overlay.relayed {
+        for (label, Pair { ends: [a, b], .. }) in &overlay.relayed {
             if let (Some(a), Some(b)) = (self.udp_place(*a), self.udp_place(*b)) {
                 table.insert_relayed(*label, [a, b]);
             }

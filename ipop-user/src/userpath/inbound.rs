@@ -164,7 +164,6 @@ impl Inbound {
         if let Some(to) = context.table.next_hop(label, from) {
             let onward = CarriedDatagram { to: Endpoint::Udp(to), bytes: bytes.to_vec() };
             context.listeners.carried.try_send(onward).map_err(|_| Counter::RxRelayFull)?;
-            context.counters.add(Counter::RxRelayed, 1);
             return Ok(());
         }
         let by = context.table.node_at(from).ok_or(Counter::RxUnknownLabel)?;

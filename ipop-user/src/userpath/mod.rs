@@ -110,6 +110,7 @@ pub enum UserEvent {
 /// A sealed datagram for other nodes to carry, or a relay frame that is to be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarriedDatagram {
+    /// By UDP goes what this node relays.
     pub to: Endpoint,
     pub bytes: Vec<u8>,
 }

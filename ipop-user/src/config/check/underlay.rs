@@ -31,6 +31,8 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         bootstrap: bootstrap?,
         has_bootstrap: raw.bootstrap.is_some(),
         multicast: raw.multicast.unwrap_or(true),
+        relay: raw.relay.unwrap_or(true),
+        relay_mbit_s: raw.relay_mbit_s.unwrap_or(0),
         trusted: trusted?,
     })
 }
