@@ -118,9 +118,10 @@ fn the_corpus_reaches_every_verdict_about_a_frame() {
             ingress::Verdict::Deliver(delivery) => format!("{:?} in {:?}", delivery.inner, delivery.outer),
             ingress::Verdict::LeaveToStack(_) => "left to stack".to_owned(),
             ingress::Verdict::NotOurs => "not ours".to_owned(),
-            ingress::Verdict::Open(_) | ingress::Verdict::LeaveToUser | ingress::Verdict::Handshake(_) => {
-                "to the daemon's port".to_owned()
-            }
+            ingress::Verdict::Open(_)
+            | ingress::Verdict::LeaveToUser
+            | ingress::Verdict::Handshake(_)
+            | ingress::Verdict::Relay(_) => "to the daemon's port".to_owned(),
         })
     });
     let refusals = Counter::ALL.iter().filter(|counter| is_refusal_of_a_frame(**counter));
@@ -146,6 +147,9 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
         "rx_cookie_sent",
         "rx_bad_cookie",
         "rx_unknown_message",
+        "rx_bad_relay_frame",
+        "rx_relay_loop",
+        "rx_unknown_label",
         // Decided with the keys, when a sealed frame is opened.
         "rx_unknown_index",
         "rx_key_expired",
@@ -192,6 +196,7 @@ fn the_corpus_reaches_every_kind_of_path() {
         "no endpoint",
         "no route",
         "overlay",
+        "relay",
         "silent",
         "user, clear, off here",
         "user, clear, off there",

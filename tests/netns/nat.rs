@@ -318,7 +318,6 @@ fn a_box_that_forgets_everything_is_no_hindrance() {
         for [from, to] in [[a, b], [b, a]] {
             net.wait_for_path(from, to, "direct-kernel", SOON);
             let gap = is_survived(&mut net, [from, to], |net| net.gate(a).reboot());
-            eprintln!("silent for {gap:?}");
             assert!(gap < SOON, "silent for {gap:?}");
             net.wait_for_path(from, to, "direct-kernel", PATIENCE);
         }
@@ -341,7 +340,6 @@ fn a_relay_that_dies_is_replaced_by_another() {
             let host = &net.hosts[relay];
             host.ns.ip(&format!("link set {} down", host.device));
         });
-        eprintln!("silent for {gap:?}");
         assert!(gap < SOON, "silent for {gap:?}");
         assert_ne!(relay_of(&net, a, b), relay);
     });

@@ -186,7 +186,7 @@ mod tests {
         let (mut cookies, mut macs) = (Cookies::new(&PUBLIC), PeerMacs::new(&PUBLIC));
         let first = Initiation::parse(&initiation(&mut macs)).unwrap();
         let mut random = |out: &mut [u8]| out.fill(0x77);
-        let reply: CookieReply = cookies.reply(at(1), source(7).into(), 5, &first.mac1, &mut random);
+        let reply: CookieReply = cookies.reply(at(1), source(7), 5, &first.mac1, &mut random);
         assert!(macs.take_cookie(at(1), &reply));
         let key = cookies.take_new().unwrap();
         assert!(cookies.take_new().is_none(), "told once");

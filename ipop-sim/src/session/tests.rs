@@ -1,5 +1,7 @@
 //! Two hosts' sessions, and datagrams that the test hands from one to the other.
 
+use std::net::SocketAddr;
+
 use super::*;
 
 const PEER: PeerId = PeerId(0);

@@ -180,7 +180,7 @@ with_both_engines! {
             handed.is_some()
         });
         let handed = handed.unwrap();
-        assert_eq!((handed.from, handed.socket, &handed.bytes[..]), (from, 0, &good[..]));
+        assert_eq!((handed.from, handed.socket, &handed.bytes[..]), (from.into(), 0, &good[..]));
         // Nobody takes these: the channel holds 16.
         for _ in 0..20 {
             attack.attacker.send_to(&good, attack.target).unwrap();

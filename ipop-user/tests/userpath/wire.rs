@@ -15,8 +15,8 @@ use ipop_common::gpe::LinkId;
 use ipop_common::maps::{Link, LinkRef, PrefixKey};
 use ipop_common::session::Agreed;
 use ipop_common::{Address, Counter, Family};
-use ipop_overlay::NodeAddress;
 use ipop_overlay::session::Mac1Key;
+use ipop_overlay::{Endpoint, NodeAddress};
 use ipop_user::places::Places;
 use ipop_user::userpath::{
     Carriage, CarriedDatagram, Counters, HandshakeDatagram, Io, Listeners, QueueFiles, Settings, StartError,
@@ -240,7 +240,7 @@ impl Wire {
                             thread::yield_now();
                             continue;
                         };
-                        assert_eq!(datagram.to, address(1 - side));
+                        assert_eq!(datagram.to, Endpoint::Overlay(address(1 - side)));
                         while !to.carried_in(address(side), &datagram.bytes) {
                             assert!(!is_over.load(Ordering::Relaxed), "the inbox stays full");
                             thread::yield_now();
@@ -371,7 +371,7 @@ fn link(side: usize, options: Options) -> UserLink {
         |side: usize| -> IpAddr { OUTER[side][usize::from(options.outer_v6)].parse().expect("an address") };
     let id = LinkId::new(LINK_ID).expect("not zero");
     if options.carried {
-        return UserLink::on_overlay("peer", id, address(1 - side), options.link_mtu());
+        return UserLink::around("peer", id, Endpoint::Overlay(address(1 - side)), None, options.link_mtu());
     }
     let endpoint = SocketAddr::new(outer(1 - side), PORT);
     UserLink::new("peer", id, outer(side).into(), endpoint, options.link_mtu())

@@ -66,6 +66,7 @@ fn name_of(path: Path) -> &'static str {
         Path::User { security: Clear(_), reason: UserReason::OffThere, .. } => "user, clear, off there",
         Path::User { security: Sealed, reason: UserReason::OffHere, .. } => "user, sealed, off here",
         Path::User { security: Sealed, reason: UserReason::OffThere, .. } => "user, sealed, off there",
+        Path::Relay { .. } => "relay",
         Path::Overlay { .. } => "overlay",
         Path::None(NoPath::NoEndpoint) => "no endpoint",
         Path::None(NoPath::NoRoute) => "no route",
@@ -292,10 +293,11 @@ impl Run {
             0 => Command::Announce,
             1 => Command::Ping { peer: id, id: u64::from(choice) },
             2 | 3 => {
-                // With all the upper bits set, other nodes carry to it.
+                // With all the upper bits set, other nodes carry to it; but for the lowest of them, one relays.
                 state.endpoint = match (choice & 1, choice >> 3) {
                     (0, _) => None,
                     (_, 0x1f) => Some(Endpoint::Overlay(OVERLAY)),
+                    (_, 0x1e) => Some(Endpoint::Relay { by: OVERLAY, label: 7 }),
                     (_, index) => Some(Endpoint::Udp(address(index))),
                 };
                 if state.endpoint == Some(Endpoint::Overlay(OVERLAY)) {
@@ -375,6 +377,12 @@ impl Run {
             Path::Overlay { to, mtu } => {
                 assert_eq!(peer.endpoint, Some(Endpoint::Overlay(to)));
                 assert!(peer.session.is_some() && mtu == OVERLAY_MTU.min(MTU_MAX));
+                return;
+            }
+            Path::Relay { by, label, mtu } => {
+                assert_eq!(peer.endpoint, Some(Endpoint::Relay { by, label }));
+                let (_, underlay_mtu) = peer.underlay.expect("a path needs a way to the relay");
+                assert!(peer.session.is_some() && mtu <= underlay_mtu && mtu <= MTU_MAX);
                 return;
             }
             Path::User { endpoint, mtu, security, .. } => (endpoint, mtu, security),

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipop_overlay::ring::{BROADCAST_MAX, Count, Output, Ring};
-use ipop_overlay::{Instant, NodeAddress};
+use ipop_overlay::{Endpoint, Instant, NodeAddress};
 
 use super::tape::Tape;
 
@@ -92,6 +92,8 @@ struct Run {
     own: usize,
     /// The last request that the node has sent: its mode and its token.
     request: Option<[u8; 8]>,
+    /// Labels by which it relays.
+    relayed: BTreeSet<u32>,
 }
 
 impl Run {
@@ -114,6 +116,7 @@ impl Run {
             accounts: [Account::default(); 32],
             own: 0,
             request: None,
+            relayed: BTreeSet::new(),
         };
         // Two that are on the ring.
         for member in [1, 2] {
@@ -144,6 +147,27 @@ impl Run {
             6 => match tape.u8() {
                 0 => self.connect(member),
                 1 => self.ring.disconnected(address(member), self.now),
+                240 => self.hear(member, &[7, 0, 0, 0]),
+                241 => {
+                    let seen = [&[8, 0, 0, 0, 4][..], &tape.array::<6>()].concat();
+                    self.hear(member, &seen);
+                }
+                242 => {
+                    let ask = [&[9, 0, 0, 0][..], &self.somebody(tape).0, &[0; 8]].concat();
+                    self.hear(member, &ask);
+                }
+                243 => {
+                    let status = tape.u8() % 5;
+                    let head = [&[10, status, 0, 0][..], &tape.array::<4>(), &self.somebody(tape).0].concat();
+                    self.hear(member, &[&head[..], &tape.array::<4>()].concat());
+                }
+                244 => {
+                    let by = address(tape.u8());
+                    self.ring.relayed(address(member), by, self.now);
+                }
+                245 => self.ring.moved(address(member), place(tape.u8()), self.now),
+                246 => self.ring.detour(address(member), self.now),
+                247 => self.ring.set_relaying(tape.u8() & 1 == 0),
                 reason => self.hear(member, &[5, reason % 5, 0, 0]),
             },
             _ => self.own_act(member, tape),
@@ -156,7 +180,7 @@ impl Run {
         if !self.ring.is_connected(address(member)) {
             self.accounts[usize::from(member)].granted += CREDIT;
         }
-        self.ring.connected(key(member), Some(place(member)), self.now);
+        self.ring.connected(key(member), Endpoint::Udp(place(member)), self.now);
     }
 
     fn hear(&mut self, from: u8, message: &[u8]) {
@@ -291,10 +315,16 @@ impl Run {
                     assert_ne!(to, self.ring.address());
                     self.sent(&message, because_of);
                 }
-                Output::Link { public_key, endpoints } => {
+                Output::Link { public_key, places } => {
                     assert_ne!(public_key, key(OWN), "it wants a connection to itself");
-                    assert!(endpoints.len() <= ipop_overlay::ring::ENDPOINTS_MAX);
+                    assert!(places.len() <= ipop_overlay::ring::ENDPOINTS_MAX);
                 }
+                Output::Move { address, .. } => assert_ne!(address, self.ring.address()),
+                Output::Relay { label, ends: [a, b] } => {
+                    assert!(self.relayed.insert(label), "a label that is in use");
+                    assert!(a != b && self.ring.is_connected(a) && self.ring.is_connected(b));
+                }
+                Output::Unrelay { label } => assert!(self.relayed.remove(&label), "a label of nobody"),
                 Output::Unlink { address } => assert_ne!(address, self.ring.address()),
                 Output::Carried { from, .. } | Output::Echoed { from, .. } | Output::Traced { from, .. } => {
                     assert_ne!(from, self.ring.address());
@@ -318,7 +348,10 @@ impl Run {
         assert!(message.len() <= MESSAGE_MAX, "{} bytes", message.len());
         let is_answer = match *message {
             [2, flags, ..] => flags & 2 != 0,
-            [3 | 5, ..] => false,
+            [3 | 5 | 7 | 9, ..] => false,
+            // Told upon a question, or when the other has moved.
+            [8, ..] if because_of.is_none() => false,
+            [8 | 10, ..] => true,
             [4, form, hops_high, hops_low, most_high, most_low, ..] => {
                 let hops = u16::from_be_bytes([hops_high, hops_low]);
                 assert!(hops < u16::from_be_bytes([most_high, most_low]), "it has gone too far");
@@ -383,7 +416,8 @@ fn connect(flags: u8, role: u8, token: [u8; 8], member: u8, tape: &mut Tape<'_>)
     payload.push(u8::from(via & 1 != 0));
     payload.extend(if via & 1 != 0 { address(via).0 } else { [0; 20] });
     let [endpoints, neighbours] = tape.array::<2>().map(|count| count & 15);
-    payload.extend([endpoints, neighbours]);
+    let relays = via >> 1 & 7;
+    payload.extend([endpoints, neighbours, relays]);
     for number in 0..endpoints {
         payload.extend([4, 192, 0, 2, number, 0x3a, 0x98]);
     }
@@ -391,5 +425,6 @@ fn connect(flags: u8, role: u8, token: [u8; 8], member: u8, tape: &mut Tape<'_>)
         payload.extend(address(number).0);
         payload.extend(tape.array::<12>());
     }
+    (0..relays).for_each(|number| payload.extend(address(number).0));
     payload
 }

@@ -278,7 +278,7 @@ fn after_a_refusal_the_kernel_is_not_asked_to_cut_for_a_while() {
 
 /// A link to a peer that other nodes carry to, with a session or without one.
 fn on_overlay(link: &mut UserLink) {
-    *link = UserLink::on_overlay("peer", link.id, NodeAddress([5; 20]), MTU);
+    *link = UserLink::around("peer", link.id, Endpoint::Overlay(NodeAddress([5; 20])), None, MTU);
 }
 
 fn with_session(node: &Node, link: &mut UserLink) {
@@ -318,7 +318,7 @@ fn a_super_packet_to_a_peer_on_the_overlay_is_handed_on_in_sealed_segments() {
     let Carriage::Sealed(Some(session)) = &link.carriage else { panic!("it is sealed") };
     for counter in 0..4 {
         let mut datagram = node.ears.carried.try_recv().unwrap();
-        assert_eq!(datagram.to, NodeAddress([5; 20]));
+        assert_eq!(datagram.to, Endpoint::Overlay(NodeAddress([5; 20])));
         assert_eq!(datagram.bytes[..16], TransportHeader { receiver: 9, counter }.to_bytes());
         session.open(node.places.of(9), counter, &mut datagram.bytes[16..], 1).unwrap();
         let text = &datagram.bytes[16..][..1000 + packet.header_len()];
@@ -340,4 +340,31 @@ fn a_packet_to_a_peer_on_the_overlay_waits_for_a_session_and_never_goes_clear() 
     node.take(Header { gso: None, checksum: None }.to_bytes(), &packet.bytes());
     assert_eq!(node.counted(), [Counter::TxUnreachable]);
     assert!(node.ears.carried.try_recv().is_err());
+}
+
+#[test]
+fn a_super_packet_by_a_relay_is_a_frame_with_its_label_for_each_segment() {
+    let mut node = Node::new(|_| ());
+    let mut link = node.table.user_link(0).unwrap().clone();
+    let (by, via) = (NodeAddress([5; 20]), "192.0.2.77:4000".parse().unwrap());
+    link = UserLink::around("peer", link.id, Endpoint::Relay { by, label: 0x0a0b_0c0d }, Some(via), MTU);
+    with_session(&node, &mut link);
+    let mut table = Table::new();
+    let reference = table.insert_link(0, link.clone()).unwrap();
+    let packet = Packet::tcp(payload(5 * 1000));
+    let inner = Inner::parse_any(&packet.bytes()[..], 0).unwrap();
+    table.insert_prefix(PrefixKey { bits: 128, address: inner.destination.to_bytes() }, reference);
+    node.table = table;
+    node.take(gso(&packet, 1000), &packet.with_seed());
+    let (datagrams, calls) = node.drain();
+    assert_eq!((datagrams.len(), &calls[..]), (5, &[5][..]), "one call for all");
+    let Carriage::Sealed(Some(session)) = &link.carriage else { panic!("it is sealed") };
+    for (counter, datagram) in (0..).zip(datagrams) {
+        assert_eq!(datagram[..8], relay::header(0x0a0b_0c0d));
+        assert_eq!(datagram[8..24], TransportHeader { receiver: 9, counter }.to_bytes());
+        let mut sealed = datagram[24..].to_vec();
+        session.open(node.places.of(9), counter, &mut sealed, 1).unwrap();
+        let text = &sealed[..1000 + packet.header_len()];
+        assert!(is_sound(text) && text.ends_with(&payload(5000)[1000 * counter as usize..][..1000]));
+    }
 }

@@ -1,0 +1,182 @@
+//! Relays, and what others say of where this node is: what a node does for others, what it believes them, and
+//! what a member that does not keep to the rules gets out of it.
+
+use std::collections::BTreeSet;
+use std::vec;
+use std::vec::Vec;
+
+use super::super::limits::{LINK_PATIENCE, RELAY_LIFE, RELAYED_FOR_ONE_MAX};
+use super::super::wire::{
+    AskRelay, AskSeen, Connect, ENDPOINTS_MAX, Kind, Mode, Relay, RelayStatus, Roles, Seen,
+};
+use super::super::{Count, Output};
+use super::nodes::{HOSTILE, Victim, header, key, node};
+use crate::endpoint::Endpoint;
+
+/// What a node wants done after a message, and the answers to it.
+fn hear(victim: &mut Victim, from: usize, message: &[u8]) -> (Vec<Output>, Vec<Relay>) {
+    victim.ring.handle_message(node(from), message, victim.now);
+    drain(victim)
+}
+
+fn drain(victim: &mut Victim) -> (Vec<Output>, Vec<Relay>) {
+    let all: Vec<Output> = core::iter::from_fn(|| victim.ring.poll_output()).collect();
+    let answer = |output: &Output| match output {
+        Output::Send { message, .. } => Relay::parse(message),
+        _ => None,
+    };
+    let answers = all.iter().filter_map(answer).collect();
+    (all, answers)
+}
+
+fn ask(victim: &mut Victim, from: usize, to: usize) -> (Vec<Output>, Relay) {
+    let (outputs, answers) = hear(victim, from, &AskRelay { to: node(to) }.to_bytes());
+    assert_eq!(answers.len(), 1, "one answer");
+    (outputs, answers[0])
+}
+
+fn relayed(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Relay { .. })).count()
+}
+
+fn ended(outputs: &[Output], label: u32) -> bool {
+    outputs.contains(&Output::Unrelay { label })
+}
+
+#[test]
+fn a_pair_has_one_label_until_nobody_asks_for_it() {
+    let mut victim = Victim::new();
+    let (outputs, first) = ask(&mut victim, 1, 2);
+    assert_eq!((first.status, first.to), (RelayStatus::Granted, node(2)));
+    assert!(outputs.contains(&Output::Relay { label: first.label, ends: [node(1), node(2)] }));
+    let (outputs, again) = ask(&mut victim, 1, 2);
+    assert_eq!((again.label, relayed(&outputs)), (first.label, 0));
+    let (_, other) = ask(&mut victim, 3, 2);
+    assert_ne!(other.label, first.label);
+    victim.now = victim.now.after(RELAY_LIFE / 2);
+    ask(&mut victim, 3, 2);
+    victim.now = victim.now.after(RELAY_LIFE / 2);
+    victim.ring.handle_timeout(victim.now);
+    let (outputs, _) = drain(&mut victim);
+    assert!(ended(&outputs, first.label) && !ended(&outputs, other.label), "{outputs:?}");
+}
+
+#[test]
+fn who_is_not_directly_connected_is_not_relayed_to() {
+    let mut victim = Victim::new();
+    for to in [99, HOSTILE, 0] {
+        let (outputs, answer) = ask(&mut victim, HOSTILE, to);
+        assert_eq!((answer.status, relayed(&outputs)), (RelayStatus::NoConnection, 0));
+    }
+    victim.ring.relayed(node(2), node(3), victim.now);
+    let (outputs, answer) = ask(&mut victim, HOSTILE, 2);
+    assert_eq!((answer.status, relayed(&outputs)), (RelayStatus::NoConnection, 0), "a relay behind a relay");
+    victim.ring.set_relaying(false);
+    let (outputs, answer) = ask(&mut victim, HOSTILE, 1);
+    assert_eq!((answer.status, relayed(&outputs)), (RelayStatus::NotByThis, 0));
+    assert_eq!(victim.count(Count::RelayRefused), 5);
+}
+
+#[test]
+fn what_is_passed_on_ends_with_either_end_and_with_the_operators_will() {
+    for lost in [1, 2] {
+        let mut victim = Victim::new();
+        let (_, answer) = ask(&mut victim, 1, 2);
+        victim.ring.disconnected(node(lost), victim.now);
+        assert!(ended(&drain(&mut victim).0, answer.label));
+    }
+    let mut victim = Victim::new();
+    let (_, answer) = ask(&mut victim, 1, 2);
+    victim.ring.set_relaying(false);
+    assert!(ended(&drain(&mut victim).0, answer.label));
+}
+
+#[test]
+fn one_member_has_its_share_of_pairs_and_no_more() {
+    let mut victim = Victim::new();
+    let others = 100..100 + 2 * RELAYED_FOR_ONE_MAX;
+    for index in others.clone() {
+        victim.ring.connected(key(index), Endpoint::Udp(([10, 0, 0, 1], 1).into()), victim.now);
+    }
+    drain(&mut victim);
+    let granted = others.filter(|to| ask(&mut victim, HOSTILE, *to).1.status == RelayStatus::Granted).count();
+    assert_eq!(granted, RELAYED_FOR_ONE_MAX);
+    assert_eq!(ask(&mut victim, 1, 2).1.status, RelayStatus::Granted, "there is room for others");
+}
+
+#[test]
+fn grants_that_nobody_asked_for_are_refused() {
+    let mut victim = Victim::new();
+    let grant = Relay { status: RelayStatus::Granted, label: 7, to: node(2), rtt_us: 0 };
+    let (outputs, _) = hear(&mut victim, HOSTILE, &grant.to_bytes());
+    assert_eq!((outputs, victim.count(Count::Unexpected)), (vec![], 1));
+}
+
+#[test]
+fn where_a_node_is_seen_is_told_once_and_when_it_moves() {
+    let mut victim = Victim::new();
+    let told = |outputs: &[Output]| -> Vec<Seen> {
+        let seen = |output: &Output| match output {
+            Output::Send { message, .. } => Seen::parse(message),
+            _ => None,
+        };
+        outputs.iter().filter_map(seen).collect()
+    };
+    let (outputs, _) = hear(&mut victim, 1, &AskSeen.to_bytes());
+    assert_eq!(told(&outputs), [Seen(([10, 0, 0, 1], 1).into())]);
+    for (port, count) in [(1, 0), (2, 1), (2, 0)] {
+        victim.ring.moved(node(1), ([10, 0, 0, 1], port).into(), victim.now);
+        assert_eq!(told(&drain(&mut victim).0).len(), count, "port {port}");
+    }
+    victim.ring.moved(node(2), ([10, 0, 0, 1], 9).into(), victim.now);
+    assert_eq!(told(&drain(&mut victim).0), [], "who has not asked");
+}
+
+#[test]
+fn places_that_cannot_be_are_not_believed() {
+    let mut victim = Victim::new();
+    victim.ring.set_endpoints(vec![([10, 0, 0, 7], 15_000).into()]);
+    for (ip, port) in [([0, 0, 0, 0], 7), ([224, 0, 0, 1], 7), ([192, 0, 2, 1], 0)] {
+        hear(&mut victim, HOSTILE, &Seen((ip, port).into()).to_bytes());
+    }
+    assert_eq!((victim.ring.places().len(), victim.count(Count::BadMessage)), (1, 3));
+    hear(&mut victim, HOSTILE, &Seen(([192, 0, 2, 1], 53).into()).to_bytes());
+    assert_eq!(victim.ring.places().len(), 2, "one liar has one place");
+}
+
+/// A member that names somebody else's places as its own has few messages sent there.
+#[test]
+fn of_a_request_follow_few_messages_to_the_places_that_it_names() {
+    let mut victim = Victim::new();
+    let places: Vec<_> = (0..ENDPOINTS_MAX as u16).map(|port| ([192, 0, 2, 1], 1000 + port).into()).collect();
+    let connect = Connect {
+        answers: false,
+        role: Roles::DEMAND,
+        token: 1,
+        public_key: key(77),
+        answer_via: None,
+        endpoints: places,
+        neighbours: Vec::new(),
+        relays: Vec::new(),
+    };
+    let message = header(Mode::Exact, Kind::Connect, node(77), node(0)).write(&connect.to_bytes());
+    let (mut outputs, _) = hear(&mut victim, HOSTILE, &message);
+    let end = victim.now.after(LINK_PATIENCE * 2);
+    while let Some(at) = victim.ring.poll_timeout().filter(|at| *at <= end) {
+        victim.now = at;
+        victim.ring.handle_timeout(at);
+        outputs.extend(drain(&mut victim).0);
+    }
+    let of_it =
+        |output: &&Output| matches!(output, Output::Link { public_key, .. } if *public_key == key(77));
+    let links: Vec<&Output> = outputs.iter().filter(of_it).collect();
+    assert_eq!(links.len(), 4, "once and three times more");
+    let named: BTreeSet<Endpoint> = links
+        .iter()
+        .flat_map(|link| match link {
+            Output::Link { places, .. } => places.clone(),
+            _ => Vec::new(),
+        })
+        .collect();
+    assert!(named.len() <= ENDPOINTS_MAX);
+}
