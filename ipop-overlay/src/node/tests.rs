@@ -1,6 +1,8 @@
 //! Two nodes and a wire that the test controls. Sessions are the test's: what one says reaches the
 //! other as if it had been sealed and opened.
 
+mod detours;
+
 use super::*;
 use crate::address::NodeAddress;
 use crate::peer::{NoPath, Security, UNANSWERED_INTERVAL, UserReason};
