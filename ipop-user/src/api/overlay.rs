@@ -39,6 +39,8 @@ pub struct Overlay {
     /// How this node's addresses are translated on the way to others; of each family of which others have
     /// said something.
     pub nat: Vec<Nat>,
+    /// Between how many pairs of others this node relays.
+    pub relayed_pairs: u32,
     /// As configured.
     pub bootstrap: Vec<Bootstrap>,
 }

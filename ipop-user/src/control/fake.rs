@@ -79,6 +79,7 @@ fn overlay() -> Overlay {
             mapping: "endpoint-independent".to_owned(),
             observations: vec![seen("192.0.2.2:15000"), seen("192.0.2.3:15000")],
         }],
+        relayed_pairs: 3,
         bootstrap: vec![
             bootstrap("alpha.example.org:15000", None),
             bootstrap("10.200.0.2:15000", Some(key(2).node_address())),

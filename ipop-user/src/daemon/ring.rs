@@ -37,6 +37,7 @@ impl Daemon {
             connections,
             coordinates,
             nat,
+            relayed_pairs: u32::try_from(overlay.relayed.len()).unwrap_or(u32::MAX),
             bootstrap,
         })
     }

@@ -53,9 +53,7 @@ impl Member {
 
 /// Hellos to the peer in doubt.
 fn hellos(outputs: &[Output]) -> usize {
-    let is_one = |output: &&Output| {
-        matches!(output, Output::Say { peer: WAY, message } if message.first() == Some(&hello::TYPE))
-    };
+    let is_one = |output: &&Output| matches!(output, Output::Say { peer: WAY, message } if message.first() == Some(&hello::TYPE));
     outputs.iter().filter(is_one).count()
 }
 

@@ -64,6 +64,14 @@ fn overlay_rows(overlay: &Overlay) -> Vec<(&'static str, String)> {
     let at = overlay.coordinates;
     rows.push(("coordinates", format!("x {} us, y {} us, height {} us", at.x_us, at.y_us, at.height_us)));
     rows.extend(overlay.nat.iter().map(|of| ("nat", nat(of))));
+    if overlay.relayed_pairs > 0 {
+        let others = if overlay.relayed_pairs == 1 {
+            "two others".to_owned()
+        } else {
+            format!("{} pairs of others", overlay.relayed_pairs)
+        };
+        rows.push(("relays", format!("between {others}")));
+    }
     rows.extend(overlay.bootstrap.iter().map(|way_in| ("bootstrap", bootstrap(way_in))));
     rows
 }
@@ -159,6 +167,7 @@ right        beta (180 us), gamma (-)
 connections  2: 2 near, 1 on demand
 coordinates  x 100 us, y -5 us, height 20 us
 nat          ipv4 endpoint-independent: seen at 198.51.100.7:15000 by 2
+relays       between 3 pairs of others
 bootstrap    udp://alpha.example.org:15000: has not answered
 bootstrap    udp://10.200.0.2:15000: has answered, as SHORT
 warning      the clock went backwards
