@@ -25,8 +25,6 @@ use crate::time::Instant;
 pub(super) struct Linking {
     public_key: [u8; 32],
     endpoints: Vec<SocketAddr>,
-    /// Those by which it may be reached otherwise.
-    relays: Vec<NodeAddress>,
     /// Why this node wants it; nothing where the other does.
     pub(super) role: Roles,
     begin_at: Option<Instant>,
@@ -68,6 +66,8 @@ pub(super) enum Purpose {
     Connect,
     /// Of them and their neighbours, connect to the one that is closest by coordinates.
     Choose,
+    /// Reach them by the relays that they name.
+    Relay,
 }
 
 /// A request that waits for answers.
@@ -107,7 +107,11 @@ impl Ring {
             linking.role = linking.role.with(role);
             return;
         }
-        let same = |request: &&mut Request| request.mode == Mode::Exact && request.destination == address;
+        let same = |request: &&mut Request| {
+            request.mode == Mode::Exact
+                && request.destination == address
+                && request.purpose == Purpose::Connect
+        };
         if let Some(request) = self.requests.values_mut().find(same) {
             request.role = request.role.with(role);
             return;
@@ -171,16 +175,20 @@ impl Ring {
         let by = if is_on_ring { by } else { by.or_else(|| self.table.way_in()) };
         let connect = Connect {
             answers: false,
+            wants_relays: request.purpose == Purpose::Relay,
             role: match request.purpose {
                 Purpose::Connect => request.role,
-                Purpose::Choose => Roles::NONE,
+                Purpose::Choose | Purpose::Relay => Roles::NONE,
             },
             token,
             public_key: self.public_key,
             answer_via: by,
             endpoints: self.places(),
             neighbours: Vec::new(),
-            relays: self.own_relays(&[]),
+            relays: match request.purpose {
+                Purpose::Relay => self.own_relays(&[]),
+                Purpose::Connect | Purpose::Choose => Vec::new(),
+            },
         };
         self.originate(header, by, &connect.to_bytes(), None, now);
     }
@@ -212,22 +220,24 @@ impl Ring {
         let source = asked.source;
         let answer = Connect {
             answers: true,
+            wants_relays: false,
             role: request.role,
             token: request.token,
             public_key: self.public_key,
             answer_via: None,
             endpoints: self.places(),
             neighbours: self.neighbourhood(),
-            relays: self.own_relays(&request.relays),
+            relays: if request.wants_relays { self.own_relays(&request.relays) } else { Vec::new() },
         };
         let mut header = self.header(Mode::Exact, Kind::Connect, source);
         header.via = request.answer_via;
-        let way_back = self.way_back(from, source);
+        // Who asks this node alone, by way of others, has no connection to it.
+        let is_for_this = asked.mode == Mode::Exact && from != source;
+        let way_back = self.way_back(from, source).filter(|_| is_for_this);
         self.originate(header, way_back, &answer.to_bytes(), Some(from), now);
         let is_settled = |edge: &Edge| now.since(edge.since) > SETTLED;
-        let is_for_this = asked.mode == Mode::Exact && from != source && !request.role.is_empty();
-        if is_for_this && self.table.get(source).is_some_and(is_settled) {
-            // It would not ask this node, by way of others, if its end of the connection was there.
+        let is_broken = is_for_this && !request.role.is_empty();
+        if is_broken && self.table.get(source).is_some_and(is_settled) {
             self.detour(source, now);
         }
         if !request.role.is_empty() && !self.is_direct(source) {
@@ -273,7 +283,8 @@ impl Ring {
             self.requests.remove(&answer.token);
         }
         match purpose {
-            Purpose::Connect => self.link_answered(answer, role, now),
+            Purpose::Connect => self.link(answer.public_key, answer.endpoints, role, now, now),
+            Purpose::Relay => self.look_for_relays(answer.public_key, &answer.relays, role, now),
             Purpose::Choose => self.choose(source, &answer, role, now),
         }
     }
@@ -294,15 +305,6 @@ impl Ring {
             self.link(answer.public_key, answer.endpoints.clone(), role, now, now);
         } else {
             self.connect_to(best, role, None, now);
-        }
-    }
-
-    /// Makes a connection to a node that says where it is.
-    fn link_answered(&mut self, answer: Connect, role: Roles, now: Instant) {
-        let address = NodeAddress::of_key(&answer.public_key);
-        self.link(answer.public_key, answer.endpoints, role, now, now);
-        if let Some(linking) = self.links.get_mut(&address) {
-            linking.relays = answer.relays;
         }
     }
 
@@ -343,7 +345,6 @@ impl Ring {
         let linking = self.links.entry(address).or_insert_with(|| Linking {
             public_key,
             endpoints: endpoints.clone(),
-            relays: Vec::new(),
             role,
             begin_at: Some(begin_at),
             rounds: 0,
@@ -384,11 +385,13 @@ impl Ring {
             linking.begin_at = ROUNDS.get(linking.rounds).map(|wait| now.after(*wait));
             linking.rounds += 1;
             let (public_key, role) = (linking.public_key, linking.role);
-            let relays = if linking.rounds == RELAY_ROUND { linking.relays.clone() } else { Vec::new() };
+            let is_relay_round = linking.rounds == RELAY_ROUND;
             let endpoints = linking.endpoints.iter().copied().map(Endpoint::Udp).collect();
             self.outputs.push_back(Output::Link { public_key, places: endpoints });
             self.add_flows(places);
-            self.look_for_relays(public_key, &relays, role, now);
+            if is_relay_round && self.wants_relays(address, role) {
+                self.request(Mode::Exact, address, None, role, Purpose::Relay, now);
+            }
         }
     }
 

@@ -60,6 +60,8 @@ pub(super) const LINKS_MAX: usize = 64;
 pub(super) const LINKS_OF_OTHERS_MAX: usize = 32;
 /// Others that say where they see this node; no more are asked.
 pub(super) const OBSERVERS_ENOUGH: usize = 8;
+/// The same where they see no NAT.
+pub(super) const OBSERVERS_FEW: usize = 4;
 /// A connection that is not there after so long is not tried any longer.
 pub(super) const LINK_PATIENCE: Duration = Duration::from_secs(12);
 /// Who was asked to connect waits so long for the one who asked before it begins by itself.

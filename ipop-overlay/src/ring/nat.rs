@@ -13,9 +13,10 @@ use super::wire::ENDPOINTS_MAX;
 pub(super) const PREDICTED: u16 = 8;
 /// Of them, those before the one that is expected: not all that this node sends goes by way of the NAT.
 const BEFORE: u16 = 2;
-/// A NAT that gives out ports in order is known by steps no longer than this, on average; other flows and other
-/// hosts behind it take some of them.
-const STEP_MAX: u16 = 16;
+/// Ports that others behind the same NAT may have taken between two of this node's.
+const SLACK: i64 = 16;
+/// The longest step from one port to the next that is believed.
+const STEP_MAX: u16 = 4;
 /// Addresses of this node's own that come before all that others see.
 const OWN_FIRST: usize = 2;
 /// Outside addresses that are told: behind two NATs there are two, seen by those between them and by all others.
@@ -116,25 +117,34 @@ fn outside(own: &[SocketAddr], observations: &[Observation]) -> Vec<Vec<Observat
     groups
 }
 
-/// Whether the ports lie so close together that the NAT gives them out in order.
+/// Whether the NAT gives its ports out in order: then they go up with the places that this node has sent to.
 fn ports(group: &[Observation]) -> Ports {
-    let mut seen: Vec<u16> = group.iter().map(|observation| observation.seen.port()).collect();
-    seen.sort_unstable();
-    seen.dedup();
-    let steps = seen.windows(2).map(|pair| pair[1] - pair[0]);
-    let (Some(step), Some(first), Some(last)) = (steps.clone().min(), seen.first(), seen.last()) else {
-        return Ports::Random;
+    let mut in_order: Vec<&Observation> = group.iter().collect();
+    in_order.sort_by_key(|observation| core::cmp::Reverse(observation.flows_since));
+    let (Some(oldest), Some(newest)) = (in_order.first(), in_order.last()) else { return Ports::Random };
+    let follows = |pair: &[&Observation]| match pair {
+        [a, b] => {
+            let step = i64::from(b.seen.port()) - i64::from(a.seen.port());
+            let flows = i64::from(a.flows_since.wrapping_sub(b.flows_since));
+            (-SLACK..=2 * flows + SLACK).contains(&step)
+        }
+        _ => true,
     };
-    if u64::from(last - first) > u64::from(STEP_MAX) * (seen.len() as u64 - 1) {
+    if !in_order.windows(2).all(follows) {
         return Ports::Random;
     }
-    // Each place that this node has sent to since has taken a port.
-    let taken = |observation: &Observation| {
-        let flows = u16::try_from(observation.flows_since).unwrap_or(u16::MAX);
-        observation.seen.port().saturating_add(flows.saturating_mul(step))
-    };
-    let reached = group.iter().map(taken).max().unwrap_or(*last);
-    Ports::Predictable { next: reached.checked_add(step).unwrap_or(*first), step }
+    let mut seen: Vec<u16> = group.iter().map(|observation| observation.seen.port()).collect();
+    seen.sort_unstable();
+    let steps = seen.windows(2).map(|pair| pair[1] - pair[0]).filter(|step| *step > 0);
+    let step = steps.min().map_or(1, |step| step.min(STEP_MAX));
+    // Not every place that is sent to takes a port: as many as did before.
+    let flows = u64::from(oldest.flows_since.wrapping_sub(newest.flows_since));
+    let taken = u64::from(newest.seen.port().saturating_sub(oldest.seen.port()));
+    let since = u64::from(newest.flows_since);
+    let taken_since = (since * taken).checked_div(flows).unwrap_or(since * u64::from(step));
+    let reached = u64::from(newest.seen.port()) + taken_since;
+    let next = u16::try_from(reached + u64::from(step)).unwrap_or(seen.first().copied().unwrap_or(1));
+    Ports::Predictable { next, step }
 }
 
 /// Where others may look for this node: at addresses of its own, where it is seen, and where it is likely to be

@@ -121,6 +121,13 @@ impl Ring {
         direct.into_iter().take(RELAYS_MAX).map(|(.., address)| address).collect()
     }
 
+    /// Whether a node is worth being reached by relays.
+    pub(super) fn wants_relays(&self, to: NodeAddress, role: Roles) -> bool {
+        role.contains(Roles::NEAR.with(Roles::DEMAND).with(Roles::MANAGED))
+            && !self.relays.wanted.contains_key(&to)
+            && !self.table.contains(to)
+    }
+
     /// A direct connection to a node does not come about: by way of these it may be reached.
     pub(super) fn look_for_relays(
         &mut self,
@@ -130,8 +137,7 @@ impl Ring {
         now: Instant,
     ) {
         let to = NodeAddress::of_key(&public_key);
-        let is_worth = role.contains(Roles::NEAR.with(Roles::DEMAND).with(Roles::MANAGED));
-        if !is_worth || by.is_empty() || self.relays.wanted.contains_key(&to) || self.table.contains(to) {
+        if by.is_empty() || !self.wants_relays(to, role) {
             return;
         }
         if self.relays.wanted.len() >= RELAY_WANTED_MAX {

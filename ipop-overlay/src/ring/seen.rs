@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 
 use super::Ring;
 use super::counts::Count;
-use super::limits::OBSERVERS_ENOUGH;
+use super::limits::{OBSERVERS_ENOUGH, OBSERVERS_FEW};
 use super::nat::{self, Mapping, Observation};
 use super::wire::{AskSeen, Seen};
 use crate::address::NodeAddress;
@@ -60,8 +60,11 @@ impl Ring {
         let Some(edge) = self.table.get(address) else { return };
         let (is_known, Some(endpoint)) = (edge.sees.is_some(), edge.endpoint) else { return };
         let known = self.table.iter().filter(|(_, edge)| edge.sees.is_some()).count();
-        // Where each sees another port, the newest tells of the next.
-        let is_enough = known >= OBSERVERS_ENOUGH && !self.mapping(endpoint.is_ipv4()).is_dependent();
+        let is_enough = match self.mapping(endpoint.is_ipv4()) {
+            Mapping::None => known >= OBSERVERS_FEW,
+            // Where each sees another port, the newest tells of the next.
+            mapping => known >= OBSERVERS_ENOUGH && !mapping.is_dependent(),
+        };
         if !is_known && !is_enough {
             self.send(address, AskSeen.to_bytes());
         }

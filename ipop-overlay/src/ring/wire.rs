@@ -26,7 +26,7 @@
 //! Payloads of routed messages:
 //!
 //! ```text
-//! connect     0 flags: 1 answers · 1 role · 2 zero u16 · 4 token u64 · 12 public key · 44 flags: 1 the
+//! connect     0 flags: 1 answers, 2 relays wanted · 1 role · 2 zero u16 · 4 token u64 · 12 public key · 44 flags: 1 the
 //! (1)         answer is to go by way of a node · 45 that node, or zeros · 65 how many endpoints ·
 //!             66 how many neighbours · 67 how many relays · then endpoints (family 4 or 6, address, port
 //!             u16), then neighbours (address, coordinates as above), then relays (address)
@@ -220,6 +220,8 @@ pub(crate) struct Header {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connect {
     pub(crate) answers: bool,
+    /// The answer is to name nodes that may relay.
+    pub(crate) wants_relays: bool,
     pub(crate) role: Roles,
     pub(crate) token: u64,
     pub(crate) public_key: [u8; 32],
@@ -227,7 +229,7 @@ pub(crate) struct Connect {
     pub(crate) answer_via: Option<NodeAddress>,
     pub(crate) endpoints: Vec<SocketAddr>,
     pub(crate) neighbours: Vec<(NodeAddress, Coordinates)>,
-    /// Nodes to which the sender has a direct connection, by way of which it may be reached.
+    /// Where they are wanted: nodes to which the sender has a direct connection, by way of which it may be reached.
     pub(crate) relays: Vec<NodeAddress>,
 }
 
@@ -526,7 +528,7 @@ impl<'a> Broadcast<'a> {
 impl Connect {
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let mut reader = Reader(payload);
-        let flags = reader.flags(1)?;
+        let flags = reader.flags(3)?;
         let role = Roles::from_bits(reader.u8()?)?;
         reader.zeros::<2>()?;
         let (token, public_key) = (reader.u64()?, reader.take::<32>()?);
@@ -542,6 +544,7 @@ impl Connect {
         let relays: Option<Vec<_>> = (0..relays).map(|_| reader.address()).collect();
         let connect = Self {
             answers: flags & 1 != 0,
+            wants_relays: flags & 2 != 0,
             role,
             token,
             public_key,
@@ -560,7 +563,8 @@ impl Connect {
         let relays = self.relays.get(..RELAYS_MAX).unwrap_or(&self.relays);
         let len = 68 + endpoints.len() * 19 + neighbours.len() * 32 + relays.len() * ADDRESS_LEN;
         let mut out = Vec::with_capacity(len);
-        out.extend([u8::from(self.answers), self.role.0, 0, 0]);
+        let flags = u8::from(self.answers) | u8::from(self.wants_relays) << 1;
+        out.extend([flags, self.role.0, 0, 0]);
         out.extend(self.token.to_be_bytes());
         out.extend(self.public_key);
         out.push(u8::from(self.answer_via.is_some()));

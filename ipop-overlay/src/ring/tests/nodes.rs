@@ -291,6 +291,7 @@ pub(super) fn header(mode: Mode, kind: Kind, source: NodeAddress, destination: N
 fn request(index: usize) -> Vec<u8> {
     let connect = Connect {
         answers: false,
+        wants_relays: false,
         role: Roles::DEMAND,
         token: 1,
         public_key: key(index),

@@ -151,6 +151,7 @@ fn of_a_request_follow_few_messages_to_the_places_that_it_names() {
     let places: Vec<_> = (0..ENDPOINTS_MAX as u16).map(|port| ([192, 0, 2, 1], 1000 + port).into()).collect();
     let connect = Connect {
         answers: false,
+        wants_relays: false,
         role: Roles::DEMAND,
         token: 1,
         public_key: key(77),

@@ -106,6 +106,7 @@ fn golden_vector_of_a_routed_message() {
 fn golden_vector_of_a_request_to_connect() {
     let connect = Connect {
         answers: false,
+        wants_relays: true,
         role: Roles::FAR,
         token: 0x0102_0304_0506_0708,
         public_key: [7; 32],
@@ -122,7 +123,7 @@ fn golden_vector_of_a_request_to_connect() {
     assert_eq!(
         documented(&connect.to_bytes()),
         format!(
-            "000200000102030405060708{}01{}020101{endpoints}{neighbour}{}",
+            "020200000102030405060708{}01{}020101{endpoints}{neighbour}{}",
             hex(&[7; 32]),
             twenty(0x66),
             twenty(0x44)
@@ -279,9 +280,20 @@ fn connect() -> impl Strategy<Value = Vec<u8>> {
     let neighbours = proptest::collection::vec((address(), coordinates()), 0..=NEIGHBOURS_MAX);
     let via = proptest::option::of(address());
     let relays = proptest::collection::vec(address(), 0..=RELAYS_MAX);
-    (any::<(bool, u64, [u8; 32])>(), roles(), via, endpoints, neighbours, relays).prop_map(
-        |((answers, token, public_key), role, answer_via, endpoints, neighbours, relays)| {
-            Connect { answers, role, token, public_key, answer_via, endpoints, neighbours, relays }.to_bytes()
+    (any::<(bool, bool, u64, [u8; 32])>(), roles(), via, endpoints, neighbours, relays).prop_map(
+        |((answers, wants_relays, token, public_key), role, answer_via, endpoints, neighbours, relays)| {
+            Connect {
+                answers,
+                wants_relays,
+                role,
+                token,
+                public_key,
+                answer_via,
+                endpoints,
+                neighbours,
+                relays,
+            }
+            .to_bytes()
         },
     )
 }
