@@ -107,9 +107,12 @@ with_both_engines! {
         attack.expect("another version", &changed(HEADER_LEN, 0x65), &[Counter::RxBadInner]);
         attack.expect("a header of 16 bytes", &changed(HEADER_LEN, 0x44), &[Counter::RxBadInner]);
         attack.expect("other flags", &changed(0, 0x0d), &[Counter::RxUnknownMessage]);
-        for first in [0, 5, 6, 0x16, 0xff] {
+        for first in [0, 6, 0x16, 0xff] {
             attack.expect("no format of ours", &changed(0, first), &[Counter::RxUnknownMessage]);
         }
+        attack.expect("a relay frame with other bits", &changed(0, 5), &[Counter::RxBadRelayFrame]);
+        attack.expect("half a relay frame", &[5, 0, 0, 0, 1, 2, 3], &[Counter::RxBadRelayFrame]);
+        attack.expect("a label of nobody's", &[5, 0, 0, 0, 1, 2, 3, 4, 4], &[Counter::RxUnknownLabel]);
         attack.expect("one byte", &[0x0c], &[Counter::RxTruncated]);
     }
 
