@@ -390,7 +390,9 @@ impl Ring {
             self.outputs.push_back(Output::Link { public_key, places: endpoints });
             self.add_flows(places);
             if is_relay_round && self.wants_relays(address, role) {
-                self.request(Mode::Exact, address, None, role, Purpose::Relay, now);
+                // By way of who knows this node: others may not find it on the ring yet.
+                let by = self.own_relays(&[]).first().copied();
+                self.request(Mode::Exact, address, by, role, Purpose::Relay, now);
             }
         }
     }
