@@ -33,6 +33,7 @@ mod psk;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod ways;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -53,6 +54,7 @@ pub use mac::{CookieKey, Mac1Key};
 pub use peer::{CANDIDATES_MAX, PLACES_AT_ONCE};
 pub use psk::network_psk;
 pub use timers::Timers;
+pub use ways::Ways;
 
 use crate::endpoint::Endpoint;
 use crate::node::{PeerId, Refusal};

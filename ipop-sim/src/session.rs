@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ipop_overlay::session::{CANDIDATES_MAX, PLACES_AT_ONCE, Timers};
+use ipop_overlay::session::{CANDIDATES_MAX, PLACES_AT_ONCE, Timers, Ways};
 use ipop_overlay::{Endpoint, Instant, NodeAddress, PeerId};
 
 #[cfg(test)]
@@ -19,8 +19,6 @@ pub(crate) use wire::{Datagram, Purpose, text, transport};
 use wire::{INITIATION, RESPONSE, TRANSPORT, initiation, response};
 
 const TIMERS: Timers = Timers::WIREGUARD;
-/// What comes the long way does not count against UDP that has brought something in this time.
-const WAY_LASTS: Duration = Duration::from_secs(1);
 
 /// One session, without its keys.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +66,7 @@ struct Partner {
     handshake_sent: Option<Instant>,
     /// When the newest initiation was made that has come.
     greatest: Option<u64>,
-    udp_at: Option<Instant>,
-    relay_at: Option<Instant>,
+    ways: Ways,
     /// Since when data has been sent and nothing has come.
     unanswered: Option<Instant>,
     /// Since when data has come and nothing was sent.
@@ -136,8 +133,7 @@ impl Sessions {
             attempt: None,
             handshake_sent: None,
             greatest: None,
-            udp_at: None,
-            relay_at: None,
+            ways: Ways::default(),
             unanswered: None,
             owes: None,
         };
@@ -326,13 +322,11 @@ impl Sessions {
     fn heard(&mut self, id: PeerId, from: Endpoint, now: Instant) {
         let Some(partner) = self.partners.get_mut(&id) else { return };
         partner.unanswered = None;
-        match from {
-            Endpoint::Udp(_) => partner.udp_at = Some(now),
-            Endpoint::Relay { .. } => partner.relay_at = Some(now),
-            Endpoint::Overlay(address) if address != NodeAddress::of_key(&partner.key) => return,
-            Endpoint::Overlay(_) => {}
+        if from.overlay().is_some_and(|address| address != NodeAddress::of_key(&partner.key)) {
+            return;
         }
-        if partner.endpoint.is_some_and(|present| partner.is_better(present, from, now)) {
+        partner.ways.hear(from.directness(), Some(now));
+        if partner.endpoint.is_some_and(|present| partner.ways.keeps(present, from, now)) {
             return;
         }
         if partner.endpoint.replace(from) != Some(from) {
@@ -480,17 +474,6 @@ impl Partner {
         let silent = self.unanswered.map(|since| since.after(silence()));
         let owes = self.owes.map(|since| since.after(TIMERS.keepalive));
         [over, next, silent, owes].into_iter().flatten().min()
-    }
-
-    /// Whether the present way is shorter than another, and works.
-    fn is_better(&self, present: Endpoint, other: Endpoint, now: Instant) -> bool {
-        let heard_at = match present {
-            Endpoint::Udp(_) => self.udp_at,
-            Endpoint::Relay { .. } => self.relay_at,
-            Endpoint::Overlay(_) => None,
-        };
-        let works = heard_at.is_some_and(|at| now.since(at) < WAY_LASTS);
-        works && present.directness() > other.directness()
     }
 
     /// Where the next initiation goes: while others carry or relay the packets of a session well, only to the

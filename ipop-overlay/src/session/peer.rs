@@ -14,9 +14,10 @@ use super::index::Indices;
 use super::keyring::{Keyring, Session};
 use super::mac::PeerMacs;
 use super::timers::Timers;
+use super::ways::Ways;
 use super::{Adopted, FailReason, Install, Now, Output, PeerConfig, PeerView, Random};
 use crate::address::NodeAddress;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Directness, Endpoint};
 use crate::node::{PeerId, Refusal};
 use crate::time::Instant;
 
@@ -29,9 +30,6 @@ const TIMESTAMP_STEP: Duration = Duration::from_nanos(1 << 24);
 pub const CANDIDATES_MAX: usize = 12;
 /// Places that one initiation goes to.
 pub const PLACES_AT_ONCE: usize = 6;
-/// A peer that one way has brought something of within this time is not looked for on a longer one: a packet that
-/// went round is none against the shorter way.
-const WAY_LASTS: Duration = Duration::from_secs(1);
 /// Whatever the timers say, a try is not its own next.
 const RETRY_MIN: Duration = Duration::from_millis(1);
 
@@ -87,9 +85,7 @@ pub(super) struct Peer {
     endpoint: Option<Endpoint>,
     /// Where else it may be; its endpoint may be among them.
     candidates: Vec<Endpoint>,
-    /// When something authentic last came by UDP, and by a relay.
-    udp_at: Option<Instant>,
-    relay_at: Option<Instant>,
+    ways: Ways,
     persistent_keepalive: Option<Duration>,
     persistent_at: Option<Instant>,
     macs: PeerMacs,
@@ -116,8 +112,7 @@ impl Peer {
             psk: config.psk,
             endpoint: config.endpoint,
             candidates: Vec::new(),
-            udp_at: None,
-            relay_at: None,
+            ways: Ways::default(),
             persistent_keepalive: config.persistent_keepalive,
             persistent_at: config.persistent_keepalive.map(|_| now),
             keyring: Keyring::default(),
@@ -276,8 +271,9 @@ impl Peer {
             return;
         }
         let (sent, received) = self.activity.see(now.at, traffic);
-        self.udp_at = self.udp_at.max(traffic.by_udp.filter(|at| *at <= now.at));
-        self.relay_at = self.relay_at.max(traffic.by_relay.filter(|at| *at <= now.at));
+        for (way, at) in [(Directness::Udp, traffic.by_udp), (Directness::Relay, traffic.by_relay)] {
+            self.ways.hear(way, at.filter(|at| *at <= now.at));
+        }
         if sent || received {
             self.put_persistent_off();
         }
@@ -532,30 +528,17 @@ impl Peer {
 
     /// Something authentic came from `source`: the peer is there, unless that is the long way round.
     fn roam(&mut self, now: Instant, source: Endpoint, shared: &mut Shared) {
-        match source {
-            Endpoint::Udp(_) => self.udp_at = Some(now),
-            Endpoint::Relay { .. } => self.relay_at = Some(now),
-            // Whoever carries a packet could say that it is somebody else's.
-            Endpoint::Overlay(address) if address != NodeAddress::of_key(&self.public) => return,
-            Endpoint::Overlay(_) => {}
+        // Whoever carries a packet could say that it is somebody else's.
+        if source.overlay().is_some_and(|address| address != NodeAddress::of_key(&self.public)) {
+            return;
         }
-        if self.endpoint.is_some_and(|present| self.is_better(present, source, now)) {
+        self.ways.hear(source.directness(), Some(now));
+        if self.endpoint.is_some_and(|present| self.ways.keeps(present, source, now)) {
             return;
         }
         if self.endpoint.replace(source) != Some(source) {
             shared.outputs.push_back(Output::Roamed { peer: self.id, to: source });
         }
-    }
-
-    /// Whether the present way is shorter than another, and works.
-    fn is_better(&self, present: Endpoint, other: Endpoint, now: Instant) -> bool {
-        let heard_at = match present {
-            Endpoint::Udp(_) => self.udp_at,
-            Endpoint::Relay { .. } => self.relay_at,
-            Endpoint::Overlay(_) => None,
-        };
-        let works = heard_at.is_some_and(|at| now.since(at) < WAY_LASTS);
-        works && present.directness() > other.directness()
     }
 
     fn put_persistent_off(&mut self) {

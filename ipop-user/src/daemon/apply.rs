@@ -160,9 +160,7 @@ impl Daemon {
         for id in &stale.peers {
             self.apply_kernel(*id);
         }
-        if !stale.peers.is_empty() {
-            self.renew_relays();
-        }
+        self.renew_relays_of(&stale.peers);
         if stale.paths {
             self.update_device().await;
         }

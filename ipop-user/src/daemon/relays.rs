@@ -1,5 +1,6 @@
 //! Relays: what this node passes on between others, and what others pass on for it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use ipop_common::Counter;
@@ -83,6 +84,14 @@ impl Daemon {
     pub(super) fn renew_relays(&mut self) {
         let labels: Vec<u32> =
             self.overlay.iter().flat_map(|overlay| overlay.relayed.keys().copied()).collect();
+        labels.into_iter().for_each(|label| self.apply_relay(label));
+    }
+
+    /// The same, of what goes to or comes from these peers.
+    pub(super) fn renew_relays_of(&mut self, peers: &BTreeSet<PeerId>) {
+        let relayed = self.overlay.iter().flat_map(|overlay| &overlay.relayed);
+        let theirs = relayed.filter(|(_, pair)| pair.ends.iter().any(|end| peers.contains(end)));
+        let labels: Vec<u32> = theirs.map(|(label, _)| *label).collect();
         labels.into_iter().for_each(|label| self.apply_relay(label));
     }
 
