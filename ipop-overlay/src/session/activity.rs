@@ -107,6 +107,11 @@ impl Activity {
         due
     }
 
+    /// Whether something has come from the peer within the time after which it counts as silent.
+    pub(super) fn hears(&self, now: Instant, timers: &Timers) -> bool {
+        self.received.is_some_and(|received| now.since(received) < timers.silence())
+    }
+
     /// No keepalive to a peer that is not there.
     pub(super) fn give_up(&mut self) {
         self.received_data = None;

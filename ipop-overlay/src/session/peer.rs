@@ -145,9 +145,11 @@ impl Peer {
 
     /// Where the next initiation goes: to the endpoint, and in turn to the candidates. While others carry or
     /// relay the packets of a session well, only to the candidates: what came the long way first would count.
-    fn places(&mut self) -> Vec<Endpoint> {
+    /// A peer that has fallen silent is looked for everywhere: it may have lost the session.
+    fn places(&mut self, now: Instant, timers: &Timers) -> Vec<Endpoint> {
         let is_direct = matches!(self.endpoint, Some(Endpoint::Udp(_)) | None);
-        let only_candidates = !is_direct && self.keyring.current.is_some() && !self.candidates.is_empty();
+        let works = self.keyring.current.is_some() && self.activity.hears(now, timers);
+        let only_candidates = !is_direct && works && !self.candidates.is_empty();
         let mut places: Vec<Endpoint> = self.endpoint.filter(|_| !only_candidates).into_iter().collect();
         let Some(attempt) = &mut self.attempt else { return places };
         let others = self.candidates.iter().filter(|place| Some(**place) != self.endpoint);
@@ -394,7 +396,7 @@ impl Peer {
     /// Sends an initiation to where the peer may be. Where there is no index for it or no place any more,
     /// the next try may find one.
     fn initiate(&mut self, now: Now, shared: &mut Shared) {
-        let to = self.places();
+        let to = self.places(now.at, &shared.timers);
         if to.is_empty() {
             return;
         }

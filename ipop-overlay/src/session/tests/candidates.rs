@@ -111,6 +111,28 @@ fn a_session_over_the_overlay_that_is_replaced_moves_to_udp_where_that_leads_to_
 }
 
 #[test]
+fn a_peer_that_lost_its_session_is_found_again_the_long_way_though_there_are_candidates() {
+    let mut world = World::new();
+    for host in 0..2 {
+        world.hosts[host].address = overlay(host);
+        world.hosts[host].sessions.set_endpoint(PEER, Some(overlay(1 - host)));
+    }
+    world.want(0);
+    world.deliver();
+    world.assert_works();
+    world.hosts[0].sessions.set_candidates(PEER, &[nowhere(1)]);
+    // It knows no place of the other, so that nothing but the other's own attempt can help.
+    let mut forgetful = Host::new(1, Timers::WIREGUARD, 99, world.now);
+    forgetful.sessions.set_endpoint(PEER, None);
+    world.hosts[1] = Host { address: overlay(1), ..forgetful };
+    world.advance(SECOND);
+    world.send(0, b"not understood");
+    world.pass(20 * SECOND);
+    world.assert_works();
+    assert_eq!(world.made()[1], (1, 0));
+}
+
+#[test]
 fn without_any_place_no_attempt_is_made_and_with_a_candidate_one_is() {
     let mut world = knowing(&[]);
     world.want(0);
