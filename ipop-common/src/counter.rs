@@ -79,6 +79,7 @@ counters! {
     TxCarried, "tx_carried", Ok, "sealed, and left to other nodes to carry to the peer";
     TxCarryFull, "tx_carry_full", Dropped, "for other nodes to carry, and more than the daemon hands on at a time";
     TxNoCarrier, "tx_no_carrier", Dropped, "for other nodes to carry, and none is known";
+    TxStreamFull, "tx_stream_full", Dropped, "for a TCP connection that takes no more at present, or cannot be opened";
     TxGsoFallback, "tx_gso_fallback", Passed, "segmentation offload refused, sent one datagram at a time";
     RxDecapsulated, "rx_decapsulated", Ok, "received from a peer and delivered";
     RxXdpDecapsulated, "rx_xdp_decapsulated", Ok, "decapsulated by XDP, delivered by TC";
@@ -114,7 +115,10 @@ counters! {
     RxRelayLimit, "rx_relay_limit", Dropped, "relay frames between others, more than they may send";
     RxUnknownLabel, "rx_unknown_label", Refused, "a relay frame with a label that is not its sender's";
     RxRelayFull, "rx_relay_full", Dropped, "relay frames between others, more than the daemon passes on at a time";
-    RxCarryFull, "rx_carry_full", Dropped, "carried here by other nodes, and more than the user path takes at a time";
+    RxCarryFull, "rx_carry_full", Dropped, "carried here by other nodes or by TCP, and more than the user path takes at a time";
+    RxBadStream, "rx_bad_stream", Refused, "a TCP connection on which something else was sent than datagrams";
+    RxStreamFlood, "rx_stream_flood", Refused, "a TCP connection, and there are as many as are taken";
+    RxStreamUnused, "rx_stream_unused", Refused, "a TCP connection that no member has used in time";
     RxNoRoom, "rx_no_room", Dropped, "the kernel could not remove the outer header";
     RxDeviceError, "rx_device_error", Dropped, "the virtual device refused the packet";
     RxBadChecksum, "rx_bad_checksum", Refused, "the inner transport checksum is wrong";

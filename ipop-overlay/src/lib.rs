@@ -22,6 +22,7 @@ mod node;
 mod peer;
 pub mod ring;
 pub mod session;
+pub mod stream;
 mod time;
 
 pub use address::{Distance, NodeAddress, ParseAddressError};

@@ -118,6 +118,8 @@ pub enum UserReason {
     OffHere,
     /// The peer's kernel path is off or unavailable, and it takes no packets of ours.
     OffThere,
+    /// They go by TCP, which is the daemon's.
+    Tcp,
 }
 
 /// This host's side of the way to a peer, as routing says.
@@ -464,6 +466,11 @@ impl Peer {
         let clear_mtu = ours.into_iter().chain(theirs).min().unwrap_or(u16::MAX);
         let endpoint = match way {
             Endpoint::Udp(endpoint) => endpoint,
+            Endpoint::Tcp(endpoint) => {
+                let mtu = clear_mtu.saturating_sub(SEALED_EXTRA).min(here.mtu_max);
+                let (security, reason) = (Security::Sealed, UserReason::Tcp);
+                return Path::User { endpoint, mtu, security, reason };
+            }
             Endpoint::Relay { by, label } => {
                 let mtu = clear_mtu.saturating_sub(SEALED_EXTRA + RELAY_EXTRA).min(here.mtu_max);
                 return Path::Relay { by, label, mtu };

@@ -234,12 +234,13 @@ impl Ring {
             edge.flows = flows;
             self.table.insert(address, edge);
         }
-        match place.relay() {
-            Some(by) => self.relayed(address, by, now),
-            None => {
-                self.not_relayed(address);
-                self.ask_relay_for_others(address, now);
-            }
+        match place {
+            Endpoint::Relay { by, .. } => self.relayed(address, by, now),
+            Endpoint::Tcp(_) => self.streamed(address, now),
+            Endpoint::Udp(_) | Endpoint::Overlay(_) => self.not_relayed(address),
+        }
+        if self.is_direct(address) {
+            self.ask_relay_for_others(address, now);
         }
         self.take_role(address, role, now);
         self.ask(address, now);
@@ -314,10 +315,10 @@ impl Ring {
         if let Some(edge) = self.table.get_mut(to) {
             edge.demanded = now;
             if !edge.mine.contains(Roles::DEMAND) {
-                let is_relayed = edge.relay.is_some();
+                let may_be_better = edge.upgrade.is_some();
                 self.take_role(to, Roles::DEMAND, now);
                 self.ask(to, now);
-                if is_relayed {
+                if may_be_better {
                     self.upgrade(to, now);
                 }
             }

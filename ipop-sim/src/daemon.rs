@@ -383,6 +383,8 @@ impl Daemon {
     fn transmit(&mut self, to: Endpoint, datagram: Datagram, now: Instant) {
         match to {
             Endpoint::Udp(to) => self.outbox.push((to, datagram)),
+            // Where UDP does not go, nothing does in this model; nobody looks for such places.
+            Endpoint::Tcp(_) => {}
             Endpoint::Relay { by, label } => {
                 if let Some(to) = self.node.peer_of_address(by).and_then(|id| self.place_of(id)) {
                     self.outbox.push((to, [&relay::header(label)[..], &datagram].concat().into()));

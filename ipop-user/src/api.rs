@@ -224,7 +224,11 @@ pub struct Status {
     pub virtual_ips: Vec<String>,
     /// Of the device, in bytes.
     pub mtu: u32,
+    /// For UDP.
     pub listen: Vec<SocketAddr>,
+    /// For TCP.
+    #[serde(default)]
+    pub listen_tcp: Vec<SocketAddr>,
     pub datapath: Datapath,
     pub interfaces: Vec<Interface>,
     pub peers_total: u32,

@@ -360,3 +360,26 @@ fn relay_of(net: &Internet, from: usize, to: usize) -> usize {
     };
     net.hosts.iter().position(is_it).unwrap_or_else(|| panic!("nobody known is at {endpoint}"))
 }
+
+/// A host that no datagrams reach or leave is a member like others: by TCP it reaches who can be connected to, and
+/// all others by relays.
+#[test]
+fn who_has_no_udp_is_reached_by_tcp_and_by_relays() {
+    run(|| {
+        let mut net = Internet::new();
+        let blocked = net.behind(Kind::UdpBlocked);
+        let other = net.behind(Kind::UdpBlocked);
+        let cone = net.behind(Kind::PortRestricted);
+        let net = net.up();
+        net.wait_for_path(blocked, 0, "direct-user", SOON);
+        for to in [cone, other] {
+            net.wait_for_path(blocked, to, "relay", SOON);
+            net.wait_for_path(to, blocked, "relay", SOON);
+            let address = net.hosts[to].inner(false);
+            let tcp = Tcp::start(&net.hosts[blocked], &net.hosts[to], address, None);
+            tcp.wait_for_progress(4 * MIB, PATIENCE);
+            tcp.finish();
+        }
+        assert_eq!(net.gate(blocked).flows(), 0, "its datagrams end at the box");
+    });
+}

@@ -251,6 +251,12 @@ impl Node {
                     self.with_ring(|ring| ring.moved(address, place, now));
                 }
             }
+            Some(Endpoint::Tcp(_)) => {
+                self.connect_member(id, now);
+                if let Some(address) = self.address_of(id) {
+                    self.with_ring(|ring| ring.streamed(address, now));
+                }
+            }
             Some(Endpoint::Relay { by, .. }) => {
                 self.connect_member(id, now);
                 if let Some(address) = self.address_of(id) {

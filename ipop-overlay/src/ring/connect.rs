@@ -240,7 +240,7 @@ impl Ring {
         if is_broken && self.table.get(source).is_some_and(is_settled) {
             self.detour(source, now);
         }
-        if !request.role.is_empty() && !self.is_direct(source) {
+        if !request.role.is_empty() && !self.is_best(source) {
             let begin_at = now.after(LINK_YIELD);
             self.link(request.public_key, request.endpoints.clone(), Roles::NONE, begin_at, now);
             if let Some(linking) = self.links.get_mut(&source) {
@@ -308,7 +308,7 @@ impl Ring {
         }
     }
 
-    /// Asks a node that is reached by a relay where it is, to reach it directly.
+    /// Asks a node that is reached by a relay or by TCP where it is, to reach it by UDP.
     pub(super) fn upgrade(&mut self, address: NodeAddress, now: Instant) {
         if !self.is_asking(address) && !self.links.contains_key(&address) {
             let role = self.table.get(address).map_or(Roles::NONE, |edge| edge.mine);
@@ -329,7 +329,7 @@ impl Ring {
         if address == self.table.own {
             return;
         }
-        if self.is_direct(address) {
+        if self.is_best(address) {
             self.take_role(address, role, now);
             if !role.is_empty() {
                 self.ask(address, now);

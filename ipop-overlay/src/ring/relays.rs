@@ -110,7 +110,7 @@ impl Ring {
     /// Those by which another may reach this node: of its direct connections those first that the other has too,
     /// then those that anybody reaches, then the closest.
     pub(super) fn own_relays(&self, of_other: &[NodeAddress]) -> Vec<NodeAddress> {
-        let direct = self.table.iter().filter(|(_, edge)| edge.endpoint.is_some() && edge.relay.is_none());
+        let direct = self.table.iter().filter(|(_, edge)| edge.relay.is_none());
         let mut direct: Vec<_> = direct
             .map(|(address, edge)| {
                 let is_common = of_other.contains(&address);
@@ -256,6 +256,15 @@ impl Ring {
         self.take_role(by, Roles::RELAY, now);
     }
 
+    /// A node to which there is a connection is reached by TCP now: that needs no relay, and UDP is better.
+    pub fn streamed(&mut self, address: NodeAddress, now: Instant) {
+        self.not_relayed(address);
+        if let Some(edge) = self.table.get_mut(address) {
+            edge.endpoint = None;
+            edge.upgrade = Some(Upgrade::new(now));
+        }
+    }
+
     /// A node is reached directly now: the relays are not needed any more.
     pub(super) fn not_relayed(&mut self, address: NodeAddress) {
         if let Some(edge) = self.table.get_mut(address) {
@@ -387,8 +396,13 @@ impl Ring {
             })
     }
 
-    /// Whether there is a connection to a node by UDP, with nobody between.
+    /// Whether there is a connection to a node with nobody between.
     pub(super) fn is_direct(&self, address: NodeAddress) -> bool {
         self.table.get(address).is_some_and(|edge| edge.relay.is_none())
+    }
+
+    /// Whether there is one that could not be better: by UDP, with nobody between.
+    pub(super) fn is_best(&self, address: NodeAddress) -> bool {
+        self.table.get(address).is_some_and(|edge| edge.upgrade.is_none())
     }
 }

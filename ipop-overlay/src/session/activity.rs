@@ -24,6 +24,8 @@ pub struct Traffic {
     /// When the last packet with a valid tag came by UDP, of whatever kind. Of those that came otherwise,
     /// [`Sessions::authenticated_from`](super::Sessions::authenticated_from) is told.
     pub by_udp: Option<Instant>,
+    /// The same, by TCP.
+    pub by_tcp: Option<Instant>,
     /// The same, by a relay.
     pub by_relay: Option<Instant>,
     /// How many packets have been sealed so far.

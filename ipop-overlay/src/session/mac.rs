@@ -197,16 +197,20 @@ impl Cookies {
 }
 
 /// What `source` must show: nobody who cannot receive there learns it. No two places are the same bytes:
-/// of an address and a port over IPv4 there are 6, over IPv6 18, of a node's address 20, and with a label 24.
+/// of an address and a port over IPv4 there are 6, over IPv6 18, one more each where that is TCP; of a node's
+/// address 20, and with a label 24.
 fn cookie(secret: &[u8; 32], source: Endpoint) -> [u8; MAC_LEN] {
     let mut mac = keyed(secret);
     match source {
-        Endpoint::Udp(source) => {
-            match source.ip() {
+        Endpoint::Udp(place) | Endpoint::Tcp(place) => {
+            match place.ip() {
                 IpAddr::V4(address) => Update::update(&mut mac, &address.octets()),
                 IpAddr::V6(address) => Update::update(&mut mac, &address.octets()),
             }
-            Update::update(&mut mac, &source.port().to_be_bytes());
+            Update::update(&mut mac, &place.port().to_be_bytes());
+            if source.udp().is_none() {
+                Update::update(&mut mac, &[0]);
+            }
         }
         Endpoint::Relay { by, label } => {
             Update::update(&mut mac, &by.0);

@@ -143,8 +143,8 @@ impl Peer {
         self.endpoint.is_some() || !self.candidates.is_empty()
     }
 
-    /// Where the next initiation goes: to the endpoint, and in turn to the candidates. While others carry or
-    /// relay the packets of a session well, only to the candidates: what came the long way first would count.
+    /// Where the next initiation goes: to the endpoint, and in turn to the candidates. While the packets of a
+    /// session go well by TCP or by others, only to the candidates: what came the long way first would count.
     /// A peer that has fallen silent is looked for everywhere: it may have lost the session.
     fn places(&mut self, now: Instant, timers: &Timers) -> Vec<Endpoint> {
         let is_direct = matches!(self.endpoint, Some(Endpoint::Udp(_)) | None);
@@ -273,7 +273,12 @@ impl Peer {
             return;
         }
         let (sent, received) = self.activity.see(now.at, traffic);
-        for (way, at) in [(Directness::Udp, traffic.by_udp), (Directness::Relay, traffic.by_relay)] {
+        let ways = [
+            (Directness::Udp, traffic.by_udp),
+            (Directness::Tcp, traffic.by_tcp),
+            (Directness::Relay, traffic.by_relay),
+        ];
+        for (way, at) in ways {
             self.ways.hear(way, at.filter(|at| *at <= now.at));
         }
         if sent || received {

@@ -9,10 +9,11 @@ use crate::time::Instant;
 /// went round is none against the shorter way.
 const LASTS: Duration = Duration::from_secs(1);
 
-/// When something authentic last came by UDP, and by a relay.
+/// When something authentic last came by UDP, by TCP, and by a relay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ways {
     udp_at: Option<Instant>,
+    tcp_at: Option<Instant>,
     relay_at: Option<Instant>,
 }
 
@@ -21,6 +22,7 @@ impl Ways {
     pub fn hear(&mut self, way: Directness, at: Option<Instant>) {
         match way {
             Directness::Udp => self.udp_at = self.udp_at.max(at),
+            Directness::Tcp => self.tcp_at = self.tcp_at.max(at),
             Directness::Relay => self.relay_at = self.relay_at.max(at),
             // There is no longer one.
             Directness::Overlay => {}
@@ -31,6 +33,7 @@ impl Ways {
     pub fn keeps(&self, present: Endpoint, other: Endpoint, now: Instant) -> bool {
         let heard_at = match present.directness() {
             Directness::Udp => self.udp_at,
+            Directness::Tcp => self.tcp_at,
             Directness::Relay => self.relay_at,
             Directness::Overlay => None,
         };

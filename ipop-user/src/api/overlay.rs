@@ -130,7 +130,7 @@ impl From<ipop_overlay::ring::Coordinates> for Coordinates {
 /// A way into the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
-    /// As configured, without the scheme.
+    /// As configured, `udp://HOST:PORT` or `tcp://HOST:PORT`.
     pub endpoint: String,
     /// Whether it has answered in this run.
     pub answered: bool,

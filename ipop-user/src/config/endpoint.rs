@@ -1,4 +1,4 @@
-//! UDP addresses as the configuration writes them: where we listen, and where peers are.
+//! Addresses as the configuration writes them: where we listen, and where peers are.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,9 +26,28 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// How a bootstrap node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// By UDP; where that gets no answer, by TCP as well.
+    Udp,
+    /// By TCP.
+    Tcp,
+}
+
+impl Transport {
+    const fn scheme(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// A node by which this one joins the overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
+    pub transport: Transport,
     pub endpoint: Endpoint,
     /// Who is there; `None`: whoever says so and is a member of the network.
     pub public_key: Option<PublicKey>,
@@ -36,24 +55,27 @@ pub struct Bootstrap {
 
 impl fmt::Display for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "udp://{}", self.endpoint)
+        write!(f, "{}://{}", self.transport.scheme(), self.endpoint)
     }
 }
 
-/// `udp://host:port` or `udp://host:port#PUBLIC_KEY`.
+/// `udp://host:port` or `tcp://host:port`, and `#PUBLIC_KEY` behind it or not.
 pub(super) fn parse_bootstrap(text: &str) -> Result<Bootstrap, Refusal> {
     let (place, key) = match text.split_once('#') {
         Some((place, key)) => (place, Some(key)),
         None => (text, None),
     };
-    let endpoint = parse_endpoint(place)?;
+    let (transport, endpoint) = match place.strip_prefix("tcp://") {
+        Some(place) => (Transport::Tcp, parse_host_port(text, place)?),
+        None => (Transport::Udp, parse_endpoint(place)?),
+    };
     let public_key = key.map(str::parse).transpose().map_err(|_| {
         (
             format!("what follows # in `{text}` is no public key"),
             "write the key that `ipopctl key pub` prints there, or leave out both",
         )
     })?;
-    Ok(Bootstrap { endpoint, public_key })
+    Ok(Bootstrap { transport, endpoint, public_key })
 }
 
 /// Why a text is not an endpoint, and what to write instead.
@@ -77,11 +99,15 @@ type Refusal = (String, &'static str);
 
 const WRITE_ENDPOINT: &str =
     "write host:port, like 192.0.2.7:15000, [2001:db8::7]:15000 or node.example.org:15000";
+const WRITE_LISTEN_TCP: &str = "write address:port, like tcp://0.0.0.0:443 or tcp://[::]:443";
 const WRITE_LISTEN: &str = "write address:port, like udp://0.0.0.0:15000 or udp://[::]:15000";
 
 /// `udp://host:port`, or the same without the scheme.
 pub(super) fn parse_endpoint(text: &str) -> Result<Endpoint, Refusal> {
-    let host_port = strip_scheme(text)?;
+    parse_host_port(text, strip_scheme(text, "udp")?)
+}
+
+fn parse_host_port(text: &str, host_port: &str) -> Result<Endpoint, Refusal> {
     if let Ok(address) = host_port.parse::<SocketAddr>() {
         return check_destination(text, address).map(Endpoint::Address);
     }
@@ -100,24 +126,37 @@ pub(super) fn parse_endpoint(text: &str) -> Result<Endpoint, Refusal> {
 
 /// `udp://address:port`, or the same without the scheme. Names are not for listening.
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, Refusal> {
-    let address: SocketAddr = strip_scheme(text)?
+    parse_own(text, Transport::Udp, WRITE_LISTEN)
+}
+
+/// `tcp://address:port`, or the same without the scheme.
+pub(super) fn parse_listen_tcp(text: &str) -> Result<SocketAddr, Refusal> {
+    parse_own(text, Transport::Tcp, WRITE_LISTEN_TCP)
+}
+
+fn parse_own(text: &str, transport: Transport, advice: &'static str) -> Result<SocketAddr, Refusal> {
+    let address: SocketAddr = strip_scheme(text, transport.scheme())?
         .parse()
-        .map_err(|_| (format!("`{text}` is not an address and port to listen on"), WRITE_LISTEN))?;
+        .map_err(|_| (format!("`{text}` is not an address and port to listen on"), advice))?;
     if address.port() == 0 {
-        return Err((format!("`{text}` has no port"), WRITE_LISTEN));
+        return Err((format!("`{text}` has no port"), advice));
     }
     if address.ip().is_multicast() {
-        return Err((format!("`{text}` is a multicast address"), WRITE_LISTEN));
+        return Err((format!("`{text}` is a multicast address"), advice));
     }
     Ok(address)
 }
 
-fn strip_scheme(text: &str) -> Result<&str, Refusal> {
+fn strip_scheme<'a>(text: &'a str, wanted: &str) -> Result<&'a str, Refusal> {
     match text.split_once("://") {
         None => Ok(text),
-        Some(("udp", rest)) => Ok(rest),
+        Some((scheme, rest)) if scheme == wanted => Ok(rest),
+        Some((scheme @ ("udp" | "tcp"), _)) => Err((
+            format!("`{scheme}://` is not for this key"),
+            "`underlay.listen` and `endpoint` take udp://, `underlay.tcp` takes tcp://, `underlay.bootstrap` both",
+        )),
         Some((scheme, _)) => {
-            Err((format!("`{scheme}://` is not in this version"), "use udp://, the only transport so far"))
+            Err((format!("`{scheme}://` is no transport of this network"), "use udp:// or tcp://"))
         }
     }
 }

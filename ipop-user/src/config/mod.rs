@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use crate::key::PublicKey;
 use crate::secret_file;
 
-pub use endpoint::{Bootstrap, Endpoint, EndpointError};
+pub use endpoint::{Bootstrap, Endpoint, EndpointError, Transport};
 pub use name::InterfaceName;
 pub(crate) use name::is_name;
 pub use prefix::{Prefix, PrefixError};
@@ -106,6 +106,8 @@ pub struct Network {
 pub struct Underlay {
     /// UDP addresses to bind, at least one, none of them in another's way.
     pub listen: Vec<SocketAddr>,
+    /// TCP addresses to listen at; `None`: as for UDP, where that can be had.
+    pub tcp: Option<Vec<SocketAddr>>,
     /// `None`: those that the routes to the peers use.
     pub interfaces: Option<Vec<InterfaceName>>,
     pub bootstrap: Vec<Bootstrap>,

@@ -55,6 +55,7 @@ pub(super) struct RawUnderlay {
     pub(super) listen: Option<Spanned<Vec<Text>>>,
     pub(super) interfaces: Option<Spanned<Vec<Text>>>,
     pub(super) bootstrap: Option<Spanned<Vec<Text>>>,
+    pub(super) tcp: Option<Spanned<Vec<Text>>>,
     pub(super) multicast: Option<bool>,
     pub(super) relay: Option<bool>,
     pub(super) relay_mbit_s: Option<u32>,

@@ -31,6 +31,7 @@ pub(crate) fn status() -> Status {
         virtual_ips: vec!["10.128.0.1/24".to_owned(), "fd00:128::1/64".to_owned()],
         mtu: 1464,
         listen: vec!["0.0.0.0:15000".parse().unwrap(), "[::]:15000".parse().unwrap()],
+        listen_tcp: vec!["0.0.0.0:443".parse().unwrap()],
         datapath: Datapath {
             kernel: KernelState::On,
             kernel_reason: None,
@@ -81,8 +82,8 @@ fn overlay() -> Overlay {
         }],
         relayed_pairs: 3,
         bootstrap: vec![
-            bootstrap("alpha.example.org:15000", None),
-            bootstrap("10.200.0.2:15000", Some(key(2).node_address())),
+            bootstrap("udp://alpha.example.org:15000", None),
+            bootstrap("udp://10.200.0.2:15000", Some(key(2).node_address())),
         ],
     }
 }

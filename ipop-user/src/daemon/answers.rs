@@ -144,6 +144,7 @@ impl Daemon {
             ("[node]", new.node != old.node),
             ("network.device", new.network.device != old.network.device),
             ("underlay.listen", new.underlay.listen != old.underlay.listen),
+            ("underlay.tcp", new.underlay.tcp != old.underlay.tcp),
             ("underlay.interfaces", new.underlay.interfaces != old.underlay.interfaces),
             ("whether there is an overlay (`underlay.bootstrap`)", new.has_overlay() != old.has_overlay()),
             ("[datapath]", new.datapath != old.datapath),
@@ -165,6 +166,7 @@ impl Daemon {
             virtual_ips: self.config.network.addresses.iter().map(ToString::to_string).collect(),
             mtu: self.device.mtu,
             listen: self.config.underlay.listen.clone(),
+            listen_tcp: self.streams.listens_at().collect(),
             datapath: self.datapath(),
             interfaces: self.interfaces(),
             peers_total: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
@@ -285,6 +287,9 @@ impl Daemon {
                 let reason = self.kernel.reason.as_deref().unwrap_or("not set up");
                 (api::Path::DirectUser, format!("the kernel path is off on this node: {reason}"))
             }
+            (Path::User { reason: UserReason::Tcp, .. }, _) => {
+                (api::Path::DirectUser, "by TCP: no packets of UDP come through".to_owned())
+            }
             (Path::User { reason: UserReason::OffThere, security: Security::Sealed, .. }, _) => {
                 let reason = "over IPv6 the peer wants UDP checksums, which the kernel path has not";
                 (api::Path::DirectUser, reason.to_owned())
@@ -300,7 +305,7 @@ impl Daemon {
 
     fn link(&self, peer: &PeerState) -> Option<api::Link> {
         let view = self.node.peer(peer.id)?;
-        let endpoint = view.endpoint?.udp()?;
+        let endpoint = view.endpoint?.direct()?;
         let entry = self.kernel.path.as_ref().and_then(|path| path.entry(peer.link_id));
         let reach = peer.reach.as_ref().ok();
         let lease = entry.map(|link| link.lease_until_ns.saturating_sub(clock::now().as_nanos()) / 1_000_000);
@@ -447,8 +452,12 @@ impl Daemon {
             return Ok("sealed, as configured".to_owned());
         }
         let underlay = &self.config.underlay;
-        if view.endpoint.is_some_and(|endpoint| endpoint.udp().is_none()) {
-            return Err("sealed: other nodes pass the packets on".to_owned());
+        match view.endpoint {
+            Some(Endpoint::Relay { .. } | Endpoint::Overlay(_)) => {
+                return Err("sealed: other nodes pass the packets on".to_owned());
+            }
+            Some(Endpoint::Tcp(_)) => return Err("sealed: the packets go by TCP".to_owned()),
+            Some(Endpoint::Udp(_)) | None => {}
         }
         match (view.endpoint.and_then(Endpoint::udp), &peer.reach) {
             (Some(endpoint), _) if !underlay.trusts(endpoint.ip()) => {

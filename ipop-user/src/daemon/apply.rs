@@ -77,8 +77,8 @@ impl Daemon {
     pub(super) async fn resolve_one(&mut self, id: PeerId) -> bool {
         let reach = match self.node.peer(id).and_then(|view| view.endpoint) {
             None => return false,
-            Some(Place::Udp(endpoint)) => self.reach(endpoint.ip()).await,
-            Some(Place::Relay { by, .. }) => match self.place_of(by) {
+            Some(Place::Udp(endpoint) | Place::Tcp(endpoint)) => self.reach(endpoint.ip()).await,
+            Some(Place::Relay { by, .. }) => match self.place_of(by).and_then(Place::direct) {
                 Some(place) => self.reach(place.ip()).await,
                 None => Err("the relay is not connected".to_owned()),
             },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ipop_common::Counter;
 use ipop_overlay::introduction::Introduction;
-use ipop_overlay::{Instant, NetworkKey, Refusal};
+use ipop_overlay::{Endpoint, Instant, NetworkKey, Refusal};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -20,6 +20,8 @@ use crate::key::PublicKey;
 /// How often a bootstrap node is asked who it is, at first; half as often each time.
 const ASK: Duration = Duration::from_secs(1);
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// One that has not answered when it is asked this seldom is asked by TCP too.
+const BY_TCP: Duration = Duration::from_secs(2);
 /// One that has not answered when it is asked this seldom is spoken of.
 const COMPLAIN: Duration = Duration::from_secs(4);
 /// Names that are being looked up.
@@ -32,6 +34,8 @@ pub(super) struct WaysIn {
     nonce: [u8; 16],
     configured: Vec<Bootstrap>,
     lan: Option<Lan>,
+    /// This node was connected to another when that was looked at last.
+    was_connected: bool,
     names: (mpsc::Sender<Name>, mpsc::Receiver<Name>),
 }
 
@@ -60,8 +64,14 @@ impl WaysIn {
     pub(super) fn new(config: &Config, key: NetworkKey) -> Result<Self> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).context("the kernel gave no random bytes")?;
-        let mut ways =
-            Self { key, nonce, configured: Vec::new(), lan: None, names: mpsc::channel(NAMES_MAX) };
+        let mut ways = Self {
+            key,
+            nonce,
+            configured: Vec::new(),
+            lan: None,
+            was_connected: false,
+            names: mpsc::channel(NAMES_MAX),
+        };
         ways.follow(config);
         Ok(ways)
     }
@@ -99,6 +109,15 @@ impl WaysIn {
     pub(super) fn set_lans(&mut self, lans: &[std::net::Ipv4Addr]) {
         if let Some(lan) = &mut self.lan {
             lan.join(lans);
+        }
+    }
+
+    /// A node that has lost all others asks as often as one that has just started.
+    pub(super) fn note_connected(&mut self, is_connected: bool, now: Instant) {
+        if std::mem::replace(&mut self.was_connected, is_connected) && !is_connected {
+            for bootstrap in &mut self.configured {
+                (bootstrap.wait, bootstrap.ask_at) = (ASK, now);
+            }
         }
     }
 
@@ -191,14 +210,25 @@ impl Daemon {
         let question = overlay.ways.question();
         let Some(bootstrap) = overlay.ways.configured.get_mut(index) else { return };
         let places = bootstrap.places.clone();
+        let is_known = bootstrap.config.public_key.is_some();
+        let by_udp = bootstrap.config.transport == config::Transport::Udp;
+        // It is asked while it has not answered, and then while this node is alone. `wait` is the next one.
+        let by_tcp = !by_udp || bootstrap.wait > BY_TCP;
         match &bootstrap.config.public_key {
             // The ring tries it from then on.
             Some(_) if bootstrap.told == places => {}
             Some(key) => {
                 bootstrap.told.clone_from(&places);
-                self.node.add_contact(*key.as_bytes(), places, true, clock::now());
+                self.node.add_contact(*key.as_bytes(), places.clone(), true, clock::now());
             }
-            None => places.into_iter().for_each(|place| self.transmit(place, &question)),
+            None if by_udp => places.iter().for_each(|place| self.transmit(*place, &question)),
+            None => {}
+        }
+        if by_tcp {
+            // With a key it is called there, as other nodes are.
+            self.streams.want(clock::now());
+            let asked = places.iter().filter(|_| !is_known);
+            asked.for_each(|place| self.streams.send(*place, &question));
         }
     }
 
@@ -244,7 +274,7 @@ impl Daemon {
                 if !ways.lan.as_mut().is_some_and(|lan| lan.may_answer(clock::now())) {
                     return Err(Refusal(Counter::RxHandshakeFlood));
                 }
-                self.answer_who(from, nonce);
+                self.answer_who(from.into(), nonce);
                 Ok(())
             }
             // Of another network, which may well be on the same LAN, or an answer, which is for one node.
@@ -252,16 +282,17 @@ impl Daemon {
         }
     }
 
-    fn answer_who(&self, from: SocketAddr, nonce: [u8; 16]) {
+    fn answer_who(&mut self, from: Endpoint, nonce: [u8; 16]) {
         let Some(overlay) = &self.overlay else { return };
         let public_key = *self.public_key.as_bytes();
         let answer = Introduction::Answers { nonce, public_key }.to_bytes(&overlay.ways.key);
-        self.transmit(from, &answer);
+        self.send(from, &answer);
     }
 
     /// Somebody asks who this node is, or says who it is.
-    pub(super) fn introduced(&mut self, from: SocketAddr, datagram: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn introduced(&mut self, from: Endpoint, datagram: &[u8]) -> Result<(), Refusal> {
         let now = clock::now();
+        let Some(place) = from.direct() else { return Err(Refusal(Counter::RxUnknownMessage)) };
         let Some(overlay) = &mut self.overlay else { return Err(Refusal(Counter::RxUnknownMessage)) };
         let ways = &mut overlay.ways;
         match Introduction::parse(&ways.key, datagram) {
@@ -270,7 +301,7 @@ impl Daemon {
                 Ok(())
             }
             Some(Introduction::Answers { nonce, public_key }) if nonce == ways.nonce => {
-                let asked = |bootstrap: &&mut Bootstrap| bootstrap.places.contains(&from);
+                let asked = |bootstrap: &&mut Bootstrap| bootstrap.places.contains(&place);
                 let key = PublicKey::from_bytes(public_key);
                 let is_other = key != self.public_key;
                 let is_configured = match ways.configured.iter_mut().find(asked) {
@@ -287,7 +318,7 @@ impl Daemon {
                     }
                     None => return Err(Refusal(Counter::RxBadHandshake)),
                 };
-                self.node.add_contact(public_key, vec![from], is_configured, now);
+                self.node.add_contact(public_key, vec![place], is_configured, now);
                 Ok(())
             }
             _ => Err(Refusal(Counter::RxBadHandshake)),

@@ -38,7 +38,8 @@ impl Daemon {
     pub(super) fn begin_handover(&mut self, id: PeerId, to: Endpoint) {
         let now = clock::now();
         let before = self.node.peer(id).and_then(|view| view.endpoint);
-        let (Some(Endpoint::Overlay(address)), Endpoint::Udp(_) | Endpoint::Relay { .. }) = (before, to)
+        let (Some(Endpoint::Overlay(address)), Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Relay { .. }) =
+            (before, to)
         else {
             return;
         };

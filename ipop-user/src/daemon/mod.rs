@@ -11,6 +11,8 @@
 //! | `overlay` | ways in, whom the ring wants, who has which address |
 //! | `members` | peers that come and go |
 //! | `sealing` | the sessions with the peers |
+//! | `relays` | what this node passes on between others, and others for it |
+//! | `streams` | TCP, for hosts that UDP does not reach |
 //! | `apply` | bringing host, tables and maps to what the core decided |
 //! | `answers` | what the control socket asks |
 //! | `ring` | this node's part in the overlay, as an operator sees it |
@@ -37,6 +39,7 @@ mod remembered;
 mod ring;
 mod sealing;
 mod start;
+mod streams;
 mod underlays;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -60,7 +63,9 @@ use crate::control::{Request, ServerHandle};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
-use crate::userpath::{CarriedDatagram, Counters, HandshakeDatagram, RunError, Table, UserEvent, UserPath};
+use crate::userpath::{
+    CarriedDatagram, Counters, HandshakeDatagram, Inlet, RunError, Table, UserEvent, UserPath,
+};
 
 use apply::Stale;
 use device::VirtualDevice;
@@ -69,6 +74,7 @@ use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
 use probes::Probes;
 use sealing::{Deed, Sealing};
+use streams::Streams;
 use underlays::Underlays;
 
 /// How often leases are renewed: many times within one.
@@ -119,6 +125,8 @@ enum Event {
     Carried(CarriedDatagram),
     /// Of the ways into the overlay.
     Word(bootstrap::Word),
+    /// Of the TCP connections.
+    Stream(streams::Word),
     Request(Request),
     Change(Change),
     Timer,
@@ -150,6 +158,8 @@ struct Daemon {
     kernel: KernelSlot,
     underlays: Underlays,
     user: UserPath,
+    inlet: Inlet,
+    streams: Streams,
     table: Arc<ArcSwap<Table>>,
     counters: Arc<Counters>,
     /// What the data threads know cookies by.
@@ -201,6 +211,7 @@ impl Daemon {
                     }
                 }
                 Event::Word(word) => self.hear_word(word),
+                Event::Stream(word) => self.hear_stream(word),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -224,6 +235,7 @@ impl Daemon {
             Some(handshake) = events.handshakes.recv() => Event::Handshake(handshake),
             Some(datagram) = events.carried.recv() => Event::Carried(datagram),
             word = bootstrap::next_word(&mut self.overlay) => Event::Word(word),
+            word = self.streams.next_word() => Event::Stream(word),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -281,7 +293,7 @@ impl Daemon {
     }
 
     fn shake(&mut self, from: Endpoint, datagram: &[u8]) {
-        if let (Endpoint::Udp(from), Some(&introduction::TYPE)) = (from, datagram.first()) {
+        if datagram.first() == Some(&introduction::TYPE) {
             if let Err(Refusal(counter)) = self.introduced(from, datagram) {
                 self.counters.add(counter, 1);
             }
@@ -351,6 +363,7 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
+            self.tidy_streams(now);
             self.renew();
             self.ask_for_silent(now).await;
         }
@@ -481,11 +494,12 @@ impl Daemon {
         !is_idle
     }
 
-    /// Has others carry what a data thread has sealed, or passes on what it has received.
+    /// Sends what a data thread has sealed, or passes on what it has received.
     fn send_on(&mut self, datagram: &CarriedDatagram) {
-        match datagram.to {
-            Endpoint::Udp(to) => self.pass_on(to, &datagram.bytes),
-            to @ (Endpoint::Relay { .. } | Endpoint::Overlay(_)) => self.send(to, &datagram.bytes),
+        if datagram.is_relayed {
+            self.pass_on(datagram.to, &datagram.bytes);
+        } else {
+            self.send(datagram.to, &datagram.bytes);
         }
     }
 
@@ -493,6 +507,7 @@ impl Daemon {
     fn send(&mut self, to: Endpoint, datagram: &[u8]) {
         match to {
             Endpoint::Udp(to) => self.transmit(to, datagram),
+            Endpoint::Tcp(to) => self.streams.send(to, datagram),
             Endpoint::Relay { by, label } => self.send_by_relay(by, label, datagram),
             Endpoint::Overlay(to) => self.carry(to, datagram),
         }
@@ -502,7 +517,7 @@ impl Daemon {
     fn carried_in(&mut self, from: NodeAddress, datagram: &[u8]) {
         match datagram.first() {
             Some(&TYPE_TRANSPORT) => {
-                if !self.user.carried_in(from, datagram) {
+                if !self.inlet.take_in(from.into(), datagram) {
                     self.counters.add(Counter::RxCarryFull, 1);
                 }
             }

@@ -194,7 +194,7 @@ impl Daemon {
         let may_be = |place: &&Endpoint| {
             place.udp().is_none_or(|place| self.may_be_place(place.ip()) && place.port() != 0)
         };
-        let candidates: Vec<Endpoint> = places.iter().filter(may_be).take(CANDIDATES_MAX).copied().collect();
+        let mut candidates: Vec<Endpoint> = places.iter().filter(may_be).copied().collect();
         let id = match self.node.peer_of_key(&public_key) {
             Some(id) => id,
             None => match self.add_found(name_of(&public_key), key, None) {
@@ -205,8 +205,13 @@ impl Daemon {
                 }
             },
         };
-        self.set_candidates(id, &candidates);
         let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
+        let is_by_tcp = matches!(endpoint, Some(Endpoint::Tcp(_))) && self.sealing.current(id).is_some();
+        if self.streams.is_wanted() && !is_by_tcp {
+            candidates = candidates.into_iter().flat_map(with_tcp).collect();
+        }
+        candidates.truncate(CANDIDATES_MAX);
+        self.set_candidates(id, &candidates);
         let is_direct = endpoint.is_none_or(|endpoint| endpoint.udp().is_some());
         if !is_direct || self.sealing.current(id).is_none() {
             self.sealing.call_candidates(id);
@@ -371,6 +376,8 @@ impl Daemon {
     /// Forgets peers that nobody needs, and what nobody had.
     pub(super) fn tidy_overlay(&mut self, now: Instant) {
         let Some(overlay) = &mut self.overlay else { return };
+        let is_connected = self.node.ring().is_some_and(|ring| ring.edges().next().is_some());
+        overlay.ways.note_connected(is_connected, now);
         let before = overlay.absent.len();
         overlay.absent.retain(|_, until| *until > now);
         let is_changed = overlay.absent.len() != before;
@@ -394,6 +401,11 @@ impl Daemon {
             self.remember();
         }
     }
+}
+
+/// A place, and the same by TCP: each node listens at one port by both, unless it is told otherwise.
+fn with_tcp(place: Endpoint) -> impl Iterator<Item = Endpoint> {
+    [Some(place), place.udp().map(Endpoint::Tcp)].into_iter().flatten()
 }
 
 /// What a node is called that has not said its name.

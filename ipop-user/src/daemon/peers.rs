@@ -160,6 +160,7 @@ impl PeerState {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
             Path::Relay { .. } => return Err("the packets go by a relay".to_owned()),
             Path::Overlay { .. } => return Err("other nodes carry the packets".to_owned()),
+            Path::User { reason: UserReason::Tcp, .. } => return Err("the packets go by TCP".to_owned()),
             Path::Kernel { endpoint, mtu, security } => (endpoint, mtu, security, true),
             // On this side off, the switch in the maps says so.
             Path::User { endpoint, mtu, security, reason } => {
@@ -200,7 +201,7 @@ impl PeerState {
         view: &PeerView,
         sealing: &Sealing,
         configured: Mtu,
-        place_of: impl Fn(NodeAddress) -> Option<SocketAddr>,
+        place_of: impl Fn(NodeAddress) -> Option<Endpoint>,
     ) -> Option<UserLink> {
         // Also where the kernel path carries the packets: the user path takes what that misses.
         let name = &self.config.name;
@@ -214,7 +215,7 @@ impl PeerState {
                 let mtu = view.path.mtu().unwrap_or(waiting);
                 UserLink::new(name, self.link_id, local, endpoint, mtu)
             }
-            to @ (Endpoint::Relay { .. } | Endpoint::Overlay(_)) => {
+            to @ (Endpoint::Tcp(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_)) => {
                 let mtu = view.path.mtu().unwrap_or(OVERLAY_MTU.min(mtu_max(configured)));
                 UserLink::around(name, self.link_id, to, to.relay().and_then(place_of), mtu)
             }

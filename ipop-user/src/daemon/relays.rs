@@ -1,7 +1,6 @@
 //! Relays: what this node passes on between others, and what others pass on for it.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
 use ipop_common::Counter;
 use ipop_common::filter::WINDOW_NS;
@@ -64,7 +63,7 @@ impl Daemon {
     }
 
     /// Passes on a relay frame that the kernel has not, within the limit of its pair.
-    pub(super) fn pass_on(&mut self, to: SocketAddr, frame: &[u8]) {
+    pub(super) fn pass_on(&mut self, to: Endpoint, frame: &[u8]) {
         let (limit, window) = (self.relay_limit(), clock::now().as_nanos() / WINDOW_NS);
         let pair = relay::label(frame, 0)
             .and_then(|label| self.overlay.as_mut().and_then(|overlay| overlay.relayed.get_mut(&label)));
@@ -77,7 +76,7 @@ impl Daemon {
             return self.counters.add(Counter::RxRelayLimit, 1);
         }
         self.counters.add(Counter::RxRelayed, 1);
-        self.transmit(to, frame);
+        self.send(to, frame);
     }
 
     /// Renews what the kernel passes on by itself.
@@ -114,7 +113,7 @@ impl Daemon {
 
     /// How frames to a peer look.
     fn way_to(&self, peer: PeerId) -> Option<Way> {
-        let place = self.udp_place(peer)?;
+        let place = self.node.peer(peer)?.endpoint?.udp()?;
         let reach = self.peers.get(&peer)?.reach.as_ref().ok()?;
         Some(Way {
             ifindex: reach.path.ifindex,
@@ -127,18 +126,18 @@ impl Daemon {
     }
 
     /// Where a node is to which this one has a direct link.
-    pub(super) fn place_of(&self, node: NodeAddress) -> Option<SocketAddr> {
-        self.node.peer_of_address(node).and_then(|id| self.udp_place(id))
+    pub(super) fn place_of(&self, node: NodeAddress) -> Option<Endpoint> {
+        self.node.peer_of_address(node).and_then(|id| self.direct_place(id))
     }
 
-    fn udp_place(&self, peer: PeerId) -> Option<SocketAddr> {
-        self.node.peer(peer)?.endpoint.and_then(Endpoint::udp)
+    fn direct_place(&self, peer: PeerId) -> Option<Endpoint> {
+        self.node.peer(peer)?.endpoint.filter(|endpoint| endpoint.direct().is_some())
     }
 
     /// Sends a message by a relay.
-    pub(super) fn send_by_relay(&self, by: NodeAddress, label: u32, datagram: &[u8]) {
+    pub(super) fn send_by_relay(&mut self, by: NodeAddress, label: u32, datagram: &[u8]) {
         match self.place_of(by) {
-            Some(place) => self.transmit(place, &[&relay::header(label)[..], datagram].concat()),
+            Some(place) => self.send(place, &[&relay::header(label)[..], datagram].concat()),
             None => {
                 debug!(%by, "the relay is not connected");
                 self.counters.add(Counter::TxNoCarrier, 1);
@@ -161,12 +160,12 @@ impl Daemon {
     pub(super) fn fill_in_relays(&self, table: &mut Table) {
         let Some(overlay) = &self.overlay else { return };
         for peer in self.peers.values() {
-            if let Some(place) = self.udp_place(peer.id) {
+            if let Some(place) = self.direct_place(peer.id) {
                 table.insert_node(place, peer.node_address());
             }
         }
         for (label, Pair { ends: [a, b], .. }) in &overlay.relayed {
-            if let (Some(a), Some(b)) = (self.udp_place(*a), self.udp_place(*b)) {
+            if let (Some(a), Some(b)) = (self.direct_place(*a), self.direct_place(*b)) {
                 table.insert_relayed(*label, [a, b]);
             }
         }

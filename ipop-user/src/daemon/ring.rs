@@ -57,7 +57,7 @@ impl Daemon {
         }
         let (answered, silent): (Vec<_>, Vec<_>) = others.partition(|way_in| way_in.answered);
         let list = |of: Vec<&api::Bootstrap>| {
-            of.iter().map(|way_in| format!("udp://{}", way_in.endpoint)).collect::<Vec<_>>().join(", ")
+            of.iter().map(|way_in| way_in.endpoint.as_str()).collect::<Vec<_>>().join(", ")
         };
         if answered.is_empty() {
             let list = list(silent);
@@ -170,7 +170,7 @@ impl Overlay {
     /// The ways into the network that are configured, and whether they have answered.
     fn ways_in(&self) -> impl Iterator<Item = api::Bootstrap> {
         self.ways.configured().map(|(config, known)| api::Bootstrap {
-            endpoint: config.endpoint.to_string(),
+            endpoint: config.to_string(),
             answered: known.is_some(),
             address: known.map(crate::key::PublicKey::node_address),
         })

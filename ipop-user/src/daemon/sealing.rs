@@ -17,7 +17,7 @@ use ipop_overlay::session::{
     AddError, Adopted, CookieKey, FailReason, Handled, Install, Now, Output, PeerConfig, PeerView, Sessions,
     Timers, Traffic,
 };
-use ipop_overlay::{Endpoint, Instant, PeerId, Refusal};
+use ipop_overlay::{Directness, Endpoint, Instant, PeerId, Refusal};
 use tracing::{debug, warn};
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
@@ -245,8 +245,9 @@ impl Sealing {
             let (_, received) = self.places.of(local).last_traffic();
             let heard = live.user.heard();
             let by_udp = at(received.max(heard.udp_ns));
-            let by_relay = at(heard.relay_ns).filter(|_| from.relay().is_none());
-            self.core.traffic(now, local, &Traffic { by_udp, by_relay, ..Traffic::default() });
+            let by_tcp = at(heard.tcp_ns).filter(|_| from.directness() < Directness::Tcp);
+            let by_relay = at(heard.relay_ns).filter(|_| from.directness() < Directness::Relay);
+            self.core.traffic(now, local, &Traffic { by_udp, by_tcp, by_relay, ..Traffic::default() });
         }
         self.core.authenticated_from(now, local, from);
         Some(peer)
@@ -313,6 +314,7 @@ impl Sealing {
             (live.received_ns, live.sent_ns) = (received.max(live.received_ns), sent.max(live.sent_ns));
             let direct_ns = match self.core.peer(live.peer).and_then(|view| view.endpoint) {
                 Some(Endpoint::Udp(_)) => by_udp.max(heard.udp_ns),
+                Some(Endpoint::Tcp(_)) => heard.tcp_ns,
                 Some(Endpoint::Relay { .. }) => heard.relay_ns,
                 Some(Endpoint::Overlay(_)) | None => 0,
             };
@@ -328,6 +330,7 @@ impl Sealing {
                 received,
                 received_data: received,
                 by_udp,
+                by_tcp: at(heard.tcp_ns),
                 by_relay: at(heard.relay_ns),
                 send_counter: place.sent(),
             };

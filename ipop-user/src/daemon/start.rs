@@ -25,6 +25,7 @@ use super::pings::Pings;
 use super::predecessor::outlive;
 use super::probes::Probes;
 use super::sealing::{Identity, Partner, Sealing};
+use super::streams::{self, Streams};
 use super::underlays::{Underlays, XdpPlan};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
 use crate::api::DeviceKind;
@@ -60,6 +61,10 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         .await
         .with_context(|| format!("cannot open the control socket {}", shown(&config.node.control_socket)))?;
     let sockets = bind_all(&config.underlay.listen, queues(&config)).await?;
+    let tcp = match &config.underlay.tcp {
+        Some(addresses) => streams::listen(addresses, false)?,
+        None => streams::listen(&config.underlay.listen, true)?,
+    };
     let monitor = Monitor::open()?;
     let netlink = Netlink::connect()?;
     check_interfaces(&netlink, &config).await?;
@@ -127,6 +132,8 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         netlink,
         device,
         kernel,
+        streams: Streams::new(user.inlet(), Arc::clone(&counters), tcp),
+        inlet: user.inlet(),
         user,
         table,
         counters,

@@ -130,16 +130,18 @@ impl Inbound {
         let bytes = pool.bytes(datagram);
         // Who carries could have written what is not sealed. Handshakes do not come this way, but by relays.
         let result = match (bytes.first(), bundle.from) {
-            (Some(&relay::TYPE), Endpoint::Udp(from)) => {
+            (Some(&relay::TYPE), from @ (Endpoint::Udp(_) | Endpoint::Tcp(_))) => {
                 self.relayed(datagram, from, bundle, pool, frames, context)
             }
             (Some(&gpe::FLAGS), Endpoint::Udp(from)) => self.clear(datagram, from, pool, frames, context),
             (Some(&wireguard::TYPE_TRANSPORT), _) => self.sealed(datagram, bundle, pool, frames, context),
             (
                 Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)),
-                from @ (Endpoint::Udp(_) | Endpoint::Relay { .. }),
+                from @ (Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Relay { .. }),
             ) => handshake(&mut self.gate, bytes, (from, bundle.socket), context),
-            (Some(&introduction::TYPE), from @ Endpoint::Udp(_)) if bytes.len() == introduction::LEN => {
+            (Some(&introduction::TYPE), from @ (Endpoint::Udp(_) | Endpoint::Tcp(_)))
+                if bytes.len() == introduction::LEN =>
+            {
                 introduce(&mut self.gate, bytes, (from, bundle.socket), context)
             }
             _ => Err(Counter::RxUnknownMessage),
@@ -153,7 +155,7 @@ impl Inbound {
     fn relayed(
         &mut self,
         datagram: Piece,
-        from: SocketAddr,
+        from: Endpoint,
         bundle: &Bundle,
         pool: &mut Pool,
         frames: &mut Coalescer,
@@ -162,7 +164,7 @@ impl Inbound {
         let bytes = pool.bytes(datagram);
         let label = relay::label(bytes, 0).ok_or(Counter::RxBadRelayFrame)?;
         if let Some(to) = context.table.next_hop(label, from) {
-            let onward = CarriedDatagram { to: Endpoint::Udp(to), bytes: bytes.to_vec() };
+            let onward = CarriedDatagram { to, is_relayed: true, bytes: bytes.to_vec() };
             context.listeners.carried.try_send(onward).map_err(|_| Counter::RxRelayFull)?;
             return Ok(());
         }
@@ -238,7 +240,9 @@ impl Inbound {
         }
         match bundle.from {
             Endpoint::Udp(_) => place.note_received(context.now_ns),
-            Endpoint::Relay { .. } | Endpoint::Overlay(_) => session.note_around_data(context.now_ns),
+            Endpoint::Tcp(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_) => {
+                session.note_around_data(context.now_ns);
+            }
         }
         let inner = sealed::admit(context.table, bytes, text.len, slot)?;
         self.count(slot, u64::from(inner.total_len), context);
@@ -290,7 +294,7 @@ fn handshake(
     let now = Instant::from_nanos(context.now_ns);
     let cookies = context.listeners.cookies.load();
     // A relay is one.
-    let is_peers = || from.udp().is_none_or(|from| context.table.has_peer_at(from.ip()));
+    let is_peers = || from.direct().is_none_or(|from| context.table.has_peer_at(from.ip()));
     let filter = context.places.filter();
     gate.tell_load(filter.is_closed(context.now_ns));
     let verdict = gate.admit(now, from, bytes, cookies.as_deref(), is_peers);

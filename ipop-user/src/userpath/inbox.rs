@@ -1,10 +1,10 @@
-//! Datagrams that other nodes have carried here, on their way from the control task to a data thread.
+//! Datagrams that other nodes have carried here, or that came by TCP, on their way to a data thread.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ipop_overlay::NodeAddress;
+use ipop_overlay::Endpoint;
 
 /// Datagrams that wait for one thread: what a fast path brings in some milliseconds.
 const DATAGRAMS_MAX: usize = 512;
@@ -24,21 +24,21 @@ pub(super) struct Inbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    datagrams: VecDeque<(NodeAddress, Box<[u8]>)>,
+    datagrams: VecDeque<(Endpoint, Box<[u8]>)>,
     bytes: usize,
 }
 
-/// Datagrams of one length from one node, the last perhaps shorter, as one receive call delivers them.
+/// Datagrams of one length from one place, the last perhaps shorter, as one receive call delivers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Taken {
-    pub(super) from: NodeAddress,
+    pub(super) from: Endpoint,
     pub(super) len: usize,
     pub(super) segment_len: usize,
 }
 
 impl Inbox {
     /// Adds a datagram; says whether it is the first, of which the thread does not know.
-    pub(super) fn push(&self, from: NodeAddress, datagram: &[u8]) -> Result<bool, Full> {
+    pub(super) fn push(&self, from: Endpoint, datagram: &[u8]) -> Result<bool, Full> {
         let mut waiting = self.lock();
         if waiting.datagrams.len() >= DATAGRAMS_MAX || waiting.bytes + datagram.len() > BYTES_MAX {
             return Err(Full);
@@ -94,10 +94,12 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use ipop_overlay::NodeAddress;
+
     use super::*;
 
-    fn node(number: u8) -> NodeAddress {
-        NodeAddress([number; 20])
+    fn node(number: u8) -> Endpoint {
+        NodeAddress([number; 20]).into()
     }
 
     #[test]
@@ -114,9 +116,13 @@ mod tests {
             let taken = inbox.take(&mut out).unwrap();
             let datagrams: Vec<u8> =
                 out[..taken.len].chunks(taken.segment_len).map(|bytes| bytes[0]).collect();
-            all.push((taken.from.0[0], taken.len, datagrams));
+            all.push((taken.from, taken.len, datagrams));
         }
-        assert_eq!(all, [(1, 260, vec![0, 1, 2]), (1, 60, vec![3]), (2, 60, vec![4]), (2, 61, vec![5])]);
+        let (one, two) = (node(1), node(2));
+        assert_eq!(
+            all,
+            [(one, 260, vec![0, 1, 2]), (one, 60, vec![3]), (two, 60, vec![4]), (two, 61, vec![5])]
+        );
         assert_eq!(inbox.take(&mut out), None);
     }
 

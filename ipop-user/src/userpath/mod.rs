@@ -10,9 +10,10 @@
 //! UDP -> inbound (admit, coalesce) -> frames -> TUN     system calls: engine::{uring, epoll}
 //! ```
 //!
-//! A peer that no UDP leads to is reached through the control task, which has other nodes carry its datagrams:
+//! A peer that no UDP leads to is reached through the control task, which has other nodes carry its datagrams or
+//! sends them by TCP:
 //! ```text
-//! outbound -> Listeners::carried        UserPath::carried_in -> inbox -> inbound
+//! outbound -> Listeners::carried        Inlet::take_in -> inbox -> inbound
 //! ```
 
 mod batch;
@@ -49,7 +50,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Address;
 use ipop_common::wireguard::TransportHeader;
 use ipop_overlay::session::{CookieKey, Mac1Key};
-use ipop_overlay::{Endpoint, NodeAddress};
+use ipop_overlay::Endpoint;
 use tokio::sync::mpsc;
 
 pub use counters::{Counters, LinkTraffic};
@@ -107,11 +108,12 @@ pub enum UserEvent {
     Authenticated { local: u32, from: Endpoint },
 }
 
-/// A sealed datagram for other nodes to carry, or a relay frame that is to be passed on.
+/// A sealed datagram that is not for UDP, or a relay frame that is to be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarriedDatagram {
-    /// By UDP goes what this node relays.
     pub to: Endpoint,
+    /// It is between others, and counts as theirs.
+    pub is_relayed: bool,
     pub bytes: Vec<u8>,
 }
 
@@ -184,6 +186,32 @@ pub struct UserPath {
     syscalls: Arc<AtomicU64>,
     failures: mpsc::UnboundedReceiver<RunError>,
     threads: Vec<DataThread>,
+}
+
+/// Takes in datagrams that other nodes have carried here, or that came by TCP. It may outlive the threads, which
+/// look at nothing any more then.
+#[derive(Clone, Debug)]
+pub struct Inlet {
+    threads: Vec<(Arc<Inbox>, Arc<Wake>)>,
+}
+
+impl Inlet {
+    /// Takes in a datagram that came from, or in the name of, `from`; says whether there is room for it. Those of
+    /// one session go to one thread, which keeps them in order.
+    pub fn take_in(&self, from: Endpoint, datagram: &[u8]) -> bool {
+        let session = TransportHeader::parse(datagram).map_or(0, |header| header.receiver as usize);
+        let thread = session.checked_rem(self.threads.len()).and_then(|at| self.threads.get(at));
+        let Some((inbox, wake)) = thread else { return false };
+        match inbox.push(from, datagram) {
+            Ok(was_empty) => {
+                if was_empty {
+                    wake.ring();
+                }
+                true
+            }
+            Err(inbox::Full) => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -271,22 +299,10 @@ impl UserPath {
         self.threads.iter().for_each(|thread| thread.wake.ring());
     }
 
-    /// Takes in a transport message that other nodes have carried here in the name of `from`; says whether there
-    /// is room for it. Those of one session go to one thread, which keeps them in order.
-    pub fn carried_in(&self, from: NodeAddress, datagram: &[u8]) -> bool {
-        let session = TransportHeader::parse(datagram).map_or(0, |header| header.receiver as usize);
-        let Some(thread) = session.checked_rem(self.threads.len()).and_then(|at| self.threads.get(at)) else {
-            return false;
-        };
-        match thread.inbox.push(from, datagram) {
-            Ok(was_empty) => {
-                if was_empty {
-                    thread.wake.ring();
-                }
-                true
-            }
-            Err(inbox::Full) => false,
-        }
+    /// Where datagrams are put that no socket of this path has received.
+    pub fn inlet(&self) -> Inlet {
+        let place = |thread: &DataThread| (Arc::clone(&thread.inbox), Arc::clone(&thread.wake));
+        Inlet { threads: self.threads.iter().map(place).collect() }
     }
 
     /// How many threads carry packets.

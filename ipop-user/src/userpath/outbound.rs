@@ -11,7 +11,7 @@ use ipop_common::maps::LinkRef;
 use ipop_common::tables::{Stale, Tables, follow};
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_common::{Counter, Family, egress, relay};
-use ipop_overlay::{Endpoint, NodeAddress};
+use ipop_overlay::Endpoint;
 
 use super::batch::{Batch, Company, Part, Route};
 use super::coalesce::Coalescer;
@@ -71,9 +71,9 @@ struct Leaving {
 #[derive(Debug)]
 enum Way {
     Send(Route),
-    /// Handed to the control task, which has other nodes carry them.
+    /// Handed to the control task, which sends them by TCP or has other nodes carry them.
     Carry {
-        to: NodeAddress,
+        to: Endpoint,
         traffic: Arc<LinkTraffic>,
     },
 }
@@ -310,7 +310,7 @@ impl Outbound {
                 let session = session.ok_or(Refusal::Wait(Wanted::Session(slot)))?;
                 let label = match link.endpoint {
                     Endpoint::Relay { label, .. } => Some(label),
-                    Endpoint::Udp(_) | Endpoint::Overlay(_) => None,
+                    Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Overlay(_) => None,
                 };
                 Cut::Sealed(Sealed { packet, whole, next: 0, session, mtu: link.link.mtu, label })
             }
@@ -328,18 +328,21 @@ impl Outbound {
     fn way(&self, link: &UserLink) -> Option<Way> {
         let traffic = link.traffic.clone();
         match (link.endpoint, &link.carriage) {
-            (Endpoint::Udp(endpoint), _) => {
-                let socket = self.families.socket_for(&endpoint)?;
-                Some(Way::Send(Route { socket, endpoint, traffic }))
+            (Endpoint::Udp(endpoint), _) => self.by_udp(endpoint, traffic),
+            (Endpoint::Relay { .. }, Carriage::Sealed(_)) => match link.via? {
+                Endpoint::Udp(endpoint) => self.by_udp(endpoint, traffic),
+                to => Some(Way::Carry { to, traffic }),
+            },
+            (to @ (Endpoint::Tcp(_) | Endpoint::Overlay(_)), Carriage::Sealed(_)) => {
+                Some(Way::Carry { to, traffic })
             }
-            (Endpoint::Relay { .. }, Carriage::Sealed(_)) => {
-                let endpoint = link.via?;
-                let socket = self.families.socket_for(&endpoint)?;
-                Some(Way::Send(Route { socket, endpoint, traffic }))
-            }
-            (Endpoint::Overlay(to), Carriage::Sealed(_)) => Some(Way::Carry { to, traffic }),
-            (Endpoint::Relay { .. } | Endpoint::Overlay(_), Carriage::Clear(_)) => None,
+            (Endpoint::Tcp(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_), Carriage::Clear(_)) => None,
         }
+    }
+
+    fn by_udp(&self, endpoint: SocketAddr, traffic: Arc<LinkTraffic>) -> Option<Way> {
+        let socket = self.families.socket_for(&endpoint)?;
+        Some(Way::Send(Route { socket, endpoint, traffic }))
     }
 
     fn is_paused(&self, way: &Way, now_ns: u64) -> bool {
@@ -391,20 +394,21 @@ impl Sealed {
     }
 
     /// Seals all segments and hands them on.
-    fn carry(&mut self, to: NodeAddress, traffic: &LinkTraffic, pool: &Pool, context: &Context<'_>) {
+    fn carry(&mut self, to: Endpoint, traffic: &LinkTraffic, pool: &Pool, context: &Context<'_>) {
+        let counter = if to.overlay().is_some() { Counter::TxCarried } else { Counter::TxEncapsulated };
         while self.next < self.segments() {
             // No counter of the session is spent on what nobody takes.
             let result = context.listeners.carried.try_reserve().map_err(|_| Counter::TxCarryFull);
             let result = result.and_then(|place| {
                 let mut bytes = vec![0; self.block_len()];
                 let len = self.seal_into(&mut bytes, pool, context)?;
-                place.send(CarriedDatagram { to: Endpoint::Overlay(to), bytes });
+                place.send(CarriedDatagram { to, is_relayed: false, bytes });
                 Ok(len)
             });
             match result {
                 Ok(len) => {
                     traffic.sent(1, len as u64);
-                    context.counters.add(Counter::TxCarried, 1);
+                    context.counters.add(counter, 1);
                 }
                 Err(counter) => context.counters.add(counter, 1),
             }

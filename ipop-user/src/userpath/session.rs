@@ -30,7 +30,9 @@ pub struct Heard {
     pub source: Option<Endpoint>,
     /// The last one by UDP.
     pub udp_ns: u64,
-    /// The last one that other nodes relayed or carried, and by what way it came.
+    /// The last one by TCP.
+    pub tcp_ns: u64,
+    /// The last one that came by TCP, or that other nodes relayed or carried, and by what way it came.
     pub around: Option<(Endpoint, u64)>,
     /// The last one that a relay passed on.
     pub relay_ns: u64,
@@ -123,6 +125,10 @@ impl UserSession {
         let mut heard = self.lock();
         match source {
             Endpoint::Udp(_) => heard.udp_ns = now_ns,
+            Endpoint::Tcp(_) => {
+                heard.tcp_ns = now_ns;
+                heard.around = Some((source, now_ns));
+            }
             Endpoint::Relay { .. } => {
                 heard.relay_ns = now_ns;
                 heard.around = Some((source, now_ns));
@@ -132,7 +138,7 @@ impl UserSession {
         heard.source.replace(source) != Some(source)
     }
 
-    /// Notes that an authentic packet which other nodes relayed or carried was an IP packet.
+    /// Notes that an authentic packet which did not come by UDP to this node was an IP packet.
     pub fn note_around_data(&self, now_ns: u64) {
         self.lock().around_data_ns = now_ns;
     }

@@ -26,7 +26,7 @@ pub struct UserLink {
     /// Where the peer's daemon listens, or where other nodes relay or carry to.
     pub endpoint: Endpoint,
     /// Where the relay is, if there is one.
-    pub via: Option<SocketAddr>,
+    pub via: Option<Endpoint>,
     /// False: packets to the peer are answered with ICMP unreachable. What it sends is still taken.
     pub reachable: bool,
     pub carriage: Carriage,
@@ -62,9 +62,9 @@ impl UserLink {
         }
     }
 
-    /// As [`UserLink::new`], to a peer that other nodes carry to, or one relays to that is at `via`: sealed, with
-    /// no session yet. Nothing clear is taken from it.
-    pub fn around(name: &str, id: LinkId, to: Endpoint, via: Option<SocketAddr>, mtu: u16) -> Self {
+    /// As [`UserLink::new`], to a peer that is reached by TCP, that other nodes carry to, or one relays to that is
+    /// at `via`: sealed, with no session yet. Nothing clear is taken from it.
+    pub fn around(name: &str, id: LinkId, to: Endpoint, via: Option<Endpoint>, mtu: u16) -> Self {
         let link = Link { lease_until_ns: u64::MAX, epoch: 1, mtu, outer_version: 4, ..Link::EMPTY };
         Self {
             name: name.into(),
@@ -101,9 +101,9 @@ pub struct Table {
     /// Where the peers' daemons are.
     places: HashSet<IpAddr>,
     /// Which node is at a place: what it relays comes from there.
-    nodes: HashMap<SocketAddr, NodeAddress>,
+    nodes: HashMap<Endpoint, NodeAddress>,
     /// Between which places this node relays, by label.
-    relayed: HashMap<u32, [SocketAddr; 2]>,
+    relayed: HashMap<u32, [Endpoint; 2]>,
     /// Prefixes of addresses whose owner may be found; not those in `absent`, which nobody has.
     searched: Vec<PrefixKey>,
     absent: HashSet<Address>,
@@ -141,7 +141,7 @@ impl Table {
         }
         let reference = LinkRef { slot, epoch: link.link.epoch };
         self.by_link_id.insert(link.id, reference);
-        self.places.extend(link.endpoint.udp().map(|endpoint| endpoint.ip()));
+        self.places.extend(link.endpoint.direct().map(|endpoint| endpoint.ip()));
         self.links[index] = Some(link);
         Ok(reference)
     }
@@ -189,17 +189,17 @@ impl Table {
     }
 
     /// What a node relays comes from this place.
-    pub fn insert_node(&mut self, place: SocketAddr, node: NodeAddress) {
+    pub fn insert_node(&mut self, place: Endpoint, node: NodeAddress) {
         self.nodes.insert(place, node);
     }
 
     /// What comes with this label from one of two places goes to the other.
-    pub fn insert_relayed(&mut self, label: u32, places: [SocketAddr; 2]) {
+    pub fn insert_relayed(&mut self, label: u32, places: [Endpoint; 2]) {
         self.relayed.insert(label, places);
     }
 
     /// Where a relay frame is to be passed on to; `None` for one that is not between others.
-    pub fn next_hop(&self, label: u32, from: SocketAddr) -> Option<SocketAddr> {
+    pub fn next_hop(&self, label: u32, from: Endpoint) -> Option<Endpoint> {
         match self.relayed.get(&label)? {
             [a, b] if *a == from => Some(*b),
             [a, b] if *b == from => Some(*a),
@@ -208,7 +208,7 @@ impl Table {
     }
 
     /// The node at a place.
-    pub fn node_at(&self, place: SocketAddr) -> Option<NodeAddress> {
+    pub fn node_at(&self, place: Endpoint) -> Option<NodeAddress> {
         self.nodes.get(&place).copied()
     }
 

@@ -166,14 +166,14 @@ impl Worker {
         }
     }
 
-    /// Takes what other nodes have carried here, as if it had been received; false if buffers have to be
+    /// Takes what other nodes have carried here or what has come by TCP, as if it had been received; false if buffers have to be
     /// released before the rest.
     fn take_carried(&mut self) -> bool {
         while self.inbox.has_some() {
             let taken = self.udp_pool.take_filled(|out| self.inbox.take(out));
             let Some((buffer, taken)) = taken else { break };
             let piece = Piece { buffer, start: 0, len: taken.len as u32 };
-            let (from, segment_len) = (taken.from.into(), taken.segment_len as u32);
+            let (from, segment_len) = (taken.from, taken.segment_len as u32);
             self.inbound.take(Bundle { piece, segment_len, from, socket: 0 }, &mut self.udp_pool);
             self.udp_pool.release(buffer);
         }
@@ -378,7 +378,7 @@ mod tests {
         // Of two nodes in turn, so that no two datagrams share a buffer. None is sealed.
         let sent = u64::from(CARRIED_BUFFERS) * 20;
         for number in 0..sent {
-            let from = NodeAddress([number as u8 % 2; 20]);
+            let from = NodeAddress([number as u8 % 2; 20]).into();
             worker.inbox.push(from, &[0x77; 40]).unwrap();
         }
         assert!(worker.fill_frames(), "buffers come back at once where nothing is delivered");
@@ -387,7 +387,7 @@ mod tests {
         // Receives leave some for what is carried.
         let taken = std::iter::from_fn(|| worker.udp_pool.take()).count();
         assert_eq!(taken, 2);
-        worker.inbox.push(NodeAddress([7; 20]), &[0x77; 40]).unwrap();
+        worker.inbox.push(NodeAddress([7; 20]).into(), &[0x77; 40]).unwrap();
         assert!(worker.fill_frames());
         assert_eq!(worker.counters.value(Counter::RxUnknownMessage), sent + 1);
     }

@@ -234,14 +234,14 @@ impl Wire {
                 let (from, to, is_over) = (self.nodes()[side], self.nodes()[1 - side], &is_over);
                 scope.spawn(move || {
                     let mut carried = from.carried.lock().expect("one carrier");
-                    let to = to.path.as_ref().expect("it runs");
+                    let to = to.path.as_ref().expect("it runs").inlet();
                     while !is_over.load(Ordering::Relaxed) {
                         let Ok(datagram) = carried.try_recv() else {
                             thread::yield_now();
                             continue;
                         };
                         assert_eq!(datagram.to, Endpoint::Overlay(address(1 - side)));
-                        while !to.carried_in(address(side), &datagram.bytes) {
+                        while !to.take_in(address(side).into(), &datagram.bytes) {
                             assert!(!is_over.load(Ordering::Relaxed), "the inbox stays full");
                             thread::yield_now();
                         }

@@ -66,6 +66,7 @@ fn name_of(path: Path) -> &'static str {
         Path::User { security: Clear(_), reason: UserReason::OffThere, .. } => "user, clear, off there",
         Path::User { security: Sealed, reason: UserReason::OffHere, .. } => "user, sealed, off here",
         Path::User { security: Sealed, reason: UserReason::OffThere, .. } => "user, sealed, off there",
+        Path::User { reason: UserReason::Tcp, .. } => "user, by TCP",
         Path::Relay { .. } => "relay",
         Path::Overlay { .. } => "overlay",
         Path::None(NoPath::NoEndpoint) => "no endpoint",

@@ -383,6 +383,7 @@ fn what_is_told_of_no_session_changes_nothing() {
         received: all,
         received_data: all,
         by_udp: all,
+        by_tcp: all,
         by_relay: all,
         send_counter: u64::MAX,
     };

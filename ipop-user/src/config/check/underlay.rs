@@ -6,7 +6,7 @@ use ipop_common::limits::KERNEL_PORT;
 use toml::Spanned;
 
 use super::Checker;
-use crate::config::endpoint::{parse_bootstrap, parse_listen};
+use crate::config::endpoint::{parse_bootstrap, parse_listen, parse_listen_tcp};
 use crate::config::name::InterfaceName;
 use crate::config::raw::{RawUnderlay, Text};
 use crate::config::{Bootstrap, Config, Prefix, Security, Underlay, default_listen};
@@ -15,6 +15,10 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
     let listen = match &raw.listen {
         Some(list) => listen(checker, list),
         None => Some(default_listen()),
+    };
+    let tcp = match &raw.tcp {
+        Some(list) => listen_tcp(checker, list.get_ref()).map(Some),
+        None => Some(None),
     };
     let interfaces = match &raw.interfaces {
         Some(list) => interfaces(checker, list).map(Some),
@@ -27,6 +31,7 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
     let trusted = trusted(checker, &raw.trusted);
     Some(Underlay {
         listen: listen?,
+        tcp: tcp?,
         interfaces: interfaces?,
         bootstrap: bootstrap?,
         has_bootstrap: raw.bootstrap.is_some(),
@@ -76,6 +81,27 @@ fn listen_address(checker: &mut Checker<'_>, text: &Text, before: &[SocketAddr])
         );
     }
     Some(address)
+}
+
+fn listen_tcp(checker: &mut Checker<'_>, list: &[Text]) -> Option<Vec<SocketAddr>> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for text in list {
+        match parse_listen_tcp(text.get_ref()) {
+            Ok(address) => match addresses.iter().find(|other| in_the_way(**other, address)) {
+                Some(other) => checker.error::<()>(
+                    text.span(),
+                    format!("`{address}` cannot be bound beside `{other}`"),
+                    "take one of them out",
+                ),
+                None => {
+                    addresses.push(address);
+                    None
+                }
+            },
+            Err((reason, advice)) => checker.error(text.span(), reason, advice),
+        };
+    }
+    (addresses.len() == list.len()).then_some(addresses)
 }
 
 /// Whether the kernel would refuse to bind both. IPv6 sockets of ours take no IPv4.

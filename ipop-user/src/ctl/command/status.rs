@@ -18,7 +18,11 @@ pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
         "device",
         format!("{} ({}), mtu {}, {ips}", status.device, device_kind(&status.datapath), status.mtu),
     );
-    row("listens on", status.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    let listens = |scheme: &'static str, at: &[std::net::SocketAddr]| {
+        at.iter().map(move |address| format!("{scheme}://{address}")).collect::<Vec<_>>()
+    };
+    let listens = [listens("udp", &status.listen), listens("tcp", &status.listen_tcp)].concat();
+    row("listens on", listens.join(", "));
     row("kernel path", with_reason(&kernel(&status.datapath), status.datapath.kernel_reason.as_deref()));
     row("xdp", with_reason(xdp(&status.datapath), status.datapath.xdp_reason.as_deref()));
     row("user path", with_reason(&io(&status.datapath), status.datapath.io_reason.as_deref()));
@@ -95,7 +99,7 @@ fn bootstrap(way_in: &Bootstrap) -> String {
         (true, None) => "has answered".to_owned(),
         (true, Some(address)) => format!("has answered, as {}", address.short()),
     };
-    format!("udp://{}: {answer}", way_in.endpoint)
+    format!("{}: {answer}", way_in.endpoint)
 }
 
 fn with_reason(state: &str, reason: Option<&str>) -> String {
@@ -155,7 +159,7 @@ address      ADDRESS
 public key   AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
 network      demo
 device       ipop0 (vxlan), mtu 1464, 10.128.0.1/24, fd00:128::1/64
-listens on   0.0.0.0:15000, [::]:15000
+listens on   udp://0.0.0.0:15000, udp://[::]:15000, tcp://0.0.0.0:443
 kernel path  on, by tcx
 xdp          off: veth copies packets for native XDP
 user path    io_uring, 2 queues

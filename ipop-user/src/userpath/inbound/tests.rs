@@ -111,6 +111,10 @@ fn frame(packet: &[u8]) -> Vec<u8> {
     [&header.to_bytes()[..], packet].concat()
 }
 
+fn udp(place: &str) -> Endpoint {
+    Endpoint::Udp(place.parse().unwrap())
+}
+
 #[test]
 fn a_bundle_is_delivered_packet_by_packet_and_counted_for_its_link() {
     let mut node = Node::new(16);
@@ -424,7 +428,7 @@ fn what_a_relay_has_passed_on_is_delivered_and_seen_to_come_by_it() {
     node.take("192.0.2.5", std::slice::from_ref(&sealed));
     assert!(node.drain().is_empty(), "no node is known to be there");
     assert_eq!(node.counted(), [(Counter::RxUnknownLabel, 1)]);
-    node.table.insert_node("192.0.2.5:15000".parse().unwrap(), NodeAddress(RELAY));
+    node.table.insert_node(udp("192.0.2.5:15000"), NodeAddress(RELAY));
     node.take("192.0.2.5", &[sealed]);
     assert_eq!(node.drain(), std::slice::from_ref(&packet));
     let by_it = Endpoint::Relay { by: NodeAddress(RELAY), label: LABEL };
@@ -441,7 +445,7 @@ fn what_a_relay_has_passed_on_is_delivered_and_seen_to_come_by_it() {
 #[test]
 fn handshakes_come_by_relays_and_clear_packets_do_not() {
     let mut node = Node::new(16);
-    node.table.insert_node("192.0.2.2:15000".parse().unwrap(), NodeAddress(RELAY));
+    node.table.insert_node(udp("192.0.2.2:15000"), NodeAddress(RELAY));
     let mut initiation = vec![0; wireguard::INITIATION_LEN];
     initiation[0] = wireguard::TYPE_INITIATION;
     Mac1Key::new(&PUBLIC_KEY).fill_in(&mut initiation);
@@ -464,14 +468,14 @@ fn handshakes_come_by_relays_and_clear_packets_do_not() {
 #[test]
 fn what_is_between_others_goes_to_the_other_end_as_it_is() {
     let mut node = Node::new(16);
-    let [a, b] = ["192.0.2.7:15000", "192.0.2.8:15000"].map(|place| place.parse().unwrap());
+    let [a, b] = ["192.0.2.7:15000", "192.0.2.8:15000"].map(udp);
     node.table.insert_relayed(LABEL, [a, b]);
     let sent = relay_frame(&[9; 40]);
     for (from, to) in [("192.0.2.7", b), ("192.0.2.8", a)] {
         node.take(from, std::slice::from_ref(&sent));
         assert!(node.drain().is_empty());
         let passed = node.ears.carried.try_recv().unwrap();
-        assert_eq!((passed.to, passed.bytes), (Endpoint::Udp(to), sent.clone()));
+        assert_eq!((passed.to, passed.is_relayed, passed.bytes), (to, true, sent.clone()));
     }
     node.take("192.0.2.2", &[sent]);
     assert!(node.drain().is_empty());

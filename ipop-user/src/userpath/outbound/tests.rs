@@ -8,6 +8,7 @@ use ipop_common::ingress;
 use ipop_common::maps::PrefixKey;
 use ipop_common::session::Agreed;
 use ipop_common::wireguard::TransportHeader;
+use ipop_overlay::NodeAddress;
 
 use super::super::UserEvent;
 use super::super::packets::{Ears, Packet, is_sound, payload};
@@ -346,7 +347,7 @@ fn a_packet_to_a_peer_on_the_overlay_waits_for_a_session_and_never_goes_clear() 
 fn a_super_packet_by_a_relay_is_a_frame_with_its_label_for_each_segment() {
     let mut node = Node::new(|_| ());
     let mut link = node.table.user_link(0).unwrap().clone();
-    let (by, via) = (NodeAddress([5; 20]), "192.0.2.77:4000".parse().unwrap());
+    let (by, via) = (NodeAddress([5; 20]), Endpoint::Udp("192.0.2.77:4000".parse().unwrap()));
     link = UserLink::around("peer", link.id, Endpoint::Relay { by, label: 0x0a0b_0c0d }, Some(via), MTU);
     with_session(&node, &mut link);
     let mut table = Table::new();
