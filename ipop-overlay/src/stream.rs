@@ -70,6 +70,9 @@ mod tests {
         assert!(out.is_empty());
         assert!(push(&mut out, &[7; 65535]));
         assert_eq!(out.len(), HEADER_LEN + 65535);
+        let mut vector = Vec::new();
+        assert!(push(&mut vector, &[9, 8, 7]));
+        assert_eq!(vector, [0, 3, 9, 8, 7], "that of docs/wire-format.md");
         let mut reader = Reader::default();
         reader.space().extend([0, 1, 9, 0, 0, 1]);
         assert_eq!(reader.next_datagram(), Ok(Some(&[9][..])));

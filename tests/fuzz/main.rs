@@ -197,6 +197,7 @@ fn the_corpus_reaches_every_kind_of_path() {
         "no route",
         "overlay",
         "relay",
+        "user, by TCP",
         "silent",
         "user, clear, off here",
         "user, clear, off there",

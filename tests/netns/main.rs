@@ -19,6 +19,8 @@
 //! | `probes` | what operators ask of the overlay: status, ping, traceroute, crawl |
 //! | `ways_in` | by what a node finds the overlay: keys, names, the LAN, earlier runs |
 //! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
+//! | `nat` | hosts behind those boxes: who is reached, and how |
+//! | `streams` | TCP where UDP does not pass |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
@@ -47,5 +49,6 @@ mod reload;
 mod restart;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod sealed;
+mod streams;
 mod switch;
 mod ways_in;

@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn what_is_no_endpoint_says_why() {
         for (text, reason) in [
-            ("tcp://10.0.0.1:1", "`tcp://` is not in this version"),
+            ("tcp://10.0.0.1:1", "`tcp://` is not for this key"),
+            ("quic://10.0.0.1:1", "`quic://` is no transport of this network"),
             ("10.0.0.1", "`10.0.0.1` has no port"),
             ("10.0.0.1:0", "`10.0.0.1:0` has port 0"),
             ("10.0.0.1:+5", "`10.0.0.1:+5` has no port between 1 and 65535"),
@@ -250,10 +251,25 @@ mod tests {
             ("udp://0.0.0.0", "`udp://0.0.0.0` is not an address and port to listen on"),
             ("udp://0.0.0.0:0", "`udp://0.0.0.0:0` has no port"),
             ("udp://239.1.1.1:9", "`udp://239.1.1.1:9` is a multicast address"),
-            ("quic://0.0.0.0:9", "`quic://` is not in this version"),
+            ("tcp://0.0.0.0:9", "`tcp://` is not for this key"),
         ] {
             assert_eq!(parse_listen(text).unwrap_err().0, reason);
         }
+        assert_eq!(parse_listen_tcp("tcp://[::]:443").unwrap(), "[::]:443".parse().unwrap());
+        assert_eq!(parse_listen_tcp("udp://[::]:443").unwrap_err().0, "`udp://` is not for this key");
+        assert_eq!(parse_listen_tcp("[::]:0").unwrap_err().0, "`[::]:0` has no port");
+    }
+
+    #[test]
+    fn bootstrap_nodes_are_reached_by_either_transport() {
+        let bootstrap = parse_bootstrap("tcp://node.example.org:443").unwrap();
+        assert_eq!(
+            (bootstrap.transport, &bootstrap.endpoint),
+            (Transport::Tcp, &host("node.example.org", 443))
+        );
+        assert_eq!(bootstrap.to_string(), "tcp://node.example.org:443");
+        assert_eq!(parse_bootstrap("192.0.2.7:15000").unwrap().transport, Transport::Udp);
+        assert_eq!(parse_bootstrap("tcp://192.0.2.7").unwrap_err().0, "`tcp://192.0.2.7` has no port");
     }
 
     proptest! {

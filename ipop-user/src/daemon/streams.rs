@@ -121,15 +121,7 @@ impl Streams {
             Some(Listening { address, task })
         });
         let listeners = listeners.collect();
-        Self {
-            inlet,
-            counters,
-            connections: BTreeMap::new(),
-            listeners,
-            words,
-            next: 0,
-            wanted_until: None,
-        }
+        Self { inlet, counters, connections: BTreeMap::new(), listeners, words, next: 0, wanted_until: None }
     }
 
     pub(super) async fn next_word(&mut self) -> Word {
@@ -317,7 +309,12 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Hands on what comes, until nothing comes any more.
-async fn receive(mut stream: OwnedReadHalf, from: SocketAddr, inlet: &Inlet, counters: &Counters) -> io::Error {
+async fn receive(
+    mut stream: OwnedReadHalf,
+    from: SocketAddr,
+    inlet: &Inlet,
+    counters: &Counters,
+) -> io::Error {
     let mut reader = Reader::default();
     loop {
         let space = reader.space();

@@ -49,8 +49,8 @@ use std::thread::{self, JoinHandle};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Address;
 use ipop_common::wireguard::TransportHeader;
-use ipop_overlay::session::{CookieKey, Mac1Key};
 use ipop_overlay::Endpoint;
+use ipop_overlay::session::{CookieKey, Mac1Key};
 use tokio::sync::mpsc;
 
 pub use counters::{Counters, LinkTraffic};

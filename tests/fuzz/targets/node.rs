@@ -294,11 +294,13 @@ impl Run {
             0 => Command::Announce,
             1 => Command::Ping { peer: id, id: u64::from(choice) },
             2 | 3 => {
-                // With all the upper bits set, other nodes carry to it; but for the lowest of them, one relays.
+                // With all the upper bits set, other nodes carry to it; with one less one relays, and with one less
+                // again it is TCP that leads there.
                 state.endpoint = match (choice & 1, choice >> 3) {
                     (0, _) => None,
                     (_, 0x1f) => Some(Endpoint::Overlay(OVERLAY)),
                     (_, 0x1e) => Some(Endpoint::Relay { by: OVERLAY, label: 7 }),
+                    (_, 0x1d) => Some(Endpoint::Tcp(address(1))),
                     (_, index) => Some(Endpoint::Udp(address(index))),
                 };
                 if state.endpoint == Some(Endpoint::Overlay(OVERLAY)) {
@@ -394,7 +396,13 @@ impl Run {
         };
         let (_, underlay_mtu) = peer.underlay.expect("a path needs a way to the peer");
         assert!(peer.session.is_some() && mtu <= underlay_mtu && mtu <= MTU_MAX);
-        let there = peer.endpoint.and_then(Endpoint::udp);
+        let there = peer.endpoint.and_then(Endpoint::direct);
+        if let Some(Endpoint::Tcp(_)) = peer.endpoint {
+            assert!(matches!(
+                peer.path,
+                Path::User { security: Security::Sealed, reason: UserReason::Tcp, .. }
+            ));
+        }
         assert_eq!(Some(endpoint.ip()), there.map(|there| there.ip()));
         if let Security::Clear(id) = security {
             assert!(peer.takes_clear());

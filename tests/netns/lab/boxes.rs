@@ -281,6 +281,21 @@ impl Middlebox {
         self.ns.inside(forget_flows).expect("the kernel forgets flows");
     }
 
+    /// From now on no UDP passes.
+    #[track_caller]
+    pub(crate) fn block_udp(&self) {
+        self.ns.succeed("nft", &["insert rule inet box forward meta l4proto udp counter name refused drop"]);
+    }
+
+    /// UDP passes again that did not since [`Middlebox::block_udp`].
+    #[track_caller]
+    pub(crate) fn pass_udp(&self) {
+        let rules = self.ns.succeed("nft", &["--handle", "list", "chain", "inet", "box", "forward"]);
+        let rule = rules.lines().find(|line| line.contains("l4proto udp") && line.contains("drop"));
+        let handle = rule.and_then(|rule| rule.rsplit(' ').next()).expect("UDP is blocked");
+        self.ns.succeed("nft", &["delete", "rule", "inet", "box", "forward", "handle", handle]);
+    }
+
     /// UDP flows that have passed since the box was made, each counted once, whichever side began.
     #[track_caller]
     pub(crate) fn flows(&self) -> u64 {

@@ -43,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) device: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) listen: Vec<String>,
+    /// TCP addresses to listen at, if not those of `listen`.
+    pub(crate) tcp: Option<Vec<String>>,
     pub(crate) interfaces: Option<Vec<String>>,
     /// Ways into the overlay.
     pub(crate) bootstrap: Option<Vec<String>>,
@@ -82,6 +84,7 @@ impl Host {
             device: "ipop0".to_owned(),
             addresses: vec![format!("10.128.0.{number}/24"), format!("fd00:128::{number}/64")],
             listen: vec!["udp://0.0.0.0:15000".to_owned(), "udp://[::]:15000".to_owned()],
+            tcp: None,
             interfaces: None,
             bootstrap: None,
             multicast: false,
@@ -347,6 +350,9 @@ impl Config {
              [underlay]\nlisten = {:?}\ntrusted = {:?}\n",
             self.name, self.secret, self.device, self.addresses, self.listen, self.trusted
         );
+        if let Some(tcp) = &self.tcp {
+            let _ = writeln!(text, "tcp = {tcp:?}");
+        }
         if let Some(interfaces) = &self.interfaces {
             let _ = writeln!(text, "interfaces = {interfaces:?}");
         }

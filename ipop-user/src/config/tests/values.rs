@@ -14,7 +14,8 @@ fn what_comes_with_later_versions_says_so() {
     refuses(
         "udp://10.200.0.2:15000",
         "tcp://10.200.0.2:15000",
-        "t.toml:31:12: `tcp://` is not in this version; use udp://, the only transport so far",
+        "t.toml:31:12: `tcp://` is not for this key; `underlay.listen` and `endpoint` take udp://, \
+         `underlay.tcp` takes tcp://, `underlay.bootstrap` both",
     );
 }
 
@@ -242,5 +243,21 @@ fn bootstrap_endpoints_are_checked() {
         errors(&with("[\"udp://192.0.2.7:15000#abc\"]")),
         "t.toml:18:14: what follows # in `udp://192.0.2.7:15000#abc` is no public key; \
          write the key that `ipopctl key pub` prints there, or leave out both"
+    );
+}
+
+#[test]
+fn tcp_addresses_are_checked() {
+    let with = |list: &str| changed("interfaces = [\"p1\"]", &format!("tcp = {list}"));
+    assert!(warnings(&with("[\"tcp://0.0.0.0:443\", \"[::]:443\"]")).is_empty());
+    assert!(warnings(&with("[]")).is_empty());
+    assert_eq!(
+        errors(&with("[\"tcp://0.0.0.0:443\", \"tcp://192.0.2.1:443\"]")),
+        "t.toml:18:29: `192.0.2.1:443` cannot be bound beside `0.0.0.0:443`; take one of them out"
+    );
+    assert_eq!(
+        errors(&with("[\"443\"]")),
+        "t.toml:18:8: `443` is not an address and port to listen on; \
+         write address:port, like tcp://0.0.0.0:443 or tcp://[::]:443"
     );
 }
