@@ -445,6 +445,9 @@ impl Node {
                 }
                 // Who is idle says so by itself as often.
                 self.say_hello(id, !is_idle, now);
+                if let Some(peer) = self.peer_mut(id).filter(|peer| !is_idle && peer.is_found) {
+                    peer.expect_hello(now);
+                }
                 self.repeat_addresses(id);
             }
             self.decide(id, now);

@@ -199,7 +199,7 @@ pub(crate) struct Peer {
     pub(crate) knows_addresses: bool,
     /// It is on the ring, and there is no traffic to it.
     pub(crate) is_idle: bool,
-    /// Packets go to it, and nothing comes back by the same way.
+    /// Packets go to it and nothing comes back by the same way, or a hello waits for its answer.
     pub(crate) doubt: Option<Doubt>,
     pings: VecDeque<(u64, u64)>,
     tokens: u32,
@@ -210,9 +210,13 @@ pub(crate) struct Peer {
 /// Whether a way still leads to the peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Doubt {
-    pub(crate) since: Instant,
+    since: Instant,
     /// When something is done about it next.
     pub(crate) next_at: Instant,
+    /// From when on it is asked by others too.
+    around_at: Instant,
+    /// There is no more to it than that a hello waits for its answer.
+    is_of_hello: bool,
     /// Of the echo that goes round, by which it is known that the peer is there.
     pub(crate) token: Option<u64>,
 }
@@ -222,20 +226,33 @@ impl Doubt {
     const AFTER: Duration = Duration::from_millis(400);
     /// How often it is asked, then.
     const APART: Duration = Duration::from_millis(200);
-    /// After so long it is asked by others too.
+    /// After so long under traffic it is asked by others too.
     const AROUND: Duration = Duration::from_millis(800);
     /// After so long the peer may be dead, which is for others to find out.
     const OVER: Duration = Duration::from_secs(5);
 
-    fn new(now: Instant) -> Self {
-        Self { since: now, next_at: now.after(Self::AFTER), token: None }
+    /// Something has gone that is answered sooner or later, as packets are.
+    fn of_traffic(now: Instant) -> Self {
+        Self {
+            since: now,
+            next_at: now.after(Self::AFTER),
+            around_at: now.after(Self::AROUND),
+            is_of_hello: false,
+            token: None,
+        }
+    }
+
+    /// A hello has gone, which is answered at once.
+    fn of_hello(rtt: Option<Duration>, now: Instant) -> Self {
+        let at = now.after(Self::AFTER.max(rtt.unwrap_or_default() * 2));
+        Self { since: now, next_at: at, around_at: at, is_of_hello: true, token: None }
     }
 
     /// Puts the next step off; whether the peer is to be asked by others too, `None` where it is over.
     pub(crate) fn step(&mut self, now: Instant) -> Option<bool> {
         self.next_at = now.after(Self::APART);
         let age = now.since(self.since);
-        (age < Self::OVER).then_some(age >= Self::AROUND)
+        (age < Self::OVER).then_some(now >= self.around_at)
     }
 }
 
@@ -343,8 +360,14 @@ impl Peer {
         if has_come {
             self.doubt = None;
         } else if has_gone && self.session.is_some() {
-            self.doubt.get_or_insert(Doubt::new(now));
+            self.doubt.get_or_insert_with(|| Doubt::of_traffic(now)).is_of_hello = false;
         }
+    }
+
+    /// A hello goes to it that wants an answer, and so shows whether the way is good where packets do not.
+    pub(crate) fn expect_hello(&mut self, now: Instant) {
+        let rtt = self.rtt;
+        self.doubt.get_or_insert_with(|| Doubt::of_hello(rtt, now));
     }
 
     /// When silence will have lasted as long as the peer's lease.
@@ -403,6 +426,7 @@ impl Peer {
             return Heard::Stale;
         }
         self.last = Some(Received { boot: hello.boot, sent_ns: hello.sent_ns, at: now });
+        self.doubt.take_if(|doubt| doubt.is_of_hello);
         self.unanswered = 0;
         self.said = Some(Said {
             kernel_port: hello.kernel_port,

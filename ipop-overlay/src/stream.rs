@@ -58,6 +58,8 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -66,9 +68,9 @@ mod tests {
     fn nothing_and_what_is_too_long_is_no_datagram() {
         let mut out = Vec::new();
         assert!(!push(&mut out, &[]));
-        assert!(!push(&mut out, &[0; 65536]));
+        assert!(!push(&mut out, &vec![0; 65536]));
         assert!(out.is_empty());
-        assert!(push(&mut out, &[7; 65535]));
+        assert!(push(&mut out, &vec![7; 65535]));
         assert_eq!(out.len(), HEADER_LEN + 65535);
         let mut vector = Vec::new();
         assert!(push(&mut vector, &[9, 8, 7]));

@@ -21,6 +21,7 @@
 //! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
 //! | `nat` | hosts behind those boxes: who is reached, and how |
 //! | `streams` | TCP where UDP does not pass |
+//! | `roaming` | hosts that move, and boxes that forget, under traffic |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
@@ -47,6 +48,8 @@ mod probes;
 mod refuse;
 mod reload;
 mod restart;
+#[expect(clippy::print_stdout, reason = "how long a change was felt is worth a line")]
+mod roaming;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod sealed;
 mod streams;

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::lab::beat::Beat;
 use crate::lab::boxes::{Kind, Options};
 use crate::lab::internet::{Families, Internet};
-use crate::lab::tcp::{MIB, Tcp};
 use crate::lab::{Host, SOON, run, within};
+use crate::roaming::is_survived;
 
 /// For all pairs of a matrix to be on the path that they stay on: a way that was not found at first is looked
 /// for again after 20 s.
@@ -289,49 +288,6 @@ fn who_has_another_family_is_reached_by_who_has_both() {
     });
 }
 
-/// What comes through while something happens to the network: a stream of datagrams and a connection, and the
-/// longest time that neither end hears of the other.
-#[track_caller]
-pub(crate) fn is_survived(
-    net: &mut Internet,
-    [from, to]: [usize; 2],
-    event: impl FnOnce(&mut Internet),
-) -> Duration {
-    let address = net.hosts[to].inner(false);
-    let tcp = Tcp::start(&net.hosts[from], &net.hosts[to], address, None);
-    let beat = Beat::start(&net.hosts[from], &net.hosts[to], address);
-    for _ in 0..500 {
-        beat.wait_for_next(SOON);
-    }
-    beat.reset_gap();
-    tcp.wait_for_progress(MIB, SOON);
-    event(net);
-    tcp.wait_for_progress(8 * MIB, PATIENCE);
-    for _ in 0..100 {
-        beat.wait_for_next(SOON);
-    }
-    let gap = beat.gap();
-    let _ = beat.finish();
-    tcp.finish();
-    gap
-}
-
-#[test]
-fn a_box_that_forgets_everything_is_no_hindrance() {
-    run(|| {
-        let mut net = Internet::new();
-        let a = net.behind(Kind::PortRestricted);
-        let b = net.behind(Kind::PortRestricted);
-        let mut net = net.up();
-        for [from, to] in [[a, b], [b, a]] {
-            net.wait_for_path(from, to, "direct-kernel", SOON);
-            let gap = is_survived(&mut net, [from, to], |net| net.gate(a).reboot());
-            assert!(gap < SOON, "silent for {gap:?}");
-            net.wait_for_path(from, to, "direct-kernel", PATIENCE);
-        }
-    });
-}
-
 #[test]
 fn a_relay_that_dies_is_replaced_by_another() {
     run(|| {
@@ -343,12 +299,11 @@ fn a_relay_that_dies_is_replaced_by_another() {
         net.wait_for_path(a, b, "relay", SOON);
         let relay = relay_of(&net, a, b);
         assert!([0, other].contains(&relay), "host {relay} relays");
-        let gap = is_survived(&mut net, [a, b], |net| {
+        is_survived(&mut net, [a, b], "a relay dies", |net| {
             // A dead daemon's kernel path would go on.
             let host = &net.hosts[relay];
             host.ns.ip(&format!("link set {} down", host.device));
         });
-        assert!(gap < SOON, "silent for {gap:?}");
         assert_ne!(relay_of(&net, a, b), relay);
     });
 }

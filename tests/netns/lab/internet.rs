@@ -53,6 +53,8 @@ pub(crate) struct Internet {
     behind: Vec<Option<usize>>,
     /// Members of the network behind each box, the box among them.
     members: Vec<u8>,
+    /// Devices that hosts have been given beside their first.
+    plugged: u8,
     backbone: NetNs,
     folder: tempfile::TempDir,
 }
@@ -78,7 +80,7 @@ impl Internet {
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (hosts, boxes, behind, members) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut new = Self { hosts, boxes, behind, members, backbone, folder };
+        let mut new = Self { hosts, boxes, behind, members, plugged: 0, backbone, folder };
         new.public(Families::Both);
         new
     }
@@ -214,6 +216,33 @@ impl Internet {
         }
     }
 
+    /// Moves a host, with all that runs on it, to the network behind a box, or to the internet itself: its device is
+    /// gone, and another is there.
+    pub(crate) fn migrate(&mut self, host: usize, to: Option<usize>) {
+        let device = self.hosts[host].device;
+        self.hosts[host].ns.ip(&format!("link del {device}"));
+        self.plug_in(host, device, to);
+    }
+
+    /// Takes the cable out of a host that still has its first device, or puts it in again.
+    pub(crate) fn set_cable(&self, host: usize, is_in: bool) {
+        let above = self.behind[host].map_or(&self.backbone, |parent| &self.boxes[parent].ns);
+        above.ip(&format!("link set host{} {}", host + 1, if is_in { "up" } else { "down" }));
+    }
+
+    /// Gives a host another device, in the network behind a box or on the internet itself. The last one that was
+    /// plugged in has the way out.
+    pub(crate) fn plug_in(&mut self, host: usize, device: &str, to: Option<usize>) {
+        self.plugged += 1;
+        let number = 40 + self.plugged;
+        let leg = self.leg(to, number, Families::V4);
+        let ns = &self.hosts[host].ns;
+        self.wire(to, ns, device, &format!("more{number}"));
+        leg.connect(ns, device);
+        self.hosts[host].outer_v4 = leg.v4.expect("it has IPv4").0;
+        self.behind[host] = to;
+    }
+
     /// Starts all daemons.
     #[track_caller]
     pub(crate) fn up(mut self) -> Self {
@@ -244,7 +273,7 @@ impl Leg {
         ns.ip(&format!("link set {device} up"));
         if let Some((address, length, gateway)) = self.v4 {
             ns.ip(&format!("addr add {address}/{length} dev {device}"));
-            ns.ip(&format!("route add default via {gateway}"));
+            ns.ip(&format!("route replace default via {gateway}"));
         }
         if let Some((address, gateway)) = self.v6 {
             ns.ip(&format!("addr add {address}/64 dev {device} nodad"));

@@ -25,7 +25,8 @@ impl Member {
             assert_eq!(node.handle_message(peer, &beat, now), Ok(()));
         }
         let mut member = Self { node, now };
-        member.drain();
+        member.pass(Duration::from_millis(1));
+        member.hear_hello();
         member
     }
 
@@ -44,6 +45,23 @@ impl Member {
         }
         self.now = end;
         outputs
+    }
+
+    /// The peer says hello, by whatever way.
+    fn hear_hello(&mut self) {
+        let hello = Hello {
+            clear: None,
+            boot: 7,
+            sent_ns: self.now.as_nanos(),
+            echo_boot: 0,
+            echo_sent_ns: 0,
+            echo_delay_ns: 0,
+            kernel_port: 0,
+            lease_s: 90,
+            mtu: 0,
+            answer: false,
+        };
+        assert_eq!(self.node.handle_message(WAY, &hello.to_bytes(), self.now), Ok(()));
     }
 
     fn see(&mut self, has_gone: bool, has_come: bool) {
@@ -82,7 +100,8 @@ fn answer(echo: &[u8]) -> Vec<u8> {
 #[test]
 fn who_answers_by_others_alone_is_reached_by_others() {
     let mut member = Member::new();
-    member.pass(Duration::from_millis(1500));
+    member.pass(Duration::from_millis(1200));
+    member.hear_hello();
     member.see(true, false);
     let quiet = member.pass(Duration::from_millis(390));
     assert!(echoes(&quiet).is_empty(), "nothing is wrong yet");
@@ -115,6 +134,22 @@ fn who_answers_in_time_stays_where_it_is() {
     assert!(!member.drain().contains(&Output::Silent { peer: WAY }));
     member.node.detour(WAY, member.now);
     assert_eq!(member.drain(), []);
+}
+
+/// Who only receives finds out too that nothing comes any more, and by asking shows others where it is now.
+#[test]
+fn a_hello_without_an_answer_is_repeated_by_others() {
+    let mut member = Member::new();
+    let until_said = member.pass(Duration::from_millis(1200));
+    assert!(hellos(&until_said) > 0 && echoes(&until_said).is_empty());
+    member.hear_hello();
+    let heard = member.pass(Duration::from_millis(500));
+    assert!(echoes(&heard).is_empty(), "it has answered");
+    let silent = member.pass(Duration::from_millis(1000));
+    let echoes = echoes(&silent);
+    assert!(!echoes.is_empty(), "the next one it has not");
+    let _ = member.node.handle_message(ROUND, &answer(&echoes[0]), member.now);
+    assert!(member.drain().contains(&Output::Silent { peer: WAY }));
 }
 
 #[test]
