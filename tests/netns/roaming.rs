@@ -1,6 +1,6 @@
 //! Hosts that move, or whose way out changes, under traffic: sessions, virtual addresses and TCP connections stay.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -13,8 +13,8 @@ use crate::lab::{SOON, run};
 /// TCP waits for its own timer, which doubles with every loss.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What comes through while something happens to the network: a stream of datagrams and a connection, and the
-/// longest time that neither end hears of the other.
+/// Something happens to the network while there is traffic, a stream of datagrams and a connection: both go on soon
+/// after it is over.
 #[track_caller]
 pub(crate) fn is_survived(
     net: &mut Internet,
@@ -31,13 +31,14 @@ pub(crate) fn is_survived(
     beat.reset_gap();
     tcp.wait_for_progress(MIB, SOON);
     event(net);
+    let over = Instant::now();
+    beat.wait_for_next(SOON);
+    let back = over.elapsed();
     tcp.wait_for_progress(8 * MIB, PATIENCE);
     for _ in 0..100 {
         beat.wait_for_next(SOON);
     }
-    let gap = beat.gap();
-    println!("{what}: nothing got through for {gap:.1?}");
-    assert!(gap < Duration::from_millis(2500), "{what}: silent for {gap:?}");
+    println!("{what}: nothing got through for {:.1?}, and {back:.1?} after it was over", beat.gap());
     let _ = beat.finish();
     tcp.finish();
 }
@@ -108,8 +109,8 @@ fn a_host_that_was_suspended_is_back() {
             let daemon = net.hosts[host].daemon.as_ref().expect("it runs");
             daemon.signal(Signal::SIGSTOP);
             net.set_cable(host, false);
-            // The others take it for dead: longer than that, nothing changes any more.
-            net.wait_for_path(other, host, "none", PATIENCE);
+            // Until the others have given it up: after that, nothing changes any more.
+            net.wait_for_path(other, host, "no peer", PATIENCE);
             net.set_cable(host, true);
             daemon.signal(Signal::SIGCONT);
         });
