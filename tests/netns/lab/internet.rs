@@ -22,6 +22,7 @@ use super::daemon::How;
 use super::host::Host;
 use super::namespace::NetNs;
 use super::packet::USER_PORT;
+use super::{SOON, wait_for};
 
 /// Addresses of boxes and networks leave room for so many.
 const BOXES_MAX: u8 = 15;
@@ -236,8 +237,15 @@ impl Internet {
         self.plugged += 1;
         let number = 40 + self.plugged;
         let leg = self.leg(to, number, Families::V4);
-        let ns = &self.hosts[host].ns;
-        self.wire(to, ns, device, &format!("more{number}"));
+        let (ns, port) = (&self.hosts[host].ns, format!("more{number}"));
+        self.wire(to, ns, device, &port);
+        // The bridge lets nothing pass until the kernel has told it that the other end is up: an ARP request that is
+        // lost there is repeated after a second.
+        ns.ip(&format!("link set {device} up"));
+        let above = to.map_or(&self.backbone, |parent| &self.boxes[parent].ns);
+        wait_for("the bridge forwards", SOON, || {
+            above.ip(&format!("-d link show {port}")).contains("state forwarding").then_some(())
+        });
         leg.connect(ns, device);
         self.hosts[host].outer_v4 = leg.v4.expect("it has IPv4").0;
         self.behind[host] = to;
