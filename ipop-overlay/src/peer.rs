@@ -243,8 +243,8 @@ impl Doubt {
     }
 
     /// A hello has gone, which is answered at once.
-    fn of_hello(rtt: Option<Duration>, now: Instant) -> Self {
-        let at = now.after(Self::AFTER.max(rtt.unwrap_or_default() * 2));
+    fn of_hello(rtt: Duration, now: Instant) -> Self {
+        let at = now.after(Self::AFTER.max(rtt * 2));
         Self { since: now, next_at: at, around_at: at, is_of_hello: true, token: None }
     }
 
@@ -366,8 +366,10 @@ impl Peer {
 
     /// A hello goes to it that wants an answer, and so shows whether the way is good where packets do not.
     pub(crate) fn expect_hello(&mut self, now: Instant) {
-        let rtt = self.rtt;
-        self.doubt.get_or_insert_with(|| Doubt::of_hello(rtt, now));
+        // How long an answer takes, the first one shows.
+        if let Some(rtt) = self.rtt {
+            self.doubt.get_or_insert_with(|| Doubt::of_hello(rtt, now));
+        }
     }
 
     /// When silence will have lasted as long as the peer's lease.
