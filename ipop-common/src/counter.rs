@@ -135,6 +135,7 @@ counters! {
     RxHandshakeFlood, "rx_handshake_flood", Refused, "more handshake messages than the rate limits admit or the daemon can look at";
     RxCookieSent, "rx_cookie_sent", Refused, "a handshake message under load, answered with a cookie reply";
     RxBadCookie, "rx_bad_cookie", Refused, "a cookie reply to no message of ours, or not authentic";
+    RxBadMapping, "rx_bad_mapping", Refused, "a router's answer about a port that cannot be true";
     RxUnknownMessage, "rx_unknown_message", Refused, "the first bytes name no format of ours";
 }
 

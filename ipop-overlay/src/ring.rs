@@ -66,7 +66,7 @@ use wire::{
 };
 
 pub use counts::{Count, Counts};
-pub use nat::{Mapping, Observation, Ports};
+pub use nat::{LENT_MAX, Mapping, Observation, Ports, SERVERS_MAX};
 pub use probes::{End, Outlook, Page};
 pub use wire::{BROADCAST_MAX, Coordinates, ENDPOINTS_MAX, Roles};
 
@@ -106,6 +106,11 @@ pub struct Ring {
     public_key: [u8; 32],
     /// This node's own addresses, as its interfaces have them.
     endpoints: Vec<SocketAddr>,
+    /// Outside addresses that lead to it, as its operator or a router says.
+    lent: Vec<SocketAddr>,
+    /// Where servers are that are no members, where they see this node, and the number of places that it had
+    /// sent to then.
+    servers: Vec<(SocketAddr, SocketAddr, u32)>,
     table: Table,
     links: BTreeMap<NodeAddress, Linking>,
     avoided: BTreeMap<NodeAddress, Instant>,
@@ -168,6 +173,8 @@ impl Ring {
         let mut ring = Self {
             public_key,
             endpoints: Vec::new(),
+            lent: Vec::new(),
+            servers: Vec::new(),
             table: Table::new(NodeAddress::of_key(&public_key)),
             links: BTreeMap::new(),
             avoided: BTreeMap::new(),

@@ -146,6 +146,7 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
         "rx_handshake_flood",
         "rx_cookie_sent",
         "rx_bad_cookie",
+        "rx_bad_mapping",
         "rx_unknown_message",
         "rx_bad_relay_frame",
         "rx_relay_loop",

@@ -18,6 +18,8 @@
 //! | `overlay` | nodes that know one address find each other |
 //! | `probes` | what operators ask of the overlay: status, ping, traceroute, crawl |
 //! | `ways_in` | by what a node finds the overlay: keys, names, the LAN, earlier runs |
+//! | `nat` | hosts behind boxes of every kind: who is reached, how, and how soon |
+//! | `places` | ports that routers give, outside addresses, STUN servers, and lies about them |
 //! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
 //! | `nat` | hosts behind those boxes: who is reached, and how |
 //! | `streams` | TCP where UDP does not pass |
@@ -44,6 +46,7 @@ mod lab;
 mod mtu;
 mod nat;
 mod overlay;
+mod places;
 mod probes;
 mod refuse;
 mod reload;

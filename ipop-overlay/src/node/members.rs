@@ -63,6 +63,16 @@ impl Node {
         self.with_ring(|ring| ring.set_endpoints(places));
     }
 
+    /// Outside addresses that lead to this node, as its operator or a router says.
+    pub fn set_lent(&mut self, places: Vec<SocketAddr>) {
+        self.with_ring(|ring| ring.set_lent(places));
+    }
+
+    /// What servers that are no members see: where each is, and where it sees this node.
+    pub fn set_servers(&mut self, seen: &[(SocketAddr, SocketAddr)]) {
+        self.with_ring(|ring| ring.set_servers(seen));
+    }
+
     /// Which addresses of the virtual network this node has, and since when, UNIX time in seconds.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>, since: u64, now: Instant) {
         self.addresses = (addresses.clone(), since);

@@ -1,8 +1,9 @@
 //! What other nodes see of this one, and what follows from it: whether a NAT is on the way, of which kind,
 //! and where others may look for this node.
 //!
-//! No server is asked: whoever has a connection to this node says from where its packets come. A single
-//! other may lie, which at worst has a few handshake messages sent to where it says.
+//! Whoever has a connection to this node says from where its packets come. A single other may lie, which at
+//! worst has a few handshake messages sent to where it says. What an operator configures, what a router has
+//! given, and what servers say that are no members comes behind what members see, and takes nothing from it.
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
@@ -21,6 +22,12 @@ const STEP_MAX: u16 = 4;
 const OWN_FIRST: usize = 2;
 /// Outside addresses that are told: behind two NATs there are two, seen by those between them and by all others.
 const OUTSIDE_MAX: usize = 3;
+/// Places that are neither this node's own nor seen: those that are configured, and what a router has given.
+pub const LENT_MAX: usize = 6;
+/// Servers that are no members whose word is kept.
+pub const SERVERS_MAX: usize = 4;
+/// Where so many members have said how a node is seen, servers are not asked about the NAT.
+const MEMBERS_ENOUGH: usize = 2;
 
 /// What one other node sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,15 +154,50 @@ fn ports(group: &[Observation]) -> Ports {
     Ports::Predictable { next, step }
 }
 
-/// Where others may look for this node: at addresses of its own, where it is seen, and where it is likely to be
-/// seen by who has not heard of it yet.
-pub(super) fn places(own: &[SocketAddr], observations: &[Observation]) -> Vec<SocketAddr> {
+/// All that is known of where a node may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known<'a> {
+    /// Addresses of its interfaces.
+    pub(super) own: &'a [SocketAddr],
+    /// Outside addresses that lead to it, as its operator or a router says.
+    pub(super) lent: &'a [SocketAddr],
+    /// What members see, the newest last.
+    pub(super) members: &'a [Observation],
+    /// What servers see that are no members, likewise.
+    pub(super) servers: &'a [Observation],
+}
+
+impl Known<'_> {
+    /// What is said of one family by those whose word counts: by the members, and by servers while too few
+    /// members have said something.
+    pub(super) fn heard(&self, is_v4: bool) -> Vec<Observation> {
+        let mut heard = of_family(self.members, is_v4);
+        if heard.len() < MEMBERS_ENOUGH {
+            heard.extend(of_family(self.servers, is_v4));
+            heard.sort_by_key(|observation| core::cmp::Reverse(observation.flows_since));
+        }
+        heard
+    }
+}
+
+fn of_family(observations: &[Observation], is_v4: bool) -> Vec<Observation> {
+    observations.iter().filter(|observation| observation.seen.is_ipv4() == is_v4).copied().collect()
+}
+
+/// Where others may look for this node: at addresses of its own, where members see it, and where it is likely to
+/// be seen by who has not heard of it yet; then at what it was lent, and where servers see it.
+pub(super) fn places(known: Known<'_>) -> Vec<SocketAddr> {
+    let own = known.own;
     let mut places: Vec<SocketAddr> = own.get(..OWN_FIRST).unwrap_or(own).to_vec();
     for is_v4 in [true, false] {
-        let of_family = |address: &SocketAddr| address.is_ipv4() == is_v4;
-        let seen: Vec<Observation> =
-            observations.iter().filter(|observation| of_family(&observation.seen)).copied().collect();
-        places.extend(mapped(own, &seen));
+        places.extend(mapped(own, &of_family(known.members, is_v4)));
+    }
+    places.extend(known.lent.iter().take(LENT_MAX));
+    if !known.servers.is_empty() {
+        for is_v4 in [true, false] {
+            places.extend(mapped(own, &known.heard(is_v4)));
+            places.extend(mapped(own, &of_family(known.servers, is_v4)));
+        }
     }
     places.extend(own.iter().skip(OWN_FIRST));
     let mut unique: Vec<SocketAddr> = Vec::with_capacity(ENDPOINTS_MAX);
@@ -216,6 +258,10 @@ mod tests {
         ["10.0.0.5:15000", "[2001:db8::5]:15000"].map(place).to_vec()
     }
 
+    fn places_of(own: &[SocketAddr], members: &[Observation]) -> Vec<SocketAddr> {
+        places(Known { own, members, ..Known::default() })
+    }
+
     fn infer(list: &[(&str, &str)]) -> Mapping {
         mapping(&own(), &seen(list))
     }
@@ -266,22 +312,22 @@ mod tests {
             ("192.0.2.3:1", "203.0.113.9:53"),
         ];
         assert_eq!(infer(&lied), Mapping::EndpointIndependent);
-        let told = places(&own(), &seen(&lied));
+        let told = places_of(&own(), &seen(&lied));
         assert_eq!(told[2], place("198.51.100.1:7"), "{told:?}");
     }
 
     #[test]
     fn places_are_those_that_others_may_find_it_at() {
-        assert_eq!(places(&own(), &[]), own());
+        assert_eq!(places_of(&own(), &[]), own());
         let same = seen(&[("192.0.2.1:1", "198.51.100.1:7"), ("192.0.2.2:1", "198.51.100.1:7")]);
-        assert_eq!(places(&own(), &same), [own(), [place("198.51.100.1:7")].to_vec()].concat());
+        assert_eq!(places_of(&own(), &same), [own(), [place("198.51.100.1:7")].to_vec()].concat());
         let in_order = seen(&[("192.0.2.1:1", "198.51.100.1:20"), ("192.0.2.2:1", "198.51.100.1:21")]);
-        let told = places(&own(), &in_order);
+        let told = places_of(&own(), &in_order);
         let next = (22 - BEFORE..22 - BEFORE + PREDICTED)
             .map(|port| SocketAddr::new(place("198.51.100.1:1").ip(), port));
         assert_eq!(told, own().into_iter().chain(next).collect::<Vec<_>>());
         let random = seen(&[("192.0.2.1:1", "198.51.100.1:700"), ("192.0.2.2:1", "198.51.100.1:50")]);
-        assert_eq!(places(&own(), &random), [own(), [place("198.51.100.1:50")].to_vec()].concat());
+        assert_eq!(places_of(&own(), &random), [own(), [place("198.51.100.1:50")].to_vec()].concat());
     }
 
     #[test]
@@ -295,8 +341,62 @@ mod tests {
                 flows_since: 0,
             })
             .collect();
-        let told = places(&own, &lies);
+        let told = places_of(&own, &lies);
         assert_eq!(told.len(), ENDPOINTS_MAX);
         assert!(told.iter().filter(|place| !own.contains(place)).count() <= OUTSIDE_MAX);
+    }
+
+    #[test]
+    fn what_was_lent_comes_behind_what_members_see() {
+        let members = seen(&[("192.0.2.1:1", "198.51.100.1:20"), ("192.0.2.2:1", "198.51.100.1:21")]);
+        let lent: Vec<SocketAddr> =
+            (1..=20).map(|port| SocketAddr::new([203, 0, 113, 1].into(), port)).collect();
+        let own: Vec<SocketAddr> =
+            (0..20).map(|number| SocketAddr::new([10, 0, 0, number].into(), 1)).collect();
+        let without = places_of(&own, &members);
+        let with = places(Known { own: &own, lent: &lent, members: &members, ..Known::default() });
+        let seen_at = OWN_FIRST + usize::from(PREDICTED);
+        assert_eq!(with[..seen_at], without[..seen_at]);
+        assert_eq!(with[seen_at..], lent[..ENDPOINTS_MAX - seen_at]);
+        let unseen = places(Known { own: &own[..1], lent: &lent, ..Known::default() });
+        assert_eq!(unseen, [&own[..1], &lent[..LENT_MAX]].concat());
+    }
+
+    #[test]
+    fn servers_displace_nothing_that_members_see() {
+        let own = own();
+        for members in [
+            seen(&[("192.0.2.1:1", "198.51.100.1:700")]),
+            seen(&[("192.0.2.1:1", "198.51.100.1:700"), ("192.0.2.2:1", "198.51.100.1:50")]),
+            seen(&[("192.0.2.1:1", "198.51.100.1:20"), ("192.0.2.2:1", "198.51.100.1:21")]),
+        ] {
+            let lies: Vec<Observation> = (0..4u8)
+                .map(|number| Observation {
+                    observer: SocketAddr::new([203, 0, 113, number].into(), 3478),
+                    seen: SocketAddr::new([198, 51, 100, number % 2].into(), 40_000 + u16::from(number)),
+                    flows_since: 0,
+                })
+                .collect();
+            let known = Known { own: &own, members: &members, servers: &lies, ..Known::default() };
+            let honest = places_of(&own, &members);
+            assert_eq!(places(known)[..honest.len()], honest);
+            assert_eq!(places(known).len().min(ENDPOINTS_MAX), places(known).len());
+            if members.len() >= MEMBERS_ENOUGH {
+                assert_eq!(mapping(&own, &known.heard(true)), mapping(&own, &members));
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_tells_what_one_member_cannot() {
+        let own = own();
+        let members = seen(&[("192.0.2.1:1", "198.51.100.1:7")]);
+        let known = |servers| Known { own: &own, members: &members, servers, ..Known::default() };
+        assert_eq!(mapping(&own, &known(&[]).heard(true)), Mapping::Translated);
+        let same = seen(&[("203.0.113.9:3478", "198.51.100.1:7")]);
+        assert_eq!(mapping(&own, &known(&same).heard(true)), Mapping::EndpointIndependent);
+        let other = seen(&[("203.0.113.9:3478", "198.51.100.1:9000")]);
+        assert!(mapping(&own, &known(&other).heard(true)).is_dependent());
+        assert_eq!(places(known(&other)).last(), Some(&other[0].seen));
     }
 }

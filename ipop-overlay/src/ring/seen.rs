@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use super::Ring;
 use super::counts::Count;
 use super::limits::{OBSERVERS_ENOUGH, OBSERVERS_FEW};
-use super::nat::{self, Mapping, Observation};
+use super::nat::{self, Known, LENT_MAX, Mapping, Observation, SERVERS_MAX};
 use super::wire::{AskSeen, Seen};
 use crate::address::NodeAddress;
 use crate::time::Instant;
@@ -45,14 +45,62 @@ impl Ring {
 
     /// How this node's address of a family is translated on the way to others.
     pub fn mapping(&self, is_v4: bool) -> Mapping {
-        let mut observations = self.observations();
-        observations.retain(|observation| observation.seen.is_ipv4() == is_v4);
-        nat::mapping(&self.endpoints, &observations)
+        let (members, servers) = (self.observations(), self.servers());
+        nat::mapping(&self.endpoints, &self.whereabouts(&members, &servers).heard(is_v4))
     }
 
     /// Where others may find this node.
     pub fn places(&self) -> Vec<SocketAddr> {
-        nat::places(&self.endpoints, &self.observations())
+        let (members, servers) = (self.observations(), self.servers());
+        nat::places(self.whereabouts(&members, &servers))
+    }
+
+    fn whereabouts<'a>(&'a self, members: &'a [Observation], servers: &'a [Observation]) -> Known<'a> {
+        Known { own: &self.endpoints, lent: &self.lent, members, servers }
+    }
+
+    /// Outside addresses that lead to this node, as its operator or a router says: the first [`LENT_MAX`].
+    pub fn set_lent(&mut self, mut lent: Vec<SocketAddr>) {
+        lent.truncate(LENT_MAX);
+        let before = self.places();
+        self.lent = lent;
+        self.look_again_if_moved(&before);
+    }
+
+    /// What servers that are no members see of this node, the first [`SERVERS_MAX`] of them: where each is, and
+    /// where it sees this node.
+    pub fn set_servers(&mut self, seen: &[(SocketAddr, SocketAddr)]) {
+        let before = self.places();
+        let mut servers = Vec::new();
+        for (server, seen) in seen.iter().take(SERVERS_MAX) {
+            let known = self.servers.iter().find(|(other, ..)| other == server).copied();
+            if known.is_none() {
+                self.add_flows(1);
+            }
+            let same = known.filter(|(_, before, _)| before == seen);
+            servers.push(same.unwrap_or((*server, *seen, self.flows)));
+        }
+        self.servers = servers;
+        self.look_again_if_moved(&before);
+    }
+
+    /// What servers that are no members see; those that were asked last come last.
+    pub fn servers(&self) -> Vec<Observation> {
+        let seen = self.servers.iter().map(|(observer, seen, flows)| Observation {
+            observer: *observer,
+            seen: *seen,
+            flows_since: self.flows.wrapping_sub(*flows),
+        });
+        let mut seen: Vec<Observation> = seen.collect();
+        seen.sort_by_key(|observation| core::cmp::Reverse(observation.flows_since));
+        seen
+    }
+
+    /// Who looked for this node elsewhere may find it now.
+    fn look_again_if_moved(&mut self, before: &[SocketAddr]) {
+        if self.places() != before {
+            self.avoided.clear();
+        }
     }
 
     /// Asks a node where it sees this one, unless enough others have said so.
@@ -105,10 +153,7 @@ impl Ring {
         let Some(edge) = self.table.get_mut(from) else { return };
         edge.sees = Some(seen);
         let joins = core::mem::take(&mut edge.joins_when_seen);
-        if self.places() != before {
-            // Who looked for this node elsewhere may find it now.
-            self.avoided.clear();
-        }
+        self.look_again_if_moved(&before);
         if joins {
             self.join(from, now);
         }

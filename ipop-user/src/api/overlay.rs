@@ -1,5 +1,7 @@
 //! What a node sees of the overlay: its own part, the way to other nodes, and their connections.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::key::NodeAddress;
@@ -39,6 +41,9 @@ pub struct Overlay {
     /// How this node's addresses are translated on the way to others; of each family of which others have
     /// said something.
     pub nat: Vec<Nat>,
+    /// Outside addresses that lead to this node, as configured.
+    pub external: Vec<SocketAddr>,
+    pub port_mapping: PortMapping,
     /// Between how many pairs of others this node relays.
     pub relayed_pairs: u32,
     /// As configured.
@@ -56,6 +61,21 @@ pub struct Nat {
     pub mapping: String,
     /// Where others see this node.
     pub observations: Vec<Seen>,
+}
+
+/// A port of the router's that leads to this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The port, and the router's outside address; `null`: there is none.
+    pub external: Option<SocketAddr>,
+    /// By which it was given: `PCP`, `NAT-PMP` or `UPnP`.
+    pub protocol: Option<String>,
+    /// Seconds until it ends unless it is renewed.
+    pub lease_s: Option<u64>,
+    /// The router; `null`: none is asked.
+    pub gateway: Option<Ipv4Addr>,
+    /// Why there is none.
+    pub reason: Option<String>,
 }
 
 /// Where one other node sees this one.

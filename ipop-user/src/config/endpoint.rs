@@ -100,6 +100,8 @@ type Refusal = (String, &'static str);
 const WRITE_ENDPOINT: &str =
     "write host:port, like 192.0.2.7:15000, [2001:db8::7]:15000 or node.example.org:15000";
 const WRITE_LISTEN_TCP: &str = "write address:port, like tcp://0.0.0.0:443 or tcp://[::]:443";
+const WRITE_EXTERNAL: &str =
+    "write address:port as others see it, like 203.0.113.5:15000 or [2001:db8::5]:15000";
 const WRITE_LISTEN: &str = "write address:port, like udp://0.0.0.0:15000 or udp://[::]:15000";
 
 /// `udp://host:port`, or the same without the scheme.
@@ -143,6 +145,18 @@ fn parse_own(text: &str, transport: Transport, advice: &'static str) -> Result<S
     }
     if address.ip().is_multicast() {
         return Err((format!("`{text}` is a multicast address"), advice));
+    }
+    Ok(address)
+}
+
+/// `udp://address:port`, or the same without the scheme: an address by which others reach this node.
+pub(super) fn parse_external(text: &str) -> Result<SocketAddr, Refusal> {
+    let address: SocketAddr = strip_scheme(text, "udp")?
+        .parse()
+        .map_err(|_| (format!("`{text}` is not an outside address and port"), WRITE_EXTERNAL))?;
+    check_destination(text, address).map_err(|(reason, _)| (reason, WRITE_EXTERNAL))?;
+    if address.ip().is_loopback() {
+        return Err((format!("`{text}` leads others to themselves"), WRITE_EXTERNAL));
     }
     Ok(address)
 }

@@ -20,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
+use ipop_overlay::ring;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -38,7 +39,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 /// What a key has when the file is silent about it. The keys without an entry here are required
 /// (`node.name`, `node.key_file`, `network.name`, `network.addresses`), or optional with no value
 /// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
-/// `underlay.bootstrap`). `network.secret` is required as soon as there is a peer.
+/// `underlay.bootstrap`, `underlay.external`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
     use super::{Io, Kernel, Mtu, Queues, Seal, Security, Xdp};
 
@@ -58,6 +59,8 @@ pub mod defaults {
     pub const QUEUES: Queues = Queues::Auto;
 }
 
+/// `underlay.external`: with the one of a router, as many as a node tells others of.
+pub const EXTERNAL_MAX: usize = ring::LENT_MAX - 1;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -119,6 +122,10 @@ pub struct Underlay {
     pub relay: bool,
     /// What each two of them may send, in Mbit/s; 0: as much as they like.
     pub relay_mbit_s: u32,
+    /// The router is asked for a port that leads here, where this node is behind one.
+    pub port_mapping: bool,
+    /// Outside addresses that lead to this node, at most [`EXTERNAL_MAX`].
+    pub external: Vec<SocketAddr>,
     /// Networks over which links may be clear.
     pub trusted: Vec<Prefix>,
 }

@@ -59,6 +59,8 @@ pub(super) struct RawUnderlay {
     pub(super) multicast: Option<bool>,
     pub(super) relay: Option<bool>,
     pub(super) relay_mbit_s: Option<u32>,
+    pub(super) port_mapping: Option<bool>,
+    pub(super) external: Option<Spanned<Vec<Text>>>,
     #[serde(default)]
     pub(super) trusted: Vec<Text>,
 }

@@ -1,5 +1,7 @@
 //! A daemon for tests: answers every request of the control server with fixed values.
 
+use std::net::SocketAddr;
+
 use ipop_common::Counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -10,7 +12,7 @@ use crate::api::{
 };
 use crate::api::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
-    RingEdge, RingNode, Seen,
+    PortMapping, RingEdge, RingNode, Seen,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -80,6 +82,14 @@ fn overlay() -> Overlay {
             mapping: "endpoint-independent".to_owned(),
             observations: vec![seen("192.0.2.2:15000"), seen("192.0.2.3:15000")],
         }],
+        external: vec![SocketAddr::from(([203, 0, 113, 5], 15_000))],
+        port_mapping: PortMapping {
+            external: Some(SocketAddr::from(([198, 51, 100, 7], 15_000))),
+            protocol: Some("PCP".to_owned()),
+            lease_s: Some(1160),
+            gateway: Some([192, 168, 1, 1].into()),
+            reason: None,
+        },
         relayed_pairs: 3,
         bootstrap: vec![
             bootstrap("udp://alpha.example.org:15000", None),

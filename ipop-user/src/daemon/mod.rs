@@ -17,6 +17,7 @@
 //! | `answers` | what the control socket asks |
 //! | `ring` | this node's part in the overlay, as an operator sees it |
 //! | `probes` | what an operator asks of other nodes |
+//! | `port_mapping` | a port of the router's that leads here |
 //! | `pings` | round trips that an operator asked for |
 //! | `predecessor` | what a killed daemon still holds |
 //! | `clock` | time |
@@ -32,6 +33,7 @@ mod members;
 mod overlay;
 mod peers;
 mod pings;
+mod port_mapping;
 mod predecessor;
 mod probes;
 mod relays;
@@ -72,6 +74,7 @@ use device::VirtualDevice;
 use overlay::Overlay;
 use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
+use port_mapping::PortMapping;
 use probes::Probes;
 use sealing::{Deed, Sealing};
 use streams::Streams;
@@ -127,6 +130,8 @@ enum Event {
     Word(bootstrap::Word),
     /// Of the TCP connections.
     Stream(streams::Word),
+    /// Of the router.
+    Router,
     Request(Request),
     Change(Change),
     Timer,
@@ -167,6 +172,7 @@ struct Daemon {
     sockets: Vec<Arc<UdpSocket>>,
     /// `None` where the peers are those of the configuration and no others.
     overlay: Option<Overlay>,
+    port_mapping: PortMapping,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -212,6 +218,7 @@ impl Daemon {
                 }
                 Event::Word(word) => self.hear_word(word),
                 Event::Stream(word) => self.hear_stream(word),
+                Event::Router => self.router_answered(),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -236,6 +243,7 @@ impl Daemon {
             Some(datagram) = events.carried.recv() => Event::Carried(datagram),
             word = bootstrap::next_word(&mut self.overlay) => Event::Word(word),
             word = self.streams.next_word() => Event::Stream(word),
+            () = self.port_mapping.changed() => Event::Router,
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -553,6 +561,7 @@ impl Daemon {
         self.remember();
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());
+        self.port_mapping.close().await;
         events.control.shutdown().await;
         self.underlays.close(self.kernel.path.as_ref(), &self.netlink).await;
         if let Some(path) = self.kernel.path.take() {

@@ -163,9 +163,11 @@ impl Daemon {
         }
         self.node.set_places(places);
         self.set_lans(&lans);
+        self.router_answered();
+        self.follow_router().await;
     }
 
-    fn listens_at(&self, address: IpAddr) -> bool {
+    pub(super) fn listens_at(&self, address: IpAddr) -> bool {
         let same_family = |listen: &&SocketAddr| listen.is_ipv4() == address.is_ipv4();
         let mut listen = self.config.underlay.listen.iter().filter(same_family);
         listen.any(|listen| listen.ip().is_unspecified() || listen.ip() == address)

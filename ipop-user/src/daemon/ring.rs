@@ -37,6 +37,8 @@ impl Daemon {
             connections,
             coordinates,
             nat,
+            external: self.config.underlay.external.clone(),
+            port_mapping: self.port_mapping.status(),
             relayed_pairs: u32::try_from(overlay.relayed.len()).unwrap_or(u32::MAX),
             bootstrap,
         })

@@ -22,6 +22,7 @@ use super::device::VirtualDevice;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
+use super::port_mapping::PortMapping;
 use super::predecessor::outlive;
 use super::probes::Probes;
 use super::sealing::{Identity, Partner, Sealing};
@@ -136,10 +137,11 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         inlet: user.inlet(),
         user,
         table,
-        counters,
         cookies,
         sockets: sockets.into_iter().next().unwrap_or_default(),
         overlay,
+        port_mapping: PortMapping::start(Arc::clone(&counters)),
+        counters,
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,

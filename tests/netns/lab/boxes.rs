@@ -145,6 +145,11 @@ impl Middlebox {
         new
     }
 
+    /// Its inside address, by which hosts behind it go out.
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        self.inside.member(1)
+    }
+
     /// Everything that the box does.
     fn rules(&self, first_port: u16) -> String {
         let blocked = match self.kind {

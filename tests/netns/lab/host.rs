@@ -51,6 +51,8 @@ pub(crate) struct Config {
     /// Whether others on the LAN are looked for.
     pub(crate) multicast: bool,
     pub(crate) trusted: Vec<String>,
+    /// Further keys of `[underlay]`, as they are to be written.
+    pub(crate) underlay: BTreeMap<&'static str, String>,
     pub(crate) datapath: BTreeMap<&'static str, String>,
     pub(crate) peers: Vec<Peer>,
     /// Lines for the end of the file.
@@ -89,6 +91,7 @@ impl Host {
             bootstrap: None,
             multicast: false,
             trusted: vec!["10.200.0.0/16".to_owned(), "fd20::/16".to_owned()],
+            underlay: BTreeMap::new(),
             // What clear links do is tested for itself; `Lab::sealed` takes this back.
             datapath: BTreeMap::from([("security", "clear-if-trusted".to_owned())]),
             peers: Vec::new(),
@@ -358,6 +361,9 @@ impl Config {
         }
         if let Some(bootstrap) = &self.bootstrap {
             let _ = writeln!(text, "bootstrap = {bootstrap:?}\nmulticast = {}", self.multicast);
+        }
+        for (key, value) in &self.underlay {
+            let _ = writeln!(text, "{key} = {value}");
         }
         text.push_str("[datapath]\n");
         for (key, value) in &self.datapath {

@@ -7,6 +7,7 @@
 //! | box B, outside | 198.51.100.(100+B) | 2001:db8::(100+B) |
 //! | hosts behind box B | 10.B.0.2 and on | 2001:db8:B::2 and on |
 //! | hosts behind a box that does not translate | 203.0.113.(16 B + 2) and on | the same |
+//! | box B, outside, where a router is to give ports | 44.0.0.(100+B) | |
 //! | the internet's router | 198.51.100.254 | 2001:db8::fe |
 //!
 //! A box behind another has its outside address from that one's inside network. The router knows the way
@@ -22,6 +23,7 @@ use super::daemon::How;
 use super::host::Host;
 use super::namespace::NetNs;
 use super::packet::USER_PORT;
+use super::router::{self, Router, Speaks};
 use super::{SOON, wait_for};
 
 /// Addresses of boxes and networks leave room for so many.
@@ -56,6 +58,7 @@ pub(crate) struct Internet {
     members: Vec<u8>,
     /// Devices that hosts have been given beside their first.
     plugged: u8,
+    routers: Vec<Router>,
     backbone: NetNs,
     folder: tempfile::TempDir,
 }
@@ -81,7 +84,8 @@ impl Internet {
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (hosts, boxes, behind, members) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut new = Self { hosts, boxes, behind, members, plugged: 0, backbone, folder };
+        let mut new =
+            Self { hosts, boxes, behind, members, plugged: 0, routers: Vec::new(), backbone, folder };
         new.public(Families::Both);
         new
     }
@@ -249,6 +253,25 @@ impl Internet {
         leg.connect(ns, device);
         self.hosts[host].outer_v4 = leg.v4.expect("it has IPv4").0;
         self.behind[host] = to;
+    }
+
+    /// Has a host's box give out ports, with an outside address that is none of those for documents: software
+    /// that is not ours looks at that. Nothing leaves the namespaces. Gives that address.
+    #[track_caller]
+    pub(crate) fn router(&mut self, host: usize, speaks: Speaks) -> Ipv4Addr {
+        let number = u8::try_from(self.box_of(host) + 1).expect("few boxes");
+        let (gate, address) = (self.gate(host), Ipv4Addr::new(44, 0, 0, 100 + number));
+        gate.ns.ip(&format!("addr add {address}/32 dev out"));
+        self.backbone.ip(&format!("route add {address} via {}", gate.outside));
+        let router = Router::start(gate, address, speaks, self.folder.path());
+        self.routers.push(router);
+        address
+    }
+
+    /// Whether the router at a host's box leads a port to it.
+    #[track_caller]
+    pub(crate) fn is_mapped(&self, host: usize) -> bool {
+        router::maps(self.gate(host), self.hosts[host].outer_v4)
     }
 
     /// Starts all daemons.

@@ -68,6 +68,11 @@ const PACKAGES: &[Package] = &[
     package("tcpdump", "captures of the wire in the tests", Proof::Program("tcpdump")),
     package("bpftool", "says in the tests what is attached", Proof::Program("bpftool")),
     test_package("wireguard-go", "talks to ours in the tests", Proof::Program("wireguard-go")),
+    test_package(
+        "miniupnpd-nftables",
+        "a router that gives ports, in the tests",
+        Proof::Program("miniupnpd"),
+    ),
     test_package("wireguard-tools", "configures WireGuards in the tests", Proof::Program("wg")),
     vm_package("qemu-system-x86", "boots other kernels", Proof::Program("qemu-system-x86_64")),
     vm_package("cpio", "packs the initramfs of those kernels", Proof::Program("cpio")),

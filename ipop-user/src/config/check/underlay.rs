@@ -6,10 +6,10 @@ use ipop_common::limits::KERNEL_PORT;
 use toml::Spanned;
 
 use super::Checker;
-use crate::config::endpoint::{parse_bootstrap, parse_listen, parse_listen_tcp};
+use crate::config::endpoint::{parse_bootstrap, parse_external, parse_listen, parse_listen_tcp};
 use crate::config::name::InterfaceName;
 use crate::config::raw::{RawUnderlay, Text};
-use crate::config::{Bootstrap, Config, Prefix, Security, Underlay, default_listen};
+use crate::config::{Bootstrap, Config, EXTERNAL_MAX, Prefix, Security, Underlay, default_listen};
 
 pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Underlay> {
     let listen = match &raw.listen {
@@ -28,6 +28,10 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         Some(list) => bootstrap(checker, list),
         None => Some(Vec::new()),
     };
+    let external = match &raw.external {
+        Some(list) => external(checker, list),
+        None => Some(Vec::new()),
+    };
     let trusted = trusted(checker, &raw.trusted);
     Some(Underlay {
         listen: listen?,
@@ -38,6 +42,8 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         multicast: raw.multicast.unwrap_or(true),
         relay: raw.relay.unwrap_or(true),
         relay_mbit_s: raw.relay_mbit_s.unwrap_or(0),
+        port_mapping: raw.port_mapping.unwrap_or(true),
+        external: external?,
         trusted: trusted?,
     })
 }
@@ -158,6 +164,40 @@ fn bootstrap(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec
     (endpoints.len() == list.get_ref().len()).then_some(endpoints)
 }
 
+/// Values of a list that may be so long, each of them once.
+fn distinct<T: PartialEq>(
+    checker: &mut Checker<'_>,
+    list: &Spanned<Vec<Text>>,
+    (key, most): (&str, usize),
+    parse: impl Fn(&str) -> Result<T, (String, &'static str)>,
+) -> Option<Vec<T>> {
+    if list.get_ref().len() > most {
+        return checker.error(
+            list.span(),
+            format!("`{key}` lists {}", list.get_ref().len()),
+            format!("list at most {most}"),
+        );
+    }
+    let mut values = Vec::new();
+    for text in list.get_ref() {
+        match parse(text.get_ref()) {
+            Ok(value) if values.contains(&value) => {
+                let what = format!("`{}` is listed twice", text.get_ref());
+                checker.error::<()>(text.span(), what, "take one of them out");
+            }
+            Ok(value) => values.push(value),
+            Err((reason, advice)) => {
+                checker.error::<()>(text.span(), reason, advice);
+            }
+        }
+    }
+    (values.len() == list.get_ref().len()).then_some(values)
+}
+
+fn external(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<SocketAddr>> {
+    distinct(checker, list, ("underlay.external", EXTERNAL_MAX), parse_external)
+}
+
 /// What is valid and yet will not work as its writer hoped.
 pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config) {
     if let Some(list) = &raw.bootstrap
@@ -168,6 +208,18 @@ pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config
             "`underlay.bootstrap` has no effect: without a secret nobody is a member of the network",
             "add `network.secret`, the same on every node",
         );
+    }
+    let of_overlay = [("external", &raw.external)];
+    for (key, list) in of_overlay.into_iter().filter(|_| !config.has_overlay()) {
+        if let Some(list) = list {
+            checker.warn(
+                list.span(),
+                format!(
+                    "`underlay.{key}` has no effect: this node is in no overlay, and tells nobody where it is"
+                ),
+                "add `underlay.bootstrap`, or take it out",
+            );
+        }
     }
     if config.datapath.security == Security::Sealed
         && let Some(first) = raw.trusted.first()

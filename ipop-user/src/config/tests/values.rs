@@ -261,3 +261,46 @@ fn tcp_addresses_are_checked() {
          write address:port, like tcp://0.0.0.0:443 or tcp://[::]:443"
     );
 }
+
+#[test]
+fn outside_addresses_are_checked() {
+    let with = |list: &str| changed("interfaces = [\"p1\"]", &format!("bootstrap = []\n{list}"));
+    let good = "port_mapping = false\nexternal = [\"udp://203.0.113.5:15000\", \"[2001:db8::5]:15000\"]";
+    let underlay = parsed(&with(good)).config.underlay;
+    assert!(!underlay.port_mapping);
+    let external: Vec<String> = underlay.external.iter().map(ToString::to_string).collect();
+    assert_eq!(external, ["203.0.113.5:15000", "[2001:db8::5]:15000"]);
+    let write = "write address:port as others see it, like 203.0.113.5:15000 or [2001:db8::5]:15000";
+    for (value, reason) in [
+        ("gate.example.org:15000", "`gate.example.org:15000` is not an outside address and port"),
+        ("203.0.113.5", "`203.0.113.5` is not an outside address and port"),
+        ("203.0.113.5:0", "`203.0.113.5:0` has port 0"),
+        ("0.0.0.0:15000", "`0.0.0.0:15000` is the address of no host"),
+        ("127.0.0.1:15000", "`127.0.0.1:15000` leads others to themselves"),
+        ("224.0.0.1:15000", "`224.0.0.1:15000` is a multicast address"),
+    ] {
+        let text = with(&format!("external = [\"{value}\"]"));
+        assert_eq!(errors(&text), format!("t.toml:19:13: {reason}; {write}"));
+    }
+    assert_eq!(
+        errors(&with("external = [\"203.0.113.5:1\", \"203.0.113.5:1\"]")),
+        "t.toml:19:30: `203.0.113.5:1` is listed twice; take one of them out"
+    );
+    let many = format!("{:?}", (1..=6).map(|port| format!("203.0.113.5:{port}")).collect::<Vec<_>>());
+    assert_eq!(
+        errors(&with(&format!("external = {many}"))),
+        "t.toml:19:12: `underlay.external` lists 6; list at most 5"
+    );
+}
+
+#[test]
+fn who_is_in_no_overlay_tells_nobody_where_it_is() {
+    let text = changed("interfaces = [\"p1\"]", "external = [\"203.0.113.5:15000\"]");
+    assert_eq!(
+        warnings(&text),
+        [
+            "t.toml:18:12: `underlay.external` has no effect: this node is in no overlay, and tells nobody where it \
+          is; add `underlay.bootstrap`, or take it out"
+        ]
+    );
+}

@@ -1,8 +1,8 @@
 //! `ipopctl status`.
 
 use crate::api::{
-    Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Nat, Neighbour, Overlay, Seen, Status,
-    XdpState,
+    Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Nat, Neighbour, Overlay, PortMapping,
+    Seen, Status, XdpState,
 };
 use crate::ctl::format::{duration, fields, microseconds, or_nothing};
 
@@ -68,6 +68,8 @@ fn overlay_rows(overlay: &Overlay) -> Vec<(&'static str, String)> {
     let at = overlay.coordinates;
     rows.push(("coordinates", format!("x {} us, y {} us, height {} us", at.x_us, at.y_us, at.height_us)));
     rows.extend(overlay.nat.iter().map(|of| ("nat", nat(of))));
+    rows.extend(overlay.external.iter().map(|place| ("external", format!("{place}, as configured"))));
+    rows.push(("mapped port", port_mapping(&overlay.port_mapping)));
     if overlay.relayed_pairs > 0 {
         let others = if overlay.relayed_pairs == 1 {
             "two others".to_owned()
@@ -91,6 +93,16 @@ fn nat(of: &Nat) -> String {
     }
     let places: Vec<String> = places.iter().map(|(place, count)| format!("{place} by {count}")).collect();
     format!("{} {}: seen at {}", of.family, of.mapping, places.join(", "))
+}
+
+/// `198.51.100.7:15000 by PCP of 192.168.1.1, for 19 min more`
+fn port_mapping(of: &PortMapping) -> String {
+    match (of.external, &of.protocol, of.gateway, of.lease_s) {
+        (Some(external), Some(protocol), Some(gateway), Some(lease_s)) => {
+            format!("{external} by {protocol} of {gateway}, for {} more", duration(lease_s))
+        }
+        _ => with_reason("none", of.reason.as_deref()),
+    }
 }
 
 fn bootstrap(way_in: &Bootstrap) -> String {
@@ -171,6 +183,8 @@ right        beta (180 us), gamma (-)
 connections  2: 2 near, 1 on demand
 coordinates  x 100 us, y -5 us, height 20 us
 nat          ipv4 endpoint-independent: seen at 198.51.100.7:15000 by 2
+external     203.0.113.5:15000, as configured
+mapped port  198.51.100.7:15000 by PCP of 192.168.1.1, for 19 min 20 s more
 relays       between 3 pairs of others
 bootstrap    udp://alpha.example.org:15000: has not answered
 bootstrap    udp://10.200.0.2:15000: has answered, as SHORT

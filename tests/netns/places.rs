@@ -1,0 +1,240 @@
+//! Where others may find a node beside where they see it: ports that a router gives, outside addresses that are
+//! configured; and what comes of it when these are lies.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::boxes::Kind;
+use crate::lab::internet::{Families, Internet};
+use crate::lab::router::{self, Liar, Speaks, Victim};
+use crate::lab::{SOON, run, run_unless, wait_for};
+
+/// Hosts use this port.
+const PORT: u16 = 15_000;
+/// For a direct path to be found: one that was not at first is looked for again after 20 s.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// What a place that a router has lied about hears at most while a test lasts: of each of the two who look for the
+/// router's host the five messages of an attempt, and of attempts the first and two more.
+const HEARD_MAX: usize = 2 * 5 * 3;
+
+/// What a host says of its router.
+fn port_mapping(net: &Internet, host: usize) -> Value {
+    net.hosts[host].ask("/v1/status")["overlay"]["port_mapping"].clone()
+}
+
+/// Waits until a host says why it has no port, and gives that.
+#[track_caller]
+fn reason(net: &Internet, host: usize, patience: Duration) -> String {
+    wait_for("the router has been asked", patience, || {
+        let mapping = port_mapping(net, host);
+        assert!(mapping["external"].is_null(), "{mapping}");
+        mapping["reason"].as_str().filter(|why| why.contains("UPnP: ")).map(str::to_owned)
+    })
+}
+
+/// Two hosts of which none can reach the other: behind boxes that take another port for each destination.
+fn out_of_reach() -> (Internet, [usize; 2]) {
+    let mut net = Internet::new();
+    let pair = [Kind::SymmetricRandom; 2].map(|kind| net.behind(kind));
+    (net, pair)
+}
+
+#[track_caller]
+fn becomes_direct_by(speaks: Speaks) {
+    let (mut net, [a, b]) = out_of_reach();
+    let outside = net.router(a, speaks);
+    let mut net = net.up();
+    let mapping = wait_for("the router gives a port", PATIENCE, || {
+        let mapping = port_mapping(&net, a);
+        mapping["external"].is_string().then_some(mapping)
+    });
+    assert_eq!(mapping["external"], format!("{outside}:{PORT}"));
+    assert_eq!(mapping["protocol"], speaks.name());
+    assert!(mapping["lease_s"].as_u64().is_some_and(|lease| (1100..=1200).contains(&lease)), "{mapping}");
+    assert!(net.is_mapped(a));
+    let shown = net.hosts[a].ctl(&["status"]);
+    assert!(shown.contains(&format!("{outside}:{PORT} by {} of ", speaks.name())), "{shown}");
+    net.wait_for_path(b, a, "direct", PATIENCE);
+    net.wait_for_path(a, b, "direct", SOON);
+    assert!(net.hosts[a].take().terminate().success());
+    assert!(!net.is_mapped(a), "the port was not given back");
+}
+
+#[test]
+fn a_port_by_pcp_makes_direct_what_had_to_be_relayed() {
+    run_unless(router::reason_to_skip, || becomes_direct_by(Speaks::Pcp));
+}
+
+#[test]
+fn a_port_by_nat_pmp_makes_direct_what_had_to_be_relayed() {
+    run_unless(router::reason_to_skip, || becomes_direct_by(Speaks::NatPmp));
+}
+
+#[test]
+fn a_port_by_upnp_makes_direct_what_had_to_be_relayed() {
+    run_unless(router::reason_to_skip, || becomes_direct_by(Speaks::Upnp));
+}
+
+/// Of two hosts behind one router, the second gets another port.
+#[test]
+fn each_host_behind_a_router_gets_a_port_of_its_own() {
+    run_unless(router::reason_to_skip, || {
+        for speaks in [Speaks::Pcp, Speaks::Upnp] {
+            let mut net = Internet::new();
+            let a = net.behind(Kind::SymmetricRandom);
+            let b = net.behind_same(a);
+            net.router(a, speaks);
+            let net = net.up();
+            let ports = [a, b].map(|host| {
+                wait_for("the router gives a port", PATIENCE, || {
+                    port_mapping(&net, host)["external"].as_str().map(str::to_owned)
+                })
+            });
+            assert_ne!(ports[0], ports[1]);
+            assert!(net.is_mapped(a) && net.is_mapped(b));
+        }
+    });
+}
+
+#[test]
+fn a_port_is_given_back_when_it_is_not_wanted_any_more() {
+    run_unless(router::reason_to_skip, || {
+        let mut net = Internet::new();
+        let a = net.behind(Kind::SymmetricRandom);
+        net.router(a, Speaks::Pcp);
+        let mut net = net.up();
+        wait_for("the router gives a port", SOON, || net.is_mapped(a).then_some(()));
+        net.hosts[a].config.underlay.insert("port_mapping", "false".to_owned());
+        net.hosts[a].write_config();
+        net.hosts[a].ctl(&["reload"]);
+        wait_for("the router has its port again", SOON, || (!net.is_mapped(a)).then_some(()));
+        let mapping = port_mapping(&net, a);
+        assert_eq!(mapping["reason"], "underlay.port_mapping = false in the configuration");
+        // Asked for again, and in another network once more.
+        net.hosts[a].config.underlay.remove("port_mapping");
+        net.hosts[a].write_config();
+        net.hosts[a].ctl(&["reload"]);
+        wait_for("the router gives a port", SOON, || net.is_mapped(a).then_some(()));
+        let device = net.hosts[a].device;
+        let (before, now) = (net.hosts[a].outer_v4, Ipv4Addr::new(10, 1, 0, 77));
+        let gateway = net.gate(a).gateway();
+        net.hosts[a].ns.ip(&format!("addr add {now}/24 dev {device}"));
+        net.hosts[a].ns.ip(&format!("addr del {before}/24 dev {device}"));
+        net.hosts[a].ns.ip(&format!("addr add {now}/24 dev {device}"));
+        net.hosts[a].ns.ip(&format!("route replace default via {gateway} src {now}"));
+        net.hosts[a].outer_v4 = now;
+        wait_for("the router gives a port to the new address", SOON, || net.is_mapped(a).then_some(()));
+    });
+}
+
+#[test]
+fn who_has_no_router_that_gives_ports_says_why() {
+    run(|| {
+        let mut net = Internet::new();
+        let behind = net.behind(Kind::PortRestricted);
+        let net = net.up();
+        let why = reason(&net, behind, PATIENCE);
+        assert_eq!(why, "PCP: no answer; NAT-PMP: no answer; UPnP: no answer");
+        let of_public = port_mapping(&net, 0);
+        let why = of_public["reason"].as_str().expect("a reason");
+        assert!(why.starts_with("198.51.100.1 needs none"), "{why}");
+    });
+}
+
+/// The network behind is reached by an address that its operator has configured, and by no other.
+#[test]
+fn an_outside_address_that_is_configured_is_told_to_others() {
+    run(|| {
+        let (mut net, [a, b]) = out_of_reach();
+        let (gate, inside) = (net.gate(a), net.hosts[a].outer_v4);
+        let outside = SocketAddrV4::new(gate.outside, 40_000);
+        gate.ns.succeed(
+            "nft",
+            &[&format!(
+                "table inet manual {{ chain prerouting {{
+                    type nat hook prerouting priority dstnat - 5; policy accept;
+                    iifname \"out\" udp dport {} dnat ip to {inside}:{PORT}
+                }}
+                }}",
+                outside.port()
+            )],
+        );
+        net.hosts[a].config.underlay.insert("external", format!("[\"{outside}\"]"));
+        net.hosts[a].config.underlay.insert("port_mapping", "false".to_owned());
+        let net = net.up();
+        net.wait_for_path(b, a, "direct", PATIENCE);
+        let shown = net.hosts[a].ctl(&["status"]);
+        assert!(shown.contains(&format!("{outside}, as configured")), "{shown}");
+    });
+}
+
+/// What a router says that cannot be true is told to nobody.
+#[test]
+fn what_a_router_says_that_cannot_be_true_is_refused() {
+    run(|| {
+        let place = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), port);
+        let lies = [
+            (place([127, 0, 0, 1], 9), 1200, "127.0.0.1, which none can have"),
+            (place([0, 0, 0, 0], 9), 1200, "0.0.0.0, which none can have"),
+            (place([224, 0, 0, 1], 9), 1200, "224.0.0.1, which none can have"),
+            (place([255, 255, 255, 255], 9), 1200, "255.255.255.255, which none can have"),
+            (place([192, 168, 7, 7], 9), 1200, "192.168.7.7 is behind another NAT"),
+            (place([100, 64, 0, 1], 9), 1200, "100.64.0.1 is behind another NAT"),
+            (place([198, 51, 100, 1], 9), 1, "gives ports for 1 s only"),
+            (place([198, 51, 100, 1], 0), 1200, "external port of 0"),
+        ];
+        let mut net = Internet::new();
+        let hosts = lies.map(|_| net.behind(Kind::PortRestricted));
+        let liars: Vec<Liar> = hosts
+            .iter()
+            .zip(lies)
+            .map(|(host, (external, lease, _))| Liar::start(net.gate(*host), move |_| (external, lease)))
+            .collect();
+        let net = net.up();
+        for ((host, liar), (external, _, why)) in hosts.iter().zip(&liars).zip(lies) {
+            let reason = reason(&net, *host, PATIENCE);
+            assert!(reason.contains(why), "{external}: {reason}");
+            assert_eq!(liar.answers(), 1, "{external}");
+            // The library refuses port 0 by itself.
+            if external.port() != 0 {
+                assert_eq!(net.hosts[*host].counter("rx_bad_mapping"), 1, "{external}");
+            }
+        }
+        // They are reached as they would be with no router at all.
+        net.wait_for_path(hosts[0], hosts[1], "direct", PATIENCE);
+    });
+}
+
+/// A router that says that others are where this node is, and now these, now those: they hear little, and nodes
+/// find one another as they would without.
+#[test]
+fn a_router_that_sends_others_astray_does_little_harm() {
+    run(|| {
+        let mut net = Internet::new();
+        let other = net.public(Families::V4);
+        let a = net.behind(Kind::PortRestricted);
+        let b = net.behind(Kind::PortRestricted);
+        let mut victims = [9000, 9001].map(|port| Victim::new(&net.hosts[other], port));
+        let address = net.hosts[other].outer_v4;
+        let liar = Liar::start(net.gate(a), move |number| {
+            // For the shortest time that is accepted: it is asked again after half of it.
+            (SocketAddrV4::new(address, 9000 + u16::from(number % 2 == 1)), 60)
+        });
+        let net = net.up();
+        net.wait_for_path(b, a, "direct", PATIENCE);
+        net.wait_for_path(a, b, "direct", SOON);
+        net.wait_for_path(0, a, "direct", SOON);
+        let told = wait_for("the second lie", PATIENCE, || {
+            let told = port_mapping(&net, a)["external"].as_str().map(str::to_owned);
+            told.filter(|told| told.ends_with(":9001"))
+        });
+        assert_eq!(told, format!("{address}:9001"));
+        net.wait_for_path(b, a, "direct", SOON);
+        assert_eq!(liar.answers(), 2);
+        for victim in &mut victims {
+            assert!(victim.heard() <= HEARD_MAX, "{} datagrams", victim.heard());
+        }
+    });
+}
