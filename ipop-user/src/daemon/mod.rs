@@ -16,6 +16,7 @@
 //! | `ring` | this node's part in the overlay, as an operator sees it |
 //! | `probes` | what an operator asks of other nodes |
 //! | `port_mapping` | a port of the router's that leads here |
+//! | `stun` | servers that say where they see this node, and the hairpin |
 //! | `pings` | round trips that an operator asked for |
 //! | `predecessor` | what a killed daemon still holds |
 //! | `clock` | time |
@@ -39,6 +40,7 @@ mod remembered;
 mod ring;
 mod sealing;
 mod start;
+mod stun;
 mod underlays;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -62,6 +64,7 @@ use crate::control::{Request, ServerHandle};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
+use crate::stun::Heard;
 use crate::userpath::{CarriedDatagram, Counters, HandshakeDatagram, RunError, Table, UserEvent, UserPath};
 
 use apply::Stale;
@@ -72,6 +75,7 @@ use pings::Pings;
 use port_mapping::PortMapping;
 use probes::Probes;
 use sealing::{Deed, Sealing};
+use stun::Stun;
 use underlays::Underlays;
 
 /// How often leases are renewed: many times within one.
@@ -108,6 +112,7 @@ struct Events {
     user: mpsc::Receiver<UserEvent>,
     handshakes: mpsc::Receiver<HandshakeDatagram>,
     carried: mpsc::Receiver<CarriedDatagram>,
+    stun: mpsc::Receiver<Heard>,
     requests: mpsc::Receiver<Request>,
     monitor: Monitor,
     control: ServerHandle,
@@ -124,6 +129,9 @@ enum Event {
     Word(bootstrap::Word),
     /// Of the router.
     Router,
+    Stun(Heard),
+    /// Of a STUN server.
+    StunName(stun::Name),
     Request(Request),
     Change(Change),
     Timer,
@@ -163,6 +171,7 @@ struct Daemon {
     /// `None` where the peers are those of the configuration and no others.
     overlay: Option<Overlay>,
     port_mapping: PortMapping,
+    stun: Stun,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -208,6 +217,8 @@ impl Daemon {
                 }
                 Event::Word(word) => self.hear_word(word),
                 Event::Router => self.router_answered(),
+                Event::Stun(heard) => self.hear_stun(&heard),
+                Event::StunName(name) => self.server_found(name),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -232,6 +243,8 @@ impl Daemon {
             Some(datagram) = events.carried.recv() => Event::Carried(datagram),
             word = bootstrap::next_word(&mut self.overlay) => Event::Word(word),
             () = self.port_mapping.changed() => Event::Router,
+            Some(heard) = events.stun.recv() => Event::Stun(heard),
+            Some(name) = self.stun.names.1.recv() => Event::StunName(name),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -254,6 +267,7 @@ impl Daemon {
             self.handover_deadline(),
             self.probes.next_deadline(),
             self.overlay.as_ref().and_then(Overlay::next_deadline),
+            self.stun.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
@@ -366,6 +380,7 @@ impl Daemon {
         self.probes_timeout(now);
         self.end_handovers(now);
         self.ask_bootstraps(now);
+        self.ask_servers(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
     }
