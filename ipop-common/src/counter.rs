@@ -136,6 +136,7 @@ counters! {
     RxCookieSent, "rx_cookie_sent", Refused, "a handshake message under load, answered with a cookie reply";
     RxBadCookie, "rx_bad_cookie", Refused, "a cookie reply to no message of ours, or not authentic";
     RxBadMapping, "rx_bad_mapping", Refused, "a router's answer about a port that cannot be true";
+    RxBadStun, "rx_bad_stun", Refused, "a STUN message that is malformed, or answers no question of this node";
     RxUnknownMessage, "rx_unknown_message", Refused, "the first bytes name no format of ours";
 }
 

@@ -11,5 +11,6 @@ pub mod mapping;
 pub mod netlink;
 pub mod places;
 pub mod secret_file;
+pub mod stun;
 pub mod token;
 pub mod userpath;

@@ -77,7 +77,7 @@ mod fuzz {
         };
     }
 
-    replays! { aead clear config cut egress frame hello inner merge names node ring sealed sessions token wireguard }
+    replays! { aead clear config cut egress frame hello inner merge names node ring sealed sessions stun token wireguard }
 }
 
 #[test]
@@ -147,6 +147,7 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
         "rx_cookie_sent",
         "rx_bad_cookie",
         "rx_bad_mapping",
+        "rx_bad_stun",
         "rx_unknown_message",
         "rx_bad_relay_frame",
         "rx_relay_loop",

@@ -1,15 +1,16 @@
 //! Where others may find a node beside where they see it: ports that a router gives, outside addresses that are
-//! configured; and what comes of it when these are lies.
+//! configured, where STUN servers see it; and what comes of it when these are lies.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::boxes::Kind;
+use crate::lab::boxes::{Kind, Options};
 use crate::lab::internet::{Families, Internet};
 use crate::lab::router::{self, Liar, Speaks, Victim};
-use crate::lab::{SOON, run, run_unless, wait_for};
+use crate::lab::stun::{self, Coturn, Impostor, NOWHERE};
+use crate::lab::{How, SOON, run, run_unless, wait_for};
 
 /// Hosts use this port.
 const PORT: u16 = 15_000;
@@ -236,5 +237,146 @@ fn a_router_that_sends_others_astray_does_little_harm() {
         for victim in &mut victims {
             assert!(victim.heard() <= HEARD_MAX, "{} datagrams", victim.heard());
         }
+    });
+}
+
+/// Where a host's STUN server sees it, once it has said.
+#[track_caller]
+fn seen_by_server(net: &Internet, host: usize) -> String {
+    wait_for("a STUN server has answered", SOON, || {
+        let status = net.hosts[host].ask("/v1/status");
+        status["overlay"]["stun"][0]["seen"].as_str().map(str::to_owned)
+    })
+}
+
+/// What is known of how a host's addresses are translated.
+fn nat(net: &Internet, host: usize) -> Value {
+    net.hosts[host].ask("/v1/status")["overlay"]["nat"][0].clone()
+}
+
+/// Has a host ask a server that is on another.
+fn asks(net: &mut Internet, host: usize, on: usize) {
+    let server = SocketAddrV4::new(net.hosts[on].outer_v4, stun::PORT);
+    net.hosts[host].config.underlay.insert("stun", format!("[\"{server}\"]"));
+}
+
+/// With one member, which alone could not tell the kind of NAT.
+#[test]
+fn a_stun_server_and_one_member_tell_the_kind_of_nat() {
+    run_unless(stun::reason_to_skip, || {
+        let mut net = Internet::new();
+        let server = net.public(Families::V4);
+        let hosts = [Kind::PortRestricted, Kind::SymmetricRandom].map(|kind| net.behind(kind));
+        for host in hosts {
+            asks(&mut net, host, server);
+        }
+        // The two behind boxes are not to know each other.
+        let _coturn = Coturn::start(&net.hosts[server]);
+        for (host, mapping) in
+            hosts.into_iter().zip(["endpoint-independent", "address- and port-dependent, random"])
+        {
+            net.hosts[0].start(&How::Plain);
+            net.hosts[host].start(&How::Plain);
+            let seen = seen_by_server(&net, host);
+            let outside = net.gate(host).outside.to_string();
+            assert!(seen.starts_with(&format!("{outside}:")), "{seen}");
+            wait_for(mapping, SOON, || (nat(&net, host)["mapping"] == mapping).then_some(()));
+            let observers = nat(&net, host)["observations"].to_string();
+            assert!(
+                observers.contains(&format!("{}:{}", net.hosts[server].outer_v4, stun::PORT)),
+                "{observers}"
+            );
+            let shown = net.hosts[host].ctl(&["status"]);
+            assert!(shown.contains(&format!(":{} sees {seen}", stun::PORT)), "{shown}");
+            net.hosts[host].take().kill();
+            net.hosts[0].take().kill();
+        }
+    });
+}
+
+#[test]
+fn a_node_finds_out_whether_its_outside_address_leads_back() {
+    run(|| {
+        for hairpin in [true, false] {
+            let mut net = Internet::new();
+            net.public(Families::V4);
+            let options = Options { hairpin, ..Options::default() };
+            let host = net.behind_with(Kind::PortRestricted, options);
+            let net = net.up();
+            net.wait_for_all_pairs(&[0, 1, host], SOON);
+            let found = wait_for("it is known", PATIENCE, || nat(&net, host)["hairpin"].as_bool());
+            assert_eq!(found, hairpin);
+            let shown = net.hosts[host].ctl(&["status"]);
+            assert_eq!(shown.contains(" endpoint-independent, hairpin"), hairpin, "{shown}");
+        }
+    });
+}
+
+/// Only the asked one's answer with the number of the question counts.
+#[test]
+fn forged_answers_of_a_stun_server_are_refused_and_counted() {
+    run(|| {
+        let mut net = Internet::new();
+        let [server, forger, host] = [(); 3].map(|()| net.public(Families::V4));
+        asks(&mut net, host, server);
+        let real = Impostor::new(&net.hosts[server], stun::PORT);
+        let elsewhere = Impostor::new(&net.hosts[server], stun::PORT + 1);
+        let other = Impostor::new(&net.hosts[forger], stun::PORT);
+        net.hosts[host].start(&How::Plain);
+        let (id, from) = real.asked();
+        assert_eq!(from.ip(), net.hosts[host].outer_v4);
+        let lie = stun::answer(id, NOWHERE);
+        let mut guess = id;
+        guess[0] ^= 1;
+        let loopback = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+        let forged: [(&Impostor, Vec<u8>); 6] = [
+            (&other, lie.clone()),
+            (&elsewhere, lie.clone()),
+            (&real, stun::answer(guess, NOWHERE)),
+            (&real, stun::answer(id, loopback)),
+            (&real, lie[..24].to_vec()),
+            (&real, lie[..20].to_vec()),
+        ];
+        for (number, (who, message)) in forged.iter().enumerate() {
+            who.say(from, message);
+            net.hosts[host].wait_for_counter("rx_bad_stun", number as u64, 1);
+        }
+        let status = net.hosts[host].ask("/v1/status");
+        assert!(status["overlay"]["stun"][0]["seen"].is_null(), "{status}");
+        let SocketAddr::V4(seen) = from else { panic!("{from}") };
+        real.say(from, &stun::answer(id, seen));
+        assert_eq!(seen_by_server(&net, host), from.to_string());
+        // Once answered, the number is nobody's any more.
+        real.say(from, &lie);
+        net.hosts[host].wait_for_counter("rx_bad_stun", forged.len() as u64, 1);
+        assert_eq!(seen_by_server(&net, host), from.to_string());
+    });
+}
+
+/// A server that says that a node is where another is.
+#[test]
+fn a_stun_server_that_sends_others_astray_does_little_harm() {
+    run(|| {
+        let mut net = Internet::new();
+        let [server, other] = [(); 2].map(|()| net.public(Families::V4));
+        let a = net.behind(Kind::PortRestricted);
+        let b = net.behind(Kind::Masquerade);
+        asks(&mut net, a, server);
+        let liar = Impostor::new(&net.hosts[server], stun::PORT);
+        let mut victim = Victim::new(&net.hosts[other], 9000);
+        let astray = SocketAddrV4::new(net.hosts[other].outer_v4, 9000);
+        net.hosts[a].start(&How::Plain);
+        let (id, from) = liar.asked();
+        liar.say(from, &stun::answer(id, astray));
+        assert_eq!(seen_by_server(&net, a), astray.to_string());
+        for host in [0, b] {
+            net.hosts[host].start(&How::Plain);
+        }
+        net.wait_for_path(b, a, "direct", PATIENCE);
+        net.wait_for_path(a, b, "direct", SOON);
+        // What members see stands first.
+        let observations = nat(&net, a)["observations"].to_string();
+        assert!(observations.contains(&net.gate(a).outside.to_string()), "{observations}");
+        assert!(victim.heard() <= HEARD_MAX, "{} datagrams", victim.heard());
     });
 }

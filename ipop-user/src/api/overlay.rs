@@ -44,6 +44,8 @@ pub struct Overlay {
     /// Outside addresses that lead to this node, as configured.
     pub external: Vec<SocketAddr>,
     pub port_mapping: PortMapping,
+    /// As configured.
+    pub stun: Vec<StunServer>,
     /// Between how many pairs of others this node relays.
     pub relayed_pairs: u32,
     /// As configured.
@@ -59,6 +61,8 @@ pub struct Nat {
     /// `address-dependent` or `address- and port-dependent`; of the last two also whether the ports are
     /// `predictable` or `random`.
     pub mapping: String,
+    /// Whether what the node sends to its own outside address comes back to it; `null`: that is not known.
+    pub hairpin: Option<bool>,
     /// Where others see this node.
     pub observations: Vec<Seen>,
 }
@@ -75,6 +79,17 @@ pub struct PortMapping {
     /// The router; `null`: none is asked.
     pub gateway: Option<Ipv4Addr>,
     /// Why there is none.
+    pub reason: Option<String>,
+}
+
+/// A STUN server, which is no member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StunServer {
+    /// As configured.
+    pub server: String,
+    /// Where it sees this node; `null`: it has not said, or not lately.
+    pub seen: Option<SocketAddr>,
+    /// Why not.
     pub reason: Option<String>,
 }
 

@@ -39,7 +39,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 /// What a key has when the file is silent about it. The keys without an entry here are required
 /// (`node.name`, `node.key_file`, `network.name`, `network.addresses`), or optional with no value
 /// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
-/// `underlay.bootstrap`, `underlay.external`). `network.secret` is required as soon as there is a peer.
+/// `underlay.bootstrap`, `underlay.external`, `underlay.stun`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
     use super::{Io, Kernel, Mtu, Queues, Seal, Security, Xdp};
 
@@ -61,6 +61,8 @@ pub mod defaults {
 
 /// `underlay.external`: with the one of a router, as many as a node tells others of.
 pub const EXTERNAL_MAX: usize = ring::LENT_MAX - 1;
+/// `underlay.stun`.
+pub const STUN_MAX: usize = ring::SERVERS_MAX;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -126,6 +128,8 @@ pub struct Underlay {
     pub port_mapping: bool,
     /// Outside addresses that lead to this node, at most [`EXTERNAL_MAX`].
     pub external: Vec<SocketAddr>,
+    /// STUN servers that are asked where they see this node, at most [`STUN_MAX`].
+    pub stun: Vec<Endpoint>,
     /// Networks over which links may be clear.
     pub trusted: Vec<Prefix>,
 }

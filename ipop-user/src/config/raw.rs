@@ -61,6 +61,7 @@ pub(super) struct RawUnderlay {
     pub(super) relay_mbit_s: Option<u32>,
     pub(super) port_mapping: Option<bool>,
     pub(super) external: Option<Spanned<Vec<Text>>>,
+    pub(super) stun: Option<Spanned<Vec<Text>>>,
     #[serde(default)]
     pub(super) trusted: Vec<Text>,
 }

@@ -12,7 +12,7 @@ use crate::api::{
 };
 use crate::api::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
-    PortMapping, RingEdge, RingNode, Seen,
+    PortMapping, RingEdge, RingNode, Seen, StunServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -80,6 +80,7 @@ fn overlay() -> Overlay {
         nat: vec![Nat {
             family: "ipv4".to_owned(),
             mapping: "endpoint-independent".to_owned(),
+            hairpin: Some(true),
             observations: vec![seen("192.0.2.2:15000"), seen("192.0.2.3:15000")],
         }],
         external: vec![SocketAddr::from(([203, 0, 113, 5], 15_000))],
@@ -90,6 +91,18 @@ fn overlay() -> Overlay {
             gateway: Some([192, 168, 1, 1].into()),
             reason: None,
         },
+        stun: vec![
+            StunServer {
+                server: "stun.example.org:3478".to_owned(),
+                seen: Some(SocketAddr::from(([198, 51, 100, 7], 15_000))),
+                reason: None,
+            },
+            StunServer {
+                server: "192.0.2.9:3478".to_owned(),
+                seen: None,
+                reason: Some("no answer".to_owned()),
+            },
+        ],
         relayed_pairs: 3,
         bootstrap: vec![
             bootstrap("udp://alpha.example.org:15000", None),

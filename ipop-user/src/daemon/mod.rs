@@ -18,6 +18,7 @@
 //! | `ring` | this node's part in the overlay, as an operator sees it |
 //! | `probes` | what an operator asks of other nodes |
 //! | `port_mapping` | a port of the router's that leads here |
+//! | `stun` | servers that say where they see this node, and the hairpin |
 //! | `pings` | round trips that an operator asked for |
 //! | `predecessor` | what a killed daemon still holds |
 //! | `clock` | time |
@@ -42,6 +43,7 @@ mod ring;
 mod sealing;
 mod start;
 mod streams;
+mod stun;
 mod underlays;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -65,6 +67,7 @@ use crate::control::{Request, ServerHandle};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
+use crate::stun::Heard;
 use crate::userpath::{
     CarriedDatagram, Counters, HandshakeDatagram, Inlet, RunError, Table, UserEvent, UserPath,
 };
@@ -78,6 +81,7 @@ use port_mapping::PortMapping;
 use probes::Probes;
 use sealing::{Deed, Sealing};
 use streams::Streams;
+use stun::Stun;
 use underlays::Underlays;
 
 /// How often leases are renewed: many times within one.
@@ -114,6 +118,7 @@ struct Events {
     user: mpsc::Receiver<UserEvent>,
     handshakes: mpsc::Receiver<HandshakeDatagram>,
     carried: mpsc::Receiver<CarriedDatagram>,
+    stun: mpsc::Receiver<Heard>,
     requests: mpsc::Receiver<Request>,
     monitor: Monitor,
     control: ServerHandle,
@@ -132,6 +137,9 @@ enum Event {
     Stream(streams::Word),
     /// Of the router.
     Router,
+    Stun(Heard),
+    /// Of a STUN server.
+    StunName(stun::Name),
     Request(Request),
     Change(Change),
     Timer,
@@ -173,6 +181,7 @@ struct Daemon {
     /// `None` where the peers are those of the configuration and no others.
     overlay: Option<Overlay>,
     port_mapping: PortMapping,
+    stun: Stun,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -219,6 +228,8 @@ impl Daemon {
                 Event::Word(word) => self.hear_word(word),
                 Event::Stream(word) => self.hear_stream(word),
                 Event::Router => self.router_answered(),
+                Event::Stun(heard) => self.hear_stun(&heard),
+                Event::StunName(name) => self.server_found(name),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -244,6 +255,8 @@ impl Daemon {
             word = bootstrap::next_word(&mut self.overlay) => Event::Word(word),
             word = self.streams.next_word() => Event::Stream(word),
             () = self.port_mapping.changed() => Event::Router,
+            Some(heard) = events.stun.recv() => Event::Stun(heard),
+            Some(name) = self.stun.names.1.recv() => Event::StunName(name),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -266,6 +279,7 @@ impl Daemon {
             self.handover_deadline(),
             self.probes.next_deadline(),
             self.overlay.as_ref().and_then(Overlay::next_deadline),
+            self.stun.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
@@ -379,6 +393,7 @@ impl Daemon {
         self.probes_timeout(now);
         self.end_handovers(now);
         self.ask_bootstraps(now);
+        self.ask_servers(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
     }

@@ -161,8 +161,9 @@ impl Daemon {
                 }
             }
         }
-        self.node.set_places(places);
+        self.node.set_places(places.clone());
         self.set_lans(&lans);
+        self.follow_servers(&places);
         self.router_answered();
         self.follow_router().await;
     }

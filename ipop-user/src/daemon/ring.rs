@@ -27,7 +27,7 @@ impl Daemon {
             OverlayState::Joining => "connected, and looking for its neighbours on the ring".to_owned(),
             OverlayState::Joined => format!("part of a ring of about {nodes_estimate} nodes"),
         };
-        let (coordinates, nat) = (ring.coordinates().into(), nat(ring));
+        let (coordinates, nat) = (ring.coordinates().into(), nat(ring, self.stun.hairpin()));
         Some(api::Overlay {
             state,
             reason,
@@ -39,6 +39,7 @@ impl Daemon {
             nat,
             external: self.config.underlay.external.clone(),
             port_mapping: self.port_mapping.status(),
+            stun: self.stun.status(),
             relayed_pairs: u32::try_from(overlay.relayed.len()).unwrap_or(u32::MAX),
             bootstrap,
         })
@@ -179,16 +180,22 @@ impl Overlay {
     }
 }
 
-/// What others see of this node.
-fn nat(ring: &Ring) -> Vec<api::Nat> {
-    let all = ring.observations();
+/// What others see of this node, and whether its outside address by IPv4 leads back.
+fn nat(ring: &Ring, hairpin: Option<bool>) -> Vec<api::Nat> {
+    let all: Vec<_> = ring.observations().into_iter().chain(ring.servers()).collect();
     let of_family = |(is_v4, family): (bool, &str)| {
         let seen = all.iter().filter(|observation| observation.seen.is_ipv4() == is_v4);
         let observations: Vec<api::Seen> = seen
             .map(|of| api::Seen { observer: of.observer.to_string(), seen: of.seen.to_string() })
             .collect();
         let mapping = ring.mapping(is_v4).name().to_owned();
-        (!observations.is_empty()).then(|| api::Nat { family: family.to_owned(), mapping, observations })
+        let hairpin = hairpin.filter(|_| is_v4);
+        (!observations.is_empty()).then(|| api::Nat {
+            family: family.to_owned(),
+            mapping,
+            hairpin,
+            observations,
+        })
     };
     [(true, "ipv4"), (false, "ipv6")].into_iter().filter_map(of_family).collect()
 }

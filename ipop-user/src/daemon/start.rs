@@ -27,6 +27,7 @@ use super::predecessor::outlive;
 use super::probes::Probes;
 use super::sealing::{Identity, Partner, Sealing};
 use super::streams::{self, Streams};
+use super::stun::Stun;
 use super::underlays::{Underlays, XdpPlan};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
 use crate::api::DeviceKind;
@@ -35,6 +36,7 @@ use crate::kernel::{KernelPath, Settings, owner};
 use crate::key::{PrivateKey, random_u64};
 use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
 use crate::places::Places;
+use crate::stun::Ear;
 use crate::userpath::{
     Counters, Io, Listeners, QueueFiles, Settings as UserSettings, Table, UdpError, UserPath, bind_queues,
 };
@@ -75,10 +77,12 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
     let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
     let (carried_tx, carried) = mpsc::channel(CARRIED_QUEUE);
+    let (ear, stun) = Ear::new();
     let listeners = Listeners {
         events: user_tx,
         handshakes: handshake_tx,
         carried: carried_tx,
+        stun: ear.clone(),
         mac1: Mac1Key::new(private_key.public_key().as_bytes()),
         cookies: Arc::default(),
     };
@@ -142,6 +146,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         overlay,
         port_mapping: PortMapping::start(Arc::clone(&counters)),
         counters,
+        stun: Stun::new(ear),
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,
@@ -154,6 +159,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         user: user_rx,
         handshakes,
         carried,
+        stun,
         requests,
         monitor,
         control,

@@ -17,6 +17,7 @@ use super::outbound::Context;
 use super::pool::{Memory, Piece, Pool};
 use super::session::UserSession;
 use super::{CarriedDatagram, HandshakeDatagram, UserEvent};
+use crate::stun;
 
 /// What one receive call delivered: datagrams of one sender, one after another.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +133,9 @@ impl Inbound {
         let result = match (bytes.first(), bundle.from) {
             (Some(&relay::TYPE), from @ (Endpoint::Udp(_) | Endpoint::Tcp(_))) => {
                 self.relayed(datagram, from, bundle, pool, frames, context)
+            }
+            (Some(_), Endpoint::Udp(from)) if stun::is_stun(bytes) => {
+                context.listeners.stun.hear(from, bytes)
             }
             (Some(&gpe::FLAGS), Endpoint::Udp(from)) => self.clear(datagram, from, pool, frames, context),
             (Some(&wireguard::TYPE_TRANSPORT), _) => self.sealed(datagram, bundle, pool, frames, context),

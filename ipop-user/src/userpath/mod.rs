@@ -61,6 +61,7 @@ pub use tun::{Offloads, Tun, TunError};
 pub use udp::{UdpError, bind, bind_queues};
 
 use crate::places::Places;
+use crate::stun;
 use engine::{Engine, Opened, Queue, SOCKETS_MAX, Wake};
 use inbox::Inbox;
 
@@ -125,6 +126,8 @@ pub struct Listeners {
     pub handshakes: mpsc::Sender<HandshakeDatagram>,
     /// What other nodes are to carry, and what this one is to pass on, apart: there is as much of it as of packets.
     pub carried: mpsc::Sender<CarriedDatagram>,
+    /// What servers say that are no nodes.
+    pub stun: stun::Ear,
     /// Tells who knows this node's public key.
     pub mac1: Mac1Key,
     /// Tells who has a cookie of this node, once it has given one.

@@ -28,6 +28,7 @@ impl Ears {
         let (handshakes_tx, handshakes) = mpsc::channel(capacity);
         let (carried_tx, carried) = mpsc::channel(capacity);
         let listeners = Listeners {
+            stun: crate::stun::Ear::new().0,
             events: events_tx,
             handshakes: handshakes_tx,
             carried: carried_tx,

@@ -344,6 +344,7 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
         places,
         counters: counters.clone(),
         listeners: Listeners {
+            stun: ipop_user::stun::Ear::new().0,
             events: events_tx,
             handshakes: handshakes_tx,
             carried: carried_tx,

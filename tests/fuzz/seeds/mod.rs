@@ -7,6 +7,7 @@ mod packets;
 mod ring;
 mod sealed;
 mod sessions;
+mod stun;
 mod userpath;
 
 /// A file of the corpus.
@@ -21,7 +22,7 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 16] = [
+    let targets: [(&'static str, Inputs); 17] = [
         ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("ring", ring::runs()),
         ("sealed", sealed::frames()),
         ("sessions", sessions::runs()),
+        ("stun", stun::messages()),
         ("token", config::tokens()),
         ("wireguard", sealed::wireguard()),
     ];

@@ -18,6 +18,7 @@ pub(crate) mod node;
 pub(crate) mod ring;
 pub(crate) mod sealed;
 mod sessions;
+mod stun;
 pub(crate) mod tables;
 mod tape;
 mod token;
@@ -47,6 +48,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "ring", run: ring::run },
     Target { name: "sealed", run: sealed::run },
     Target { name: "sessions", run: sessions::run },
+    Target { name: "stun", run: stun::run },
     Target { name: "token", run: token::run },
     Target { name: "wireguard", run: wireguard::run },
 ];

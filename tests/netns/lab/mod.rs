@@ -12,6 +12,7 @@ pub(crate) mod namespace;
 pub(crate) mod packet;
 pub(crate) mod program;
 pub(crate) mod router;
+pub(crate) mod stun;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 pub(crate) mod wireguard;

@@ -68,6 +68,7 @@ const PACKAGES: &[Package] = &[
     package("tcpdump", "captures of the wire in the tests", Proof::Program("tcpdump")),
     package("bpftool", "says in the tests what is attached", Proof::Program("bpftool")),
     test_package("wireguard-go", "talks to ours in the tests", Proof::Program("wireguard-go")),
+    test_package("coturn", "a STUN server, in the tests", Proof::Program("turnserver")),
     test_package(
         "miniupnpd-nftables",
         "a router that gives ports, in the tests",
@@ -86,6 +87,9 @@ pub(crate) fn missing(scope: Scope) -> Vec<Package> {
     PACKAGES.iter().filter(|p| p.for_what.is_part_of(scope)).filter(|p| !p.is_there()).copied().collect()
 }
 
+/// Services that packages bring, and start where systemd runs: a test starts its own, in a namespace.
+const SERVICES: &[(&str, &str)] = &[("coturn", "coturn.service")];
+
 /// Installs the packages of `scope` that are not there.
 pub(crate) fn ensure(scope: Scope) -> Result<()> {
     let missing = missing(scope);
@@ -98,10 +102,26 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
     }
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
     install(&names)?;
+    let unwanted = SERVICES.iter().filter(|(package, _)| names.contains(package));
+    unwanted.for_each(|(_, service)| stop_for_good(service));
     if let Some(still) = missing.iter().find(|package| !package.is_there()) {
         bail!("{} was installed, but {} is still not to be found", still.name, still.proof.shown());
     }
     Ok(())
+}
+
+/// Ends a service that came with a package, and lets it not begin again. Without systemd there is none.
+fn stop_for_good(service: &str) {
+    if !Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let command = Access::probe().command("systemctl").context("that needs root");
+    let stopped = command.and_then(|mut command| {
+        sh::capture(command.args(["disable", "--now", "--quiet", service])).map(drop)
+    });
+    if let Err(error) = stopped {
+        ui::note(&format!("setup: {service} may run now, which nothing here needs: {error:#}"));
+    }
 }
 
 /// `apt-get install`, as root or through sudo; where neither is possible the error is the

@@ -6,10 +6,14 @@ use ipop_common::limits::KERNEL_PORT;
 use toml::Spanned;
 
 use super::Checker;
-use crate::config::endpoint::{parse_bootstrap, parse_external, parse_listen, parse_listen_tcp};
+use crate::config::endpoint::{
+    parse_bootstrap, parse_endpoint, parse_external, parse_listen, parse_listen_tcp,
+};
 use crate::config::name::InterfaceName;
 use crate::config::raw::{RawUnderlay, Text};
-use crate::config::{Bootstrap, Config, EXTERNAL_MAX, Prefix, Security, Underlay, default_listen};
+use crate::config::{
+    Bootstrap, Config, EXTERNAL_MAX, Endpoint, Prefix, STUN_MAX, Security, Underlay, default_listen,
+};
 
 pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Underlay> {
     let listen = match &raw.listen {
@@ -32,6 +36,10 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         Some(list) => external(checker, list),
         None => Some(Vec::new()),
     };
+    let stun = match &raw.stun {
+        Some(list) => stun(checker, list),
+        None => Some(Vec::new()),
+    };
     let trusted = trusted(checker, &raw.trusted);
     Some(Underlay {
         listen: listen?,
@@ -44,6 +52,7 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         relay_mbit_s: raw.relay_mbit_s.unwrap_or(0),
         port_mapping: raw.port_mapping.unwrap_or(true),
         external: external?,
+        stun: stun?,
         trusted: trusted?,
     })
 }
@@ -198,6 +207,10 @@ fn external(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<
     distinct(checker, list, ("underlay.external", EXTERNAL_MAX), parse_external)
 }
 
+fn stun(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<Endpoint>> {
+    distinct(checker, list, ("underlay.stun", STUN_MAX), parse_endpoint)
+}
+
 /// What is valid and yet will not work as its writer hoped.
 pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config) {
     if let Some(list) = &raw.bootstrap
@@ -209,7 +222,7 @@ pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config
             "add `network.secret`, the same on every node",
         );
     }
-    let of_overlay = [("external", &raw.external)];
+    let of_overlay = [("external", &raw.external), ("stun", &raw.stun)];
     for (key, list) in of_overlay.into_iter().filter(|_| !config.has_overlay()) {
         if let Some(list) = list {
             checker.warn(

@@ -263,13 +263,16 @@ fn tcp_addresses_are_checked() {
 }
 
 #[test]
-fn outside_addresses_are_checked() {
+fn outside_addresses_and_stun_servers_are_checked() {
     let with = |list: &str| changed("interfaces = [\"p1\"]", &format!("bootstrap = []\n{list}"));
-    let good = "port_mapping = false\nexternal = [\"udp://203.0.113.5:15000\", \"[2001:db8::5]:15000\"]";
+    let good = "port_mapping = false\nexternal = [\"udp://203.0.113.5:15000\", \"[2001:db8::5]:15000\"]\n\
+                stun = [\"stun.example.org:3478\", \"192.0.2.9:3478\"]";
     let underlay = parsed(&with(good)).config.underlay;
     assert!(!underlay.port_mapping);
     let external: Vec<String> = underlay.external.iter().map(ToString::to_string).collect();
     assert_eq!(external, ["203.0.113.5:15000", "[2001:db8::5]:15000"]);
+    let stun: Vec<String> = underlay.stun.iter().map(ToString::to_string).collect();
+    assert_eq!(stun, ["stun.example.org:3478", "192.0.2.9:3478"]);
     let write = "write address:port as others see it, like 203.0.113.5:15000 or [2001:db8::5]:15000";
     for (value, reason) in [
         ("gate.example.org:15000", "`gate.example.org:15000` is not an outside address and port"),
@@ -290,6 +293,11 @@ fn outside_addresses_are_checked() {
     assert_eq!(
         errors(&with(&format!("external = {many}"))),
         "t.toml:19:12: `underlay.external` lists 6; list at most 5"
+    );
+    assert_eq!(
+        errors(&with("stun = [\"stun.example.org\"]")),
+        "t.toml:19:9: `stun.example.org` has no port; \
+         write host:port, like 192.0.2.7:15000, [2001:db8::7]:15000 or node.example.org:15000"
     );
 }
 

@@ -2,7 +2,7 @@
 
 use crate::api::{
     Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Nat, Neighbour, Overlay, PortMapping,
-    Seen, Status, XdpState,
+    Seen, Status, StunServer, XdpState,
 };
 use crate::ctl::format::{duration, fields, microseconds, or_nothing};
 
@@ -69,6 +69,7 @@ fn overlay_rows(overlay: &Overlay) -> Vec<(&'static str, String)> {
     rows.push(("coordinates", format!("x {} us, y {} us, height {} us", at.x_us, at.y_us, at.height_us)));
     rows.extend(overlay.nat.iter().map(|of| ("nat", nat(of))));
     rows.extend(overlay.external.iter().map(|place| ("external", format!("{place}, as configured"))));
+    rows.extend(overlay.stun.iter().map(|of| ("stun", stun(of))));
     rows.push(("mapped port", port_mapping(&overlay.port_mapping)));
     if overlay.relayed_pairs > 0 {
         let others = if overlay.relayed_pairs == 1 {
@@ -82,7 +83,7 @@ fn overlay_rows(overlay: &Overlay) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// `ipv4 endpoint-independent: seen at 192.0.2.1:15000 by 3`
+/// `ipv4 endpoint-independent, hairpin: seen at 192.0.2.1:15000 by 3`
 fn nat(of: &Nat) -> String {
     let mut places: Vec<(&str, usize)> = Vec::new();
     for Seen { seen, .. } in &of.observations {
@@ -92,7 +93,19 @@ fn nat(of: &Nat) -> String {
         }
     }
     let places: Vec<String> = places.iter().map(|(place, count)| format!("{place} by {count}")).collect();
-    format!("{} {}: seen at {}", of.family, of.mapping, places.join(", "))
+    let hairpin = match of.hairpin {
+        Some(true) => ", hairpin",
+        Some(false) => ", no hairpin",
+        None => "",
+    };
+    format!("{} {}{hairpin}: seen at {}", of.family, of.mapping, places.join(", "))
+}
+
+fn stun(of: &StunServer) -> String {
+    match of.seen {
+        Some(seen) => format!("{} sees {seen}", of.server),
+        None => format!("{}: {}", of.server, of.reason.as_deref().unwrap_or("no answer")),
+    }
 }
 
 /// `198.51.100.7:15000 by PCP of 192.168.1.1, for 19 min more`
@@ -182,8 +195,10 @@ left         gamma (-)
 right        beta (180 us), gamma (-)
 connections  2: 2 near, 1 on demand
 coordinates  x 100 us, y -5 us, height 20 us
-nat          ipv4 endpoint-independent: seen at 198.51.100.7:15000 by 2
+nat          ipv4 endpoint-independent, hairpin: seen at 198.51.100.7:15000 by 2
 external     203.0.113.5:15000, as configured
+stun         stun.example.org:3478 sees 198.51.100.7:15000
+stun         192.0.2.9:3478: no answer
 mapped port  198.51.100.7:15000 by PCP of 192.168.1.1, for 19 min 20 s more
 relays       between 3 pairs of others
 bootstrap    udp://alpha.example.org:15000: has not answered

@@ -481,3 +481,18 @@ fn what_is_between_others_goes_to_the_other_end_as_it_is() {
     assert!(node.drain().is_empty());
     assert_eq!(node.counted(), [(Counter::RxUnknownLabel, 1)], "from neither end");
 }
+
+#[test]
+fn what_looks_like_stun_and_was_not_asked_for_is_refused() {
+    let mut node = Node::new(16);
+    let mut answer = [&[1, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..], &[7; 12]].concat();
+    node.take("192.0.2.2", std::slice::from_ref(&answer));
+    assert!(node.drain().is_empty());
+    assert_eq!(node.counted(), [(Counter::RxBadStun, 1)]);
+    // With the second byte of an initiation it is one, and too short.
+    answer[1] = 0;
+    node.take("192.0.2.2", &[answer]);
+    assert!(node.drain().is_empty());
+    assert_eq!(node.counters.value(Counter::RxBadStun), 1);
+    assert_eq!(node.counters.value(Counter::RxBadHandshake) + node.counters.value(Counter::RxBadMac1), 1);
+}
