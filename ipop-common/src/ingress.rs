@@ -276,6 +276,10 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
     tables: &T,
     now_ns: u64,
 ) -> Verdict {
+    // A super-packet's headers may be all that can be read.
+    if is_beyond(cursor, meta, UDP + UDP_LEN + relay::HEADER_LEN) {
+        return Verdict::Refuse(Counter::RxTruncated);
+    }
     if let Some(header) = TransportHeader::parse_at(cursor, UDP + UDP_LEN) {
         return transport::<C, T, UDP, false>(cursor, meta, outer, tables, now_ns, header, 0);
     }
@@ -283,6 +287,12 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
         return relayed::<C, T, UDP>(cursor, meta, label, outer, tables, now_ns);
     }
     handshake::<C, UDP>(cursor, meta, outer)
+}
+
+/// Whether a frame is so long, and the cursor has not all of that.
+#[inline(always)]
+fn is_beyond<C: Cursor>(cursor: C, meta: FrameMeta, end: usize) -> bool {
+    !cursor.holds(end) && meta.len as usize >= end
 }
 
 /// A transport message; if `RELAYED`, in a relay frame with this label.
@@ -352,6 +362,9 @@ fn relayed<C: Cursor, T: Tables, const UDP: usize>(
         && let Some(from) = relay.end(&outer.source, port, &outer.destination)
     {
         return Verdict::Relay(Relaying { label, from: from as u8, outer: outer.family });
+    }
+    if !meta.gso && is_beyond(cursor, meta, UDP + UDP_LEN + relay::HEADER_LEN + TRANSPORT_HEADER_LEN) {
+        return Verdict::Refuse(Counter::RxTruncated);
     }
     match TransportHeader::parse_at(cursor, UDP + UDP_LEN + relay::HEADER_LEN) {
         Some(header) => transport::<C, T, UDP, true>(cursor, meta, outer, tables, now_ns, header, label),

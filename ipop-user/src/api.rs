@@ -61,23 +61,31 @@ pub const LOOKUP_TIMEOUT_MS: u64 = 6_000;
 pub enum Path {
     DirectKernel,
     DirectUser,
-    Relay,
+    RelayKernel,
+    RelayUser,
     Overlay,
     None,
 }
 
 impl Path {
-    pub const ALL: [Path; 5] = [Path::DirectKernel, Path::DirectUser, Path::Relay, Path::Overlay, Path::None];
+    pub const ALL: [Path; 6] =
+        [Path::DirectKernel, Path::DirectUser, Path::RelayKernel, Path::RelayUser, Path::Overlay, Path::None];
 
     /// As in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Path::DirectKernel => "direct-kernel",
             Path::DirectUser => "direct-user",
-            Path::Relay => "relay",
+            Path::RelayKernel => "relay-kernel",
+            Path::RelayUser => "relay-user",
             Path::Overlay => "overlay",
             Path::None => "none",
         }
+    }
+
+    /// Whether one other node passes the packets on.
+    pub fn is_relayed(self) -> bool {
+        matches!(self, Path::RelayKernel | Path::RelayUser)
     }
 
     /// Whether no third node is on the way.
@@ -164,14 +172,14 @@ pub fn link_id(id: u32) -> String {
     format!("{id:06x}")
 }
 
-/// One direct link.
+/// One link by UDP: to the peer itself, or to the relay that passes its packets on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The peer's name.
     pub peer: String,
     /// Six hexadecimal digits.
     pub link_id: String,
-    /// The peer's outer address and port.
+    /// The outer address and port of the peer, or of the relay where `path` is by one.
     pub endpoint: SocketAddr,
     /// Our outer address; `null` while there is no route to the peer.
     pub local: Option<IpAddr>,

@@ -20,6 +20,7 @@
 //! | `ways_in` | by what a node finds the overlay: keys, names, the LAN, earlier runs |
 //! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
+//! | `relayed` | sealed links by a relay: both ends in the kernel, MTU, changes of the way, restarts |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
 
@@ -43,6 +44,7 @@ mod nat;
 mod overlay;
 mod probes;
 mod refuse;
+mod relayed;
 mod reload;
 mod restart;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
