@@ -3,7 +3,7 @@
 //! "hit" is a packet that a program carries (encapsulated, decapsulated, delivered), "miss" one that
 //! it leaves to others: for egress a destination without a link, which goes to the user path; for
 //! ingress and XDP a datagram to another port, which is what all other traffic of the host pays.
-//! "sealed" and "opened" are packets of a sealed link. Lengths are those of inner packets, which are of
+//! "sealed" and "opened" are packets of a sealed link, "relayed" those of one by a relay. Lengths are those of inner packets, which are of
 //! the family of the outer headers.
 //!
 //! "load" is what `ipopd` waits for at start: reading the object, creating the maps, and the verifier.
@@ -69,6 +69,18 @@ fn sealed_cases() -> Vec<Case> {
     cases
 }
 
+/// Where a relay passes on what is sealed.
+fn relayed_cases() -> Vec<Case> {
+    let mut cases = sealed_cases();
+    for case in &mut cases {
+        case.name.push_str(" relayed");
+        if let Packets::Sealed { outer, len, counter } = case.packets {
+            case.packets = Packets::Relayed { outer, len, counter };
+        }
+    }
+    cases
+}
+
 fn descriptor(programs: &mut Programs, program: Program) -> (BorrowedFd<'_>, Kind) {
     match program {
         Program::Xdp => (programs.xdp().fd().expect("a loaded program").as_fd(), Kind::Xdp),
@@ -88,6 +100,7 @@ fn programs(criterion: &mut Criterion) {
     group.finish();
     measure(criterion, &node::world(), cases());
     measure(criterion, &node::sealed_world(), sealed_cases());
+    measure(criterion, &node::relayed_world(), relayed_cases());
 }
 
 fn measure(criterion: &mut Criterion, world: &World, cases: Vec<Case>) {

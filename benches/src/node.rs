@@ -4,8 +4,10 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use ipop_common::relay;
+
 use crate::packet;
-use crate::sealed::{Session, padded};
+use crate::sealed::{SealedFrame, Session, padded};
 use crate::world::{Peer, World};
 
 /// Lengths of inner IP packets: the smallest that a bench of packet rates uses, and a full one.
@@ -96,6 +98,19 @@ pub fn sealed_world() -> World {
     world
 }
 
+/// Where the relay is on the way to each peer, and the label of its frames.
+const RELAY_PORT: u16 = 40_001;
+const LABEL: u32 = 7;
+
+/// The node's tables, where a relay passes on what goes to the peers.
+pub fn relayed_world() -> World {
+    let mut world = world();
+    for outer in Outer::BOTH {
+        world.add_relayed(&outer.peer(), &session(outer), RELAY_PORT, LABEL);
+    }
+    world
+}
+
 /// What a program is run on.
 #[derive(Debug)]
 pub enum Packets {
@@ -104,6 +119,8 @@ pub enum Packets {
     /// Sealed frames from a peer, with inner packets of `len` bytes, each with a counter of its own:
     /// one that comes again is refused before it is opened.
     Sealed { outer: Outer, len: usize, counter: u64 },
+    /// The same in relay frames.
+    Relayed { outer: Outer, len: usize, counter: u64 },
 }
 
 impl Packets {
@@ -112,17 +129,24 @@ impl Packets {
             Self::Same(packet) => Cow::Borrowed(packet),
             Self::Sealed { outer, len, counter } => {
                 *counter += 1;
-                Cow::Owned(incoming_sealed(*outer, *len, *counter))
+                Cow::Owned(incoming_sealed(*outer, *len, *counter).to_bytes())
+            }
+            Self::Relayed { outer, len, counter } => {
+                *counter += 1;
+                let mut frame = incoming_sealed(*outer, *len, *counter);
+                frame.source_port = RELAY_PORT;
+                frame.message.splice(..0, relay::header(LABEL));
+                Cow::Owned(frame.to_bytes())
             }
         }
     }
 }
 
 /// A sealed frame from the peer, its `counter`th, with an inner packet of `len` bytes.
-fn incoming_sealed(outer: Outer, len: usize, counter: u64) -> Vec<u8> {
+fn incoming_sealed(outer: Outer, len: usize, counter: u64) -> SealedFrame {
     let peer = outer.peer();
     let inner = udp(peer.inner(outer.own()), outer.own(), len);
-    session(outer).frame(&peer, counter, &padded(&inner)).to_bytes()
+    session(outer).frame(&peer, counter, &padded(&inner))
 }
 
 /// A UDP packet of `len` bytes with its headers.

@@ -8,6 +8,7 @@ use crate::gpe::{FLAGS, HEADER_LEN, LinkId, NextProtocol};
 use crate::ingress::{ETHERNET_LEN, UDP_LEN};
 use crate::inner::protocol;
 use crate::maps::Link;
+use crate::relay;
 
 /// Length of the completed header over IPv4, Ethernet to VXLAN-GPE.
 pub const V4_LEN: usize = ETHERNET_LEN + 20 + UDP_LEN + HEADER_LEN;
@@ -33,7 +34,7 @@ pub struct Underlay {
     pub source_mac: [u8; 6],
     pub next_hop_mac: [u8; 6],
     pub local: Address,
-    /// Peer's address, and the port that packets in this form go to.
+    /// Address of the peer, or of the relay, and the port that packets in this form go to.
     pub peer: SocketAddr,
     pub form: Form,
 }
@@ -45,6 +46,8 @@ pub enum Form {
     Clear(LinkId),
     /// Transport messages of WireGuard from this port, on which this node's daemon receives.
     Sealed { source_port: u16 },
+    /// The same in relay frames with this label.
+    Relayed { source_port: u16, label: u32 },
 }
 
 /// Writes the template and the fields that depend on it into `link`.
@@ -70,11 +73,17 @@ pub fn write_template(link: &mut Link, underlay: &Underlay) {
         Form::Clear(link_id) => {
             let [_, a, b, c] = link_id.value().to_be_bytes();
             header[udp + 8..udp + 16].copy_from_slice(&[FLAGS, 0, 0, 0, a, b, c, 0]);
-            link.flags = link.flags & !Link::SEALED | Link::TAKES_CLEAR;
+            link.flags = link.flags & !(Link::SEALED | Link::RELAYED) | Link::TAKES_CLEAR;
         }
         Form::Sealed { source_port } => {
             header[udp..udp + 2].copy_from_slice(&source_port.to_be_bytes());
             link.flags |= Link::SEALED;
+        }
+        Form::Relayed { source_port, label } => {
+            header[udp..udp + 2].copy_from_slice(&source_port.to_be_bytes());
+            header[udp + 8..udp + 16].copy_from_slice(&relay::header(label));
+            link.label = label;
+            link.flags |= Link::SEALED | Link::RELAYED;
         }
     }
     link.header = header;

@@ -276,17 +276,41 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
     tables: &T,
     now_ns: u64,
 ) -> Verdict {
-    const OVERHEAD: u16 = (UDP_LEN + TRANSPORT_HEADER_LEN + TAG_LEN) as u16;
-    let Some(header) = TransportHeader::parse_at(cursor, UDP + UDP_LEN) else {
-        if let Some(label) = relay::label(cursor, UDP + UDP_LEN) {
-            return relayed::<C, T, UDP>(cursor, label, outer, tables, now_ns);
-        }
-        return handshake::<C, UDP>(cursor, meta, outer);
-    };
+    // A super-packet's headers may be all that can be read.
+    if is_beyond(cursor, meta, UDP + UDP_LEN + relay::HEADER_LEN) {
+        return Verdict::Refuse(Counter::RxTruncated);
+    }
+    if let Some(header) = TransportHeader::parse_at(cursor, UDP + UDP_LEN) {
+        return transport::<C, T, UDP, false>(cursor, meta, outer, tables, now_ns, header, 0);
+    }
+    if let Some(label) = relay::label(cursor, UDP + UDP_LEN) {
+        return relayed::<C, T, UDP>(cursor, meta, label, outer, tables, now_ns);
+    }
+    handshake::<C, UDP>(cursor, meta, outer)
+}
+
+/// Whether a frame is so long, and the cursor has not all of that.
+#[inline(always)]
+fn is_beyond<C: Cursor>(cursor: C, meta: FrameMeta, end: usize) -> bool {
+    !cursor.holds(end) && meta.len as usize >= end
+}
+
+/// A transport message; if `RELAYED`, in a relay frame with this label.
+#[inline(always)]
+fn transport<C: Cursor, T: Tables, const UDP: usize, const RELAYED: bool>(
+    cursor: C,
+    meta: FrameMeta,
+    outer: &Outer,
+    tables: &T,
+    now_ns: u64,
+    header: TransportHeader,
+    label: u32,
+) -> Verdict {
+    let overhead = UDP_LEN + if RELAYED { relay::HEADER_LEN } else { 0 } + TRANSPORT_HEADER_LEN + TAG_LEN;
     if meta.gso || cursor.u16_at(UDP + 6) != Some(0) {
         return Verdict::LeaveToUser;
     }
-    let Some(text_len) = outer.payload_len.checked_sub(OVERHEAD) else { return Verdict::LeaveToUser };
+    let Some(text_len) = outer.payload_len.checked_sub(overhead as u16) else { return Verdict::LeaveToUser };
     if text_len == 0
         || text_len > TEXT_MAX as u16
         || cursor.u16_at(UDP + 4) != Some(outer.payload_len)
@@ -300,15 +324,19 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
     }
     let reference = place.link();
     match follow(tables, reference, now_ns) {
-        // A NAT may have given the peer another port, which is for the daemon to find out.
+        // A NAT may have given the peer another port, or another relay may pass on what it sends now: that
+        // is for the daemon to find out.
         Ok(link)
-            if link.peer == outer.source
+            if link.is_relayed() == RELAYED
+                && (!RELAYED || link.label == label)
+                && link.peer == outer.source
                 && link.local == outer.destination
                 && cursor.bytes::<2>(UDP) == link.peer_port::<UDP>() =>
         {
             Verdict::Open(Opening {
                 slot: reference.slot,
                 outer: outer.family,
+                relayed: RELAYED,
                 session: header.receiver,
                 counter: header.counter,
                 text_len,
@@ -318,22 +346,29 @@ fn sealed<C: Cursor, T: Tables, const UDP: usize>(
     }
 }
 
-/// A relay frame: passed on if this node relays for its sender. One that is for this node is the daemon's.
+/// A relay frame: passed on if this node relays for its sender, and else for this node itself.
 #[inline(always)]
 fn relayed<C: Cursor, T: Tables, const UDP: usize>(
     cursor: C,
+    meta: FrameMeta,
     label: u32,
     outer: &Outer,
     tables: &T,
     now_ns: u64,
 ) -> Verdict {
-    let Some(relay) = tables.relay(label) else { return Verdict::LeaveToUser };
     let Some(port) = cursor.u16_at(UDP) else { return Verdict::LeaveToUser };
-    match relay.end(&outer.source, port, &outer.destination) {
-        Some(from) if relay.lease_until_ns > now_ns => {
-            Verdict::Relay(Relaying { label, from: from as u8, outer: outer.family })
-        }
-        _ => Verdict::LeaveToUser,
+    if let Some(relay) = tables.relay(label)
+        && relay.lease_until_ns > now_ns
+        && let Some(from) = relay.end(&outer.source, port, &outer.destination)
+    {
+        return Verdict::Relay(Relaying { label, from: from as u8, outer: outer.family });
+    }
+    if !meta.gso && is_beyond(cursor, meta, UDP + UDP_LEN + relay::HEADER_LEN + TRANSPORT_HEADER_LEN) {
+        return Verdict::Refuse(Counter::RxTruncated);
+    }
+    match TransportHeader::parse_at(cursor, UDP + UDP_LEN + relay::HEADER_LEN) {
+        Some(header) => transport::<C, T, UDP, true>(cursor, meta, outer, tables, now_ns, header, label),
+        None => Verdict::LeaveToUser,
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -95,7 +95,8 @@ impl LinkRef {
 /// Longest header that precedes an inner packet: Ethernet, IPv6, UDP, VXLAN-GPE.
 pub const HEADER_MAX: usize = 14 + 40 + 8 + 8;
 
-/// One direct link, everything that both directions need (array, key: slot).
+/// One link, everything that both directions need (array, key: slot). Where a relay passes its packets on,
+/// what is said of the peer's place is said of the relay's.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Link {
@@ -105,12 +106,13 @@ pub struct Link {
     pub epoch: u32,
     /// Underlay interface that leads to the peer.
     pub ifindex: u32,
-    /// Outer address of the peer.
+    /// Outer address of the peer, or of the relay.
     pub peer: Address,
     /// Outer address of this node on this link.
     pub local: Address,
-    /// Ethernet, IP, UDP and VXLAN-GPE headers as sent, with length fields, IPv4 checksum, source
-    /// port and next protocol still zero. [`crate::encapsulation`] writes and completes it.
+    /// Ethernet, IP, UDP and VXLAN-GPE (or relay frame's) headers as sent, with length fields, IPv4
+    /// checksum, source port and next protocol still zero. [`crate::encapsulation`] writes and completes
+    /// it.
     pub header: [u8; 72],
     /// Unfolded sum of the IPv4 header in `header`; unused for IPv6.
     pub header_sum: u32,
@@ -118,11 +120,12 @@ pub struct Link {
     pub mtu: u16,
     /// 4 or 6: the outer IP version.
     pub outer_version: u8,
-    /// [`Self::RECEIVE_ONLY`], [`Self::SEALED`] and [`Self::TAKES_CLEAR`].
+    /// [`Self::RECEIVE_ONLY`], [`Self::SEALED`], [`Self::TAKES_CLEAR`] and [`Self::RELAYED`].
     pub flags: u8,
     /// Local index of the session that packets to the peer are sealed with; 0: there is none.
     pub session: u32,
-    pub reserved: u32,
+    /// That of relay frames in both directions, where a relay passes the packets on.
+    pub label: u32,
 }
 
 impl Link {
@@ -138,7 +141,7 @@ impl Link {
         outer_version: 0,
         flags: 0,
         session: 0,
-        reserved: 0,
+        label: 0,
     };
 
     /// The peer has no kernel path: what comes from it is taken, what goes to it misses.
@@ -147,6 +150,13 @@ impl Link {
     pub const SEALED: u8 = 2;
     /// What comes from the peer may be clear.
     pub const TAKES_CLEAR: u8 = 4;
+    /// Packets in both directions are sealed and in relay frames.
+    pub const RELAYED: u8 = 8;
+
+    #[inline(always)]
+    pub const fn is_relayed(&self) -> bool {
+        self.flags & Self::RELAYED != 0
+    }
 
     /// The UDP port that packets go to, big-endian, where the UDP header of a frame begins at `UDP`.
     #[inline(always)]

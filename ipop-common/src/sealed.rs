@@ -16,6 +16,7 @@ use crate::encapsulation::{complete_v4, complete_v6};
 use crate::ingress::{ETHERNET_LEN, UDP_LEN};
 use crate::inner::{Inner, protocol};
 use crate::maps::{Link, LinkStats};
+use crate::relay;
 use crate::session::Drawn;
 use crate::shared::SharedU64;
 use crate::tables::Tables;
@@ -30,6 +31,10 @@ pub type Memory = aead::Memory<{ TEXT_MAX + 2 * aead::BLOCK_LEN }>;
 pub const V4_LEN: usize = ETHERNET_LEN + 20 + UDP_LEN + TRANSPORT_HEADER_LEN;
 /// As [`V4_LEN`], over IPv6.
 pub const V6_LEN: usize = ETHERNET_LEN + 40 + UDP_LEN + TRANSPORT_HEADER_LEN;
+/// As [`V4_LEN`], in a relay frame.
+pub const RELAYED_V4_LEN: usize = V4_LEN + relay::HEADER_LEN;
+/// As [`V6_LEN`], in a relay frame.
+pub const RELAYED_V6_LEN: usize = V6_LEN + relay::HEADER_LEN;
 
 /// Bytes that sealing adds to an IP packet, without padding: what an MTU has to leave free.
 pub const fn overhead(outer: Family) -> u16 {
@@ -219,19 +224,19 @@ const fn fold64(sum: u64) -> u16 {
     fold((sum & 0xffff) as u32 + (sum >> 16) as u32)
 }
 
-/// Writes all headers of a sealed packet over IPv4: the link's template, completed for `padded`
-/// bytes of text, and the transport message.
+/// Writes all headers of a sealed packet over IPv4, `N` bytes ([`V4_LEN`] or [`RELAYED_V4_LEN`], as the
+/// link is): the link's template, completed for `padded` bytes of text, and the transport message.
 #[inline(always)]
-pub fn write_v4(out: &mut [u8; V4_LEN], link: &Link, drawn: &Drawn, padded: u16) {
-    complete_v4(out, link, padded.wrapping_add(overhead(Family::V4)));
-    write_transport::<V4_LEN>(out, drawn);
+pub fn write_v4<const N: usize>(out: &mut [u8; N], link: &Link, drawn: &Drawn, padded: u16) {
+    complete_v4(out, link, padded.wrapping_add((N - ETHERNET_LEN + TAG_LEN) as u16));
+    write_transport(out, drawn);
 }
 
 /// As [`write_v4`], over IPv6.
 #[inline(always)]
-pub fn write_v6(out: &mut [u8; V6_LEN], link: &Link, drawn: &Drawn, padded: u16) {
-    complete_v6(out, link, padded.wrapping_add(overhead(Family::V6) - 40));
-    write_transport::<V6_LEN>(out, drawn);
+pub fn write_v6<const N: usize>(out: &mut [u8; N], link: &Link, drawn: &Drawn, padded: u16) {
+    complete_v6(out, link, padded.wrapping_add((N - ETHERNET_LEN - 40 + TAG_LEN) as u16));
+    write_transport(out, drawn);
 }
 
 #[inline(always)]
@@ -248,6 +253,8 @@ pub struct Opening {
     /// Of the link.
     pub slot: u32,
     pub outer: Family,
+    /// It is in a relay frame.
+    pub relayed: bool,
     /// Local index of the session.
     pub session: u32,
     pub counter: u64,
@@ -259,7 +266,8 @@ impl Opening {
     /// Bytes between the Ethernet header and the ciphertext.
     #[inline(always)]
     pub const fn overhead(&self) -> usize {
-        self.outer.header_len() + UDP_LEN + TRANSPORT_HEADER_LEN
+        let before = if self.relayed { relay::HEADER_LEN } else { 0 };
+        self.outer.header_len() + UDP_LEN + before + TRANSPORT_HEADER_LEN
     }
 }
 

@@ -64,10 +64,12 @@ pub struct Session {
     receive_key: [SharedU64; 4],
     /// When data was last sent, by the clock of `expires_ns`; 0: never.
     sent_ns: SharedU64,
-    /// When data was last received.
+    /// When data was last received, from the peer itself.
     received_ns: SharedU64,
     /// A [`LinkRef`]: slot, and epoch in the high half.
     link: SharedU64,
+    /// When data last came by a relay.
+    relayed_ns: SharedU64,
     window: Window,
 }
 
@@ -92,6 +94,7 @@ impl Session {
             sent_ns: SharedU64::new(0),
             received_ns: SharedU64::new(0),
             link: SharedU64::new(0),
+            relayed_ns: SharedU64::new(0),
             window: Window([const { SharedU64::new(0) }; WINDOW_WORDS]),
         }
     }
@@ -166,6 +169,12 @@ impl Session {
     pub fn note_received(&self, now_ns: u64) {
         self.received_ns.store(now_ns);
     }
+
+    /// As [`Session::note_received`], of what a relay has passed on.
+    #[inline(always)]
+    pub fn note_relayed(&self, now_ns: u64) {
+        self.relayed_ns.store(now_ns);
+    }
 }
 
 /// What only the daemon does.
@@ -182,6 +191,7 @@ impl Session {
         store_key(&self.receive_key, &agreed.receive_key);
         self.sent_ns.store(0);
         self.received_ns.store(0);
+        self.relayed_ns.store(0);
         self.set_link(agreed.link);
         for (index, word) in self.window.0.iter().enumerate() {
             word.store(accepted.and_then(|other| other.window.0.get(index)).map_or(0, SharedU64::load));
@@ -259,9 +269,15 @@ impl Session {
         self.send_counter.load()
     }
 
-    /// When data was last sent and received, by the clock of `expires_ns`; 0: never.
+    /// When data was last sent, and when it was last received from the peer itself, by the clock of
+    /// `expires_ns`; 0: never.
     pub fn last_traffic(&self) -> (u64, u64) {
         (self.sent_ns.load(), self.received_ns.load())
+    }
+
+    /// When data last came by a relay, to the kernel path; 0: never.
+    pub fn last_relayed(&self) -> u64 {
+        self.relayed_ns.load()
     }
 }
 

@@ -13,9 +13,10 @@ use ipop_common::blake2s::Hash;
 use ipop_common::filter::Kind;
 use ipop_common::ingress::{ETHERNET_LEN, Handshake, Relaying, UDP_LEN};
 use ipop_common::inner::protocol;
+use ipop_common::maps::Link;
 use ipop_common::sealed::{
-    Memory, Opening, Sealing, Shape, TEXT_MAX, Transport, V4_LEN, V6_LEN, is_message, opened, prepare,
-    write_v4, write_v6,
+    Memory, Opening, RELAYED_V4_LEN, RELAYED_V6_LEN, Sealing, Shape, TEXT_MAX, Transport, V4_LEN, V6_LEN,
+    is_message, opened, prepare, write_v4, write_v6,
 };
 use ipop_common::session::Drawn;
 use ipop_common::tables::Tables;
@@ -54,7 +55,9 @@ pub struct Job {
     counter: u64,
     len: u32,
     /// IP version of the outer header: 4 or 6.
-    outer: u32,
+    outer: u16,
+    /// Not 0: a packet to be opened is in a relay frame.
+    relayed: u16,
     /// IP version of a packet to be sealed.
     inner: u32,
     /// Its protocol, or 0 where that is of no interest.
@@ -80,7 +83,8 @@ impl From<&Sealing> for Job {
             session: sealing.session,
             counter: 0,
             len: u32::from(sealing.len),
-            outer: version(sealing.outer),
+            outer: version(sealing.outer) as u16,
+            relayed: 0,
             inner: version(sealing.shape.family),
             protocol: match sealing.shape.transport {
                 Transport::Tcp => u32::from(protocol::TCP),
@@ -99,7 +103,8 @@ impl From<&Opening> for Job {
             session: opening.session,
             counter: opening.counter,
             len: u32::from(opening.text_len),
-            outer: version(opening.outer),
+            outer: version(opening.outer) as u16,
+            relayed: u16::from(opening.relayed),
             inner: 0,
             protocol: 0,
         }
@@ -114,7 +119,8 @@ impl From<&Relaying> for Job {
             session: u32::from(relaying.from),
             counter: 0,
             len: 0,
-            outer: version(relaying.outer),
+            outer: version(relaying.outer) as u16,
+            relayed: 0,
             inner: 0,
             protocol: 0,
         }
@@ -129,7 +135,8 @@ impl From<&Handshake> for Job {
             session: 0,
             counter: 0,
             len: handshake.kind.message_len() as u32,
-            outer: version(handshake.outer),
+            outer: version(handshake.outer) as u16,
+            relayed: 0,
             inner: 0,
             protocol: 0,
         }
@@ -153,7 +160,8 @@ impl Job {
     fn opening(&self) -> Opening {
         Opening {
             slot: self.slot,
-            outer: family(self.outer),
+            outer: family(self.outer.into()),
+            relayed: self.relayed != 0,
             session: self.session,
             counter: self.counter,
             text_len: self.len as u16,
@@ -170,7 +178,7 @@ impl Job {
     #[inline(always)]
     pub fn handshake(&self) -> (Kind, usize) {
         let kind = if self.len == RESPONSE_LEN as u32 { Kind::Response } else { Kind::Initiation };
-        (kind, ETHERNET_LEN + family(self.outer).header_len() + UDP_LEN)
+        (kind, ETHERNET_LEN + family(self.outer.into()).header_len() + UDP_LEN)
     }
 }
 
@@ -242,7 +250,7 @@ pub fn seal(raw: *mut __sk_buff) -> i32 {
     let (Some(link), Some(session)) = (maps.link(job.slot), maps.session(job.session)) else {
         return miss(maps, Counter::TxStaleEpoch);
     };
-    let (shape, outer) = (job.shape(), family(job.outer));
+    let (shape, outer) = (job.shape(), family(job.outer.into()));
     let len = u64::from(job.len);
     if !memory.set_text_len(len) || !load::<TEXT_MAX_U64>(skb, 0, memory, len) {
         return refuse(ctx, Counter::TxTruncated);
@@ -260,9 +268,11 @@ pub fn seal(raw: *mut __sk_buff) -> i32 {
         return refuse(ctx, Counter::TxTruncated);
     }
     session.note_sent(now_ns);
-    let header_len = match outer {
-        Family::V4 => V4_LEN,
-        Family::V6 => V6_LEN,
+    let header_len = match (outer, link.is_relayed()) {
+        (Family::V4, false) => V4_LEN,
+        (Family::V6, false) => V6_LEN,
+        (Family::V4, true) => RELAYED_V4_LEN,
+        (Family::V6, true) => RELAYED_V6_LEN,
     };
     let sealed_len = prepared.padded + TAG_LEN as u64;
     let resized = if prepared.completed {
@@ -298,22 +308,34 @@ fn resize_partial(skb: Skb, family: Family, len: usize, header_len: usize, seale
 }
 
 #[inline(always)]
-fn write_header(skb: Skb, outer: Family, link: &ipop_common::maps::Link, drawn: &Drawn, padded: u16) -> bool {
-    match outer {
-        Family::V4 => match skb.packet().head_mut::<V4_LEN>() {
-            Some(head) => {
-                write_v4(head, link, drawn, padded);
-                true
-            }
-            None => false,
-        },
-        Family::V6 => match skb.packet().head_mut::<V6_LEN>() {
-            Some(head) => {
-                write_v6(head, link, drawn, padded);
-                true
-            }
-            None => false,
-        },
+fn write_header(skb: Skb, outer: Family, link: &Link, drawn: &Drawn, padded: u16) -> bool {
+    match (outer, link.is_relayed()) {
+        (Family::V4, false) => write_header_v4::<V4_LEN>(skb, link, drawn, padded),
+        (Family::V6, false) => write_header_v6::<V6_LEN>(skb, link, drawn, padded),
+        (Family::V4, true) => write_header_v4::<RELAYED_V4_LEN>(skb, link, drawn, padded),
+        (Family::V6, true) => write_header_v6::<RELAYED_V6_LEN>(skb, link, drawn, padded),
+    }
+}
+
+#[inline(always)]
+fn write_header_v4<const N: usize>(skb: Skb, link: &Link, drawn: &Drawn, padded: u16) -> bool {
+    match skb.packet().head_mut::<N>() {
+        Some(head) => {
+            write_v4(head, link, drawn, padded);
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn write_header_v6<const N: usize>(skb: Skb, link: &Link, drawn: &Drawn, padded: u16) -> bool {
+    match skb.packet().head_mut::<N>() {
+        Some(head) => {
+            write_v6(head, link, drawn, padded);
+            true
+        }
+        None => false,
     }
 }
 
@@ -354,7 +376,11 @@ pub fn open(raw: *mut __sk_buff) -> i32 {
     if let Err(counter) = session.accept(opening.counter) {
         return refuse(ctx, counter);
     }
-    session.note_received(now_ns);
+    if opening.relayed {
+        session.note_relayed(now_ns);
+    } else {
+        session.note_received(now_ns);
+    }
     if !store::<TEXT_MAX_U64>(skb, ETHERNET_LEN as u32, memory, u64::from(opened.len)) {
         return refuse(ctx, Counter::RxNoRoom);
     }

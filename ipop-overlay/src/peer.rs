@@ -55,7 +55,7 @@ pub enum Path {
         mtu: u16,
         security: Security,
     },
-    /// Through both daemons, sealed, and passed on between them by the node `by`, for which it has this label.
+    /// Sealed, and passed on between both ends by the node `by`, for which it has this label.
     Relay {
         by: NodeAddress,
         label: u32,

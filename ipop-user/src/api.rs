@@ -164,14 +164,14 @@ pub fn link_id(id: u32) -> String {
     format!("{id:06x}")
 }
 
-/// One direct link.
+/// One link by UDP: to the peer itself, or to the relay that passes its packets on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The peer's name.
     pub peer: String,
     /// Six hexadecimal digits.
     pub link_id: String,
-    /// The peer's outer address and port.
+    /// The outer address and port of the peer, or of the relay where `path` is by one.
     pub endpoint: SocketAddr,
     /// Our outer address; `null` while there is no route to the peer.
     pub local: Option<IpAddr>,

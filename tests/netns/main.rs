@@ -25,6 +25,7 @@
 //! | `streams` | TCP where UDP does not pass |
 //! | `roaming` | hosts that move, and boxes that forget, under traffic |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
+//! | `relayed` | sealed links by a relay: both ends in the kernel, MTU, changes of the way, restarts |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
 
@@ -49,6 +50,7 @@ mod overlay;
 mod places;
 mod probes;
 mod refuse;
+mod relayed;
 mod reload;
 mod restart;
 #[expect(clippy::print_stdout, reason = "how long a change was felt is worth a line")]

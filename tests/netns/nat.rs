@@ -117,7 +117,9 @@ impl Pair {
     fn is_as_it_should(&self) -> bool {
         match self.theory {
             Theory::Direct => self.path.starts_with("direct"),
-            Theory::Perhaps | Theory::Relay => self.path.starts_with("direct") || self.path == "relay",
+            Theory::Perhaps | Theory::Relay => {
+                self.path.starts_with("direct") || self.path.starts_with("relay")
+            }
         }
     }
 }

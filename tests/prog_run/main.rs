@@ -7,6 +7,7 @@ mod handshakes;
 mod ingress;
 mod loaders;
 mod malformed;
+mod relayed;
 mod relays;
 mod scenario;
 mod sealed;

@@ -64,6 +64,17 @@ impl Session {
         }
     }
 
+    /// The same session as the peer has it, on its link to the node under test.
+    pub fn of_peer(&self, link: LinkRef) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+            send_key: self.receive_key,
+            receive_key: self.send_key,
+            link,
+        }
+    }
+
     /// What the node seals for the peer, opened: counter and text.
     ///
     /// # Panics

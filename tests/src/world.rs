@@ -77,6 +77,11 @@ impl Peer {
         self.link_in(DAEMON_PORT, Form::Sealed { source_port: DAEMON_PORT })
     }
 
+    /// As [`Self::sealed_link`], by a relay that is at `remote` and this port.
+    pub fn relayed_link(&self, port: u16, label: u32) -> Link {
+        self.link_in(port, Form::Relayed { source_port: DAEMON_PORT, label })
+    }
+
     fn link_in(&self, port: u16, form: Form) -> Link {
         let mut link = Link {
             epoch: self.epoch,
@@ -150,6 +155,12 @@ impl World {
         self.link_ids.remove(&peer.link_id);
         self.links.insert(peer.slot, Link { session: session.local, ..peer.sealed_link() });
         self.sessions.insert(session.local, session.agreed());
+    }
+
+    /// As [`Self::add_sealed`], by a relay that is at the peer's `remote` and this port.
+    pub fn add_relayed(&mut self, peer: &Peer, session: &sealed::Session, port: u16, label: u32) {
+        self.add_sealed(peer, session);
+        self.links.insert(peer.slot, Link { session: session.local, ..peer.relayed_link(port, label) });
     }
 
     /// Adds an inner address of the node itself.

@@ -1,7 +1,7 @@
 //! What the control socket asks, answered from the daemon's state.
 
 use ipop_common::Counter;
-use ipop_overlay::{Endpoint, NoPath, Node, Path, PeerView, Security, UserReason};
+use ipop_overlay::{Endpoint, NoPath, Node, NodeAddress, Path, PeerView, Security, UserReason};
 use tracing::info;
 
 use super::apply::Stale;
@@ -12,7 +12,7 @@ use super::{Daemon, clock, overlay, start};
 use crate::api::{self, Step};
 use crate::config;
 use crate::control::Request;
-use crate::kernel::Method;
+use crate::kernel::{KernelPath, Method};
 use crate::userpath::Io;
 
 impl Daemon {
@@ -297,15 +297,37 @@ impl Daemon {
             (Path::User { reason: UserReason::OffThere, .. }, _) => {
                 (api::Path::DirectUser, "the kernel path is off on the peer".to_owned())
             }
-            (Path::Relay { by, .. }, _) => (api::Path::Relay, self.why_relayed(peer, by)),
+            (Path::Relay { by, .. }, kernel) => (api::Path::Relay, self.why_relayed_so(peer, by, kernel)),
             (Path::Overlay { to, .. }, _) => (api::Path::Overlay, self.why_carried(to)),
             (Path::None(why), _) => (api::Path::None, no_path(why, peer, view.endpoint)),
         }
     }
 
+    /// One sentence about packets that a relay passes on, and where they are sealed.
+    fn why_relayed_so(&self, peer: &PeerState, by: NodeAddress, kernel: &Result<(), String>) -> String {
+        let is_on = self.kernel.path.as_ref().is_some_and(KernelPath::enabled);
+        let sealed = match (self.config.datapath.seal, kernel) {
+            (config::Seal::User, _) => {
+                "sealed in the daemon: datapath.seal = \"user\" in the configuration".to_owned()
+            }
+            _ if !is_on => {
+                let reason = self.kernel.reason.as_deref().unwrap_or("not set up");
+                format!("sealed in the daemon: the kernel path is off on this node: {reason}")
+            }
+            (_, Err(reason)) => format!("sealed in the daemon: {reason}"),
+            (config::Seal::Kernel, Ok(())) => "sealed in the kernel".to_owned(),
+            (config::Seal::Auto, Ok(())) => "sealed in the kernel, super-packets in the daemon".to_owned(),
+        };
+        format!("{}; {sealed}", self.why_relayed(peer, by))
+    }
+
     fn link(&self, peer: &PeerState) -> Option<api::Link> {
         let view = self.node.peer(peer.id)?;
-        let endpoint = view.endpoint?.direct()?;
+        let endpoint = match view.endpoint? {
+            Endpoint::Udp(place) | Endpoint::Tcp(place) => place,
+            Endpoint::Relay { by, .. } => self.place_of(by)?.direct()?,
+            Endpoint::Overlay(_) => return None,
+        };
         let entry = self.kernel.path.as_ref().and_then(|path| path.entry(peer.link_id));
         let reach = peer.reach.as_ref().ok();
         let lease = entry.map(|link| link.lease_until_ns.saturating_sub(clock::now().as_nanos()) / 1_000_000);
@@ -486,7 +508,7 @@ impl Daemon {
                 Ok("nobody: the link is clear".to_owned())
             }
             (_, config::Seal::User) => Ok("the daemon, as configured".to_owned()),
-            (Path::User { .. } | Path::Relay { .. } | Path::Overlay { .. }, _) => Ok("the daemon".to_owned()),
+            (Path::User { .. } | Path::Overlay { .. }, _) => Ok("the daemon".to_owned()),
             _ if !kernel => Ok("the daemon".to_owned()),
             (_, config::Seal::Kernel) => Ok("the kernel, as configured".to_owned()),
             (_, config::Seal::Auto) => Ok("the kernel; flows with super-packets, the daemon".to_owned()),

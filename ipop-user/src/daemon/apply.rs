@@ -178,11 +178,21 @@ impl Daemon {
     /// Puts a peer's link into the maps, or takes it out.
     pub(super) fn apply_kernel(&mut self, id: PeerId) {
         let Some(view) = self.node.peer(id) else { return };
-        let source_port =
-            view.endpoint.and_then(|endpoint| endpoint.udp()).map_or(0, |endpoint| self.port_for(&endpoint));
+        let place = match view.endpoint {
+            Some(Place::Udp(place)) => Some(place),
+            Some(Place::Relay { by, .. }) => self.place_of(by).and_then(Place::udp),
+            Some(Place::Tcp(_) | Place::Overlay(_)) | None => None,
+        };
+        let place = place.map(|place| (place, self.port_for(&place)));
         let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(&id)) else { return };
-        // What an earlier run installed serves until its lease ends or the peer has answered.
-        if view.path == Path::None(NoPath::NoAnswer) {
+        // What an earlier run installed serves until its lease ends or the peer has answered: one without an
+        // endpoint in the configuration tells from where it sends, and by which relay.
+        let has_not_answered = match view.path {
+            Path::None(NoPath::NoAnswer) => true,
+            Path::None(NoPath::NoEndpoint) => kernel.is_inherited(peer.link_id),
+            _ => false,
+        };
+        if has_not_answered {
             peer.kernel = Err("the peer has not answered yet".to_owned());
             return;
         }
@@ -192,7 +202,7 @@ impl Daemon {
             _ => lease_end(),
         };
         let sessions = self.sealing.of_link(id);
-        let outcome = match peer.intent(&view, sessions, self.config.datapath.seal, source_port) {
+        let outcome = match peer.intent(&view, sessions, self.config.datapath.seal, place) {
             Ok(intent) if !self.underlays.contains(intent.ifindex) => {
                 Err("no program is attached to the interface".to_owned())
             }

@@ -147,34 +147,44 @@ impl PeerState {
     }
 
     /// What the kernel's maps should hold while the overlay decides as in `view`; an error says why
-    /// there can be no entry. `sessions` are those with the peer, `source_port` is the daemon's.
+    /// there can be no entry. `sessions` are those with the peer, `place` is where its sealed packets go by
+    /// UDP (to itself, or to the relay), and the daemon's port from which they do.
     pub(super) fn intent(
         &self,
         view: &PeerView,
         sessions: LinkSessions,
         seal: Seal,
-        source_port: u16,
+        place: Option<(SocketAddr, u16)>,
     ) -> Result<LinkIntent, String> {
         let reach = self.reach.as_ref().map_err(Clone::clone)?;
-        let (endpoint, mtu, security, send) = match view.path {
+        let source_port = place.map_or(0, |(_, port)| port);
+        let sealed = Form::Sealed { source_port };
+        let (peer, form, mtu, send) = match view.path {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
-            Path::Relay { .. } => return Err("the packets go by a relay".to_owned()),
             Path::Overlay { .. } => return Err("other nodes carry the packets".to_owned()),
             Path::User { reason: UserReason::Tcp, .. } => return Err("the packets go by TCP".to_owned()),
-            Path::Kernel { endpoint, mtu, security } => (endpoint, mtu, security, true),
+            Path::Relay { label, mtu, .. } => {
+                let (relay, _) = place.ok_or_else(|| "the relay is not connected by UDP".to_owned())?;
+                (relay, Form::Relayed { source_port, label }, mtu, true)
+            }
+            Path::Kernel { endpoint, mtu, security: Security::Sealed } => (endpoint, sealed, mtu, true),
+            Path::Kernel { endpoint, mtu, security: Security::Clear(id) } => {
+                (endpoint, Form::Clear(id), mtu, true)
+            }
             // On this side off, the switch in the maps says so.
             Path::User { endpoint, mtu, security, reason } => {
-                (endpoint, mtu, security, reason == UserReason::OffHere)
+                let send = reason == UserReason::OffHere;
+                match security {
+                    Security::Sealed => (endpoint, sealed, mtu, send),
+                    Security::Clear(id) => {
+                        (SocketAddr::new(endpoint.ip(), KERNEL_PORT), Form::Clear(id), mtu, send)
+                    }
+                }
             }
-        };
-        let (peer, form) = match (security, view.path) {
-            (Security::Sealed, _) => (endpoint, Form::Sealed { source_port }),
-            (Security::Clear(id), Path::Kernel { .. }) => (endpoint, Form::Clear(id)),
-            (Security::Clear(id), _) => (SocketAddr::new(endpoint.ip(), KERNEL_PORT), Form::Clear(id)),
         };
         let (send, sessions) = match seal {
             Seal::Auto | Seal::Kernel => (send, sessions),
-            Seal::User => (send && security != Security::Sealed, LinkSessions::default()),
+            Seal::User => (send && matches!(form, Form::Clear(_)), LinkSessions::default()),
         };
         let Some(source_mac) = reach.source_mac else {
             return Err(format!("{} is not an Ethernet interface", reach.interface));

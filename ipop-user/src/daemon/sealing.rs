@@ -246,7 +246,8 @@ impl Sealing {
             let heard = live.user.heard();
             let by_udp = at(received.max(heard.udp_ns));
             let by_tcp = at(heard.tcp_ns).filter(|_| from.directness() < Directness::Tcp);
-            let by_relay = at(heard.relay_ns).filter(|_| from.directness() < Directness::Relay);
+            let by_relay = at(heard.relay_ns.max(self.places.of(local).last_relayed()));
+            let by_relay = by_relay.filter(|_| from.directness() < Directness::Relay);
             self.core.traffic(now, local, &Traffic { by_udp, by_tcp, by_relay, ..Traffic::default() });
         }
         self.core.authenticated_from(now, local, from);
@@ -309,13 +310,15 @@ impl Sealing {
             let place = self.places.of(*local);
             let (sent, by_udp) = place.last_traffic();
             let heard = live.user.heard();
-            let received = by_udp.max(heard.around_data_ns);
+            let relayed = place.last_relayed();
+            let by_relay = heard.relay_ns.max(relayed);
+            let received = by_udp.max(heard.around_data_ns).max(relayed);
             let (has_come, has_gone) = (received > live.received_ns, sent > live.sent_ns);
             (live.received_ns, live.sent_ns) = (received.max(live.received_ns), sent.max(live.sent_ns));
             let direct_ns = match self.core.peer(live.peer).and_then(|view| view.endpoint) {
                 Some(Endpoint::Udp(_)) => by_udp.max(heard.udp_ns),
                 Some(Endpoint::Tcp(_)) => heard.tcp_ns,
-                Some(Endpoint::Relay { .. }) => heard.relay_ns,
+                Some(Endpoint::Relay { .. }) => by_relay,
                 Some(Endpoint::Overlay(_)) | None => 0,
             };
             let look = seen.entry(live.peer).or_default();
@@ -331,7 +334,7 @@ impl Sealing {
                 received_data: received,
                 by_udp,
                 by_tcp: at(heard.tcp_ns),
-                by_relay: at(heard.relay_ns),
+                by_relay: at(by_relay),
                 send_counter: place.sent(),
             };
             self.core.traffic(now, *local, &traffic);

@@ -68,11 +68,11 @@ impl KernelError {
     }
 }
 
-/// What the maps must know about a direct link.
+/// What the maps must know about a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkIntent {
     pub underlay: Underlay,
-    /// Underlay interface that leads to the peer.
+    /// Underlay interface that leads to the peer, or to the relay.
     pub ifindex: u32,
     /// Largest inner packet in bytes.
     pub mtu: u16,
@@ -410,6 +410,11 @@ impl KernelPath {
     /// Does so no more.
     pub fn remove_relay(&mut self, label: u32) -> Result<(), KernelError> {
         self.maps.remove_relay(label)
+    }
+
+    /// Whether all that is known of a link is what an earlier daemon has installed.
+    pub fn is_inherited(&self, id: LinkId) -> bool {
+        self.installed.get(&id).is_some_and(|installed| installed.intent.is_none())
     }
 
     /// The entry of a link as the programs see it now.

@@ -1,6 +1,6 @@
 //! `ipopctl links`.
 
-use crate::api::Link;
+use crate::api::{Link, Path};
 use crate::ctl::format::{Align, count, or_nothing, table};
 
 pub(in crate::ctl) fn render(links: &[Link], width: u16) -> String {
@@ -26,7 +26,7 @@ pub(in crate::ctl) fn render(links: &[Link], width: u16) -> String {
         let mut row = vec![
             link.peer.clone(),
             link.link_id.clone(),
-            link.endpoint.to_string(),
+            endpoint(link),
             or_nothing(link.interface.as_ref(), String::clone),
             link.mtu.to_string(),
             or_nothing(link.lease_remaining_ms, |ms| format!("{} s", ms / 1000)),
@@ -40,6 +40,11 @@ pub(in crate::ctl) fn render(links: &[Link], width: u16) -> String {
         row
     });
     table(&headings, rows, width)
+}
+
+/// Where packets go: to the peer, or to the relay.
+fn endpoint(link: &Link) -> String {
+    if link.path == Path::Relay { format!("relay {}", link.endpoint) } else { link.endpoint.to_string() }
 }
 
 /// What the link is for in the overlay, at this end and, where that differs, at the other.
@@ -65,6 +70,17 @@ beta  001a2b  10.200.0.2:15000  p1   1464   29 s  yes     1.2M  7.7M
 ";
         assert_eq!(render(&fake::links(), 80), expected);
         assert_eq!(render(&[], 80), "no links; `ipopctl peers` shows why\n");
+    }
+
+    #[test]
+    fn a_link_by_a_relay_says_so() {
+        let mut links = fake::links();
+        links[0].path = Path::Relay;
+        let expected = "\
+PEER  LINK    ENDPOINT                VIA   MTU  LEASE  KERNEL    TX    RX
+beta  001a2b  relay 10.200.0.2:15000  p1   1464   29 s  yes     1.2M  7.7M
+";
+        assert_eq!(render(&links, 80), expected);
     }
 
     #[test]

@@ -1,0 +1,322 @@
+//! Links by a relay: both ends seal and open in the kernel, the relay passes on in the kernel, and that
+//! stays so over changes of the way, a packet that is too long, and a daemon that dies.
+
+use std::time::{Duration, Instant};
+
+use crate::lab::beat::Beat;
+use crate::lab::boxes::Kind;
+use crate::lab::host::Peer;
+use crate::lab::internet::{Families, Internet};
+use crate::lab::tcp::{MIB, Tcp, kernel_counter};
+use crate::lab::{Host, How, Packets, SOON, run, wait_for};
+
+/// A relay's and two headers' bytes less than the wire.
+const LINK_MTU_V4: u32 = 1500 - 20 - 8 - 8 - 16 - 16;
+const LINK_MTU_V6: u32 = LINK_MTU_V4 - 20;
+/// For a way that is tried again.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Two hosts that reach each other by the first host alone.
+struct Relayed {
+    net: Internet,
+    ends: [usize; 2],
+}
+
+impl Relayed {
+    /// Behind boxes that nobody gets through.
+    fn by_ipv4(seal: &str) -> Self {
+        let mut net = Internet::new();
+        let ends = [net.behind(Kind::SymmetricRandom), net.behind(Kind::SymmetricRandom)];
+        Self { net, ends }.up(seal)
+    }
+
+    /// On an internet of IPv6 on which they do not find each other.
+    fn by_ipv6(seal: &str) -> Self {
+        let mut net = Internet::new();
+        let ends = [net.public(Families::V6), net.public(Families::V6)];
+        let new = Self { net, ends };
+        new.part("add");
+        new.up(seal)
+    }
+
+    fn up(mut self, seal: &str) -> Self {
+        for end in self.ends {
+            self.net.hosts[end].config.datapath.insert("seal", seal.to_owned());
+        }
+        self.net = self.net.up();
+        self
+    }
+
+    /// Adds, or deletes, what keeps two hosts on the internet apart.
+    fn part(&self, what: &str) {
+        let [a, b] = self.hosts();
+        for (host, other) in [(a, b), (b, a)] {
+            host.ns.ip(&format!("-6 route {what} blackhole {}/128", other.outer_v6));
+        }
+    }
+
+    fn hosts(&self) -> [&Host; 2] {
+        self.ends.map(|end| &self.net.hosts[end])
+    }
+
+    fn relay(&self) -> &Host {
+        &self.net.hosts[0]
+    }
+
+    #[track_caller]
+    fn wait_for_path(&self, path: &str, patience: Duration) {
+        let [a, b] = self.ends;
+        self.net.wait_for_path(a, b, path, patience);
+        self.net.wait_for_path(b, a, path, patience);
+    }
+
+    /// Waits until both ends reach each other by a relay, and seal what they send where it is said.
+    #[track_caller]
+    fn wait_for_seal(&self, place: &str, patience: Duration) {
+        self.wait_for_path("relay", patience);
+        let [a, b] = self.hosts();
+        for (host, other) in [(a, b), (b, a)] {
+            let what = format!("{} seals in the {place}", host.config.name);
+            wait_for(&what, patience, || {
+                let peer = peer_of(host, other);
+                let reason = peer["path_reason"].as_str().unwrap_or_default();
+                (peer["path"] == "relay" && reason.contains(&format!("sealed in the {place}"))).then_some(())
+            });
+        }
+    }
+
+    /// What each end has counted of the link to the other.
+    #[track_caller]
+    fn packets(&self) -> [Packets; 2] {
+        let [a, b] = self.hosts();
+        [(a, b), (b, a)].map(|(host, other)| {
+            let peer = peer_of(host, other);
+            let sum = |names: [&str; 2]| names.iter().map(|name| peer[*name].as_u64().unwrap_or(0)).sum();
+            Packets {
+                kernel: sum(["kernel_tx_packets", "kernel_rx_packets"]),
+                user: sum(["user_tx_packets", "user_rx_packets"]),
+            }
+        })
+    }
+
+    /// Ping and TCP of both families in both directions; what each end has counted of it.
+    #[track_caller]
+    fn traffic(&self, bulk: u64) -> [Packets; 2] {
+        let [a, b] = self.hosts();
+        // The first packets may find no neighbour entry yet, and go by the daemon.
+        a.ping(b.inner(false), &[]);
+        a.ping(b.inner(true), &[]);
+        let before = self.packets();
+        for v6 in [false, true] {
+            a.ping(b.inner(v6), &[]);
+            b.ping(a.inner(v6), &["-s", "1200"]);
+            Tcp::transfer(a, b, b.inner(v6), bulk);
+            Tcp::transfer(b, a, a.inner(v6), bulk / 4);
+            let beat = Beat::start(a, b, b.inner(v6));
+            for _ in 0..100 {
+                beat.wait_for_next(SOON);
+            }
+            let heard = beat.finish();
+            assert!(heard.is_whole(), "{heard:?}");
+        }
+        let after = self.packets();
+        [after[0] - before[0], after[1] - before[1]]
+    }
+
+    #[track_caller]
+    fn nothing_is_lost(&self) {
+        let lost: Vec<_> = self.net.hosts.iter().flat_map(Host::lost).collect();
+        assert_eq!(lost, []);
+        for host in self.net.hosts.iter().filter(|host| host.daemon.is_some()) {
+            for group in ["FragCreates", "ReasmReqds"] {
+                assert_eq!(kernel_counter(host, "Ip", group), 0, "{group} of {}", host.config.name);
+            }
+        }
+    }
+}
+
+/// A peer of a host, as its daemon sees it.
+#[track_caller]
+fn peer_of(host: &Host, other: &Host) -> serde_json::Value {
+    let peers = host.ask("/v1/peers");
+    let key = other.key.as_str();
+    let mut peers = peers.as_array().into_iter().flatten();
+    peers.find(|peer| peer["public_key"] == key).expect("a peer").clone()
+}
+
+/// Single packets in the kernel, super-packets in the daemons; and the counters of all three say so.
+#[track_caller]
+fn both_ends_are_in_the_kernel(pair: &Relayed) {
+    pair.wait_for_seal("kernel", SOON);
+    let [a, b] = pair.hosts();
+    let before = [a, b].map(|host| (host.counter("tx_sealed"), host.counter("rx_opened")));
+    let relayed = pair.relay().counter("rx_relayed");
+    let packets = pair.traffic(16 * MIB);
+    for (host, (sealed, opened)) in [a, b].into_iter().zip(before) {
+        let (sealed, opened) = (host.counter("tx_sealed") - sealed, host.counter("rx_opened") - opened);
+        assert!(sealed > 200 && opened > 200, "{}: {sealed} and {opened}", host.config.name);
+    }
+    for packets in packets {
+        assert!(packets.kernel > 400 && packets.user > 1000, "{packets:?}");
+    }
+    assert!(pair.relay().counter("rx_relayed") - relayed > 1000);
+    pair.nothing_is_lost();
+}
+
+#[test]
+fn both_ends_of_a_relayed_link_are_in_the_kernel() {
+    run(|| {
+        let pair = Relayed::by_ipv4("auto");
+        both_ends_are_in_the_kernel(&pair);
+        // An operator sees it.
+        let [a, b] = pair.hosts();
+        let peer = peer_of(a, b);
+        assert!(
+            peer["path_reason"].as_str().is_some_and(|reason| reason.contains("in the kernel")),
+            "{peer}"
+        );
+        let name = peer["name"].as_str().expect("a name");
+        for words in [["explain", name], ["links", ""], ["peers", ""]] {
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            let text = a.ctl(&words);
+            assert!(text.contains("relay"), "{text}");
+        }
+        let links = a.ask("/v1/links");
+        let mut links = links.as_array().into_iter().flatten();
+        let link = links.find(|link| link["peer"] == name).expect("a link");
+        assert_eq!((&link["kernel"], &link["path"]), (&true.into(), &"relay".into()), "{link}");
+        assert_eq!(link["endpoint"], "198.51.100.1:15000", "the relay's place");
+    });
+}
+
+#[test]
+fn both_ends_of_a_relayed_link_are_in_the_kernel_by_ipv6() {
+    run(|| both_ends_are_in_the_kernel(&Relayed::by_ipv6("auto")));
+}
+
+#[test]
+fn a_relayed_link_is_sealed_in_the_kernel_alone_where_that_is_wanted() {
+    run(|| {
+        for pair in [Relayed::by_ipv4("kernel"), Relayed::by_ipv6("kernel")] {
+            pair.wait_for_seal("kernel", SOON);
+            for packets in pair.traffic(16 * MIB) {
+                assert!(packets.kernel > 10_000 && packets.user < 100, "{packets:?}");
+            }
+            pair.nothing_is_lost();
+        }
+    });
+}
+
+#[test]
+fn a_relayed_link_is_sealed_in_the_daemons_alone_where_that_is_wanted() {
+    run(|| {
+        let pair = Relayed::by_ipv4("user");
+        pair.wait_for_seal("daemon", SOON);
+        for packets in pair.traffic(16 * MIB) {
+            assert!(packets.kernel == 0 && packets.user > 1000, "{packets:?}");
+        }
+        pair.nothing_is_lost();
+    });
+}
+
+/// With don't-fragment: the largest packet arrives, and one byte more gives an error that names the MTU.
+#[test]
+fn a_relayed_link_leaves_room_for_the_relays_header() {
+    run(|| {
+        for (pair, mtu) in [(Relayed::by_ipv4("auto"), LINK_MTU_V4), (Relayed::by_ipv6("auto"), LINK_MTU_V6)]
+        {
+            pair.wait_for_seal("kernel", SOON);
+            let [a, b] = pair.hosts();
+            assert_eq!(peer_of(a, b)["mtu"], mtu);
+            for (v6, headers) in [(false, 28), (true, 48)] {
+                let target = b.inner(v6);
+                let fits = (mtu - headers).to_string();
+                a.ping(target, &["-M", "do", "-s", &fits]);
+                let (over, to) = ((mtu - headers + 1).to_string(), target.to_string());
+                let output = a.ns.output("ping", &["-n", "-c", "2", "-W", "1", "-M", "do", "-s", &over, &to]);
+                let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+                assert!(!output.status.success() && text.contains(&mtu.to_string()), "{text}");
+            }
+            pair.nothing_is_lost();
+        }
+    });
+}
+
+/// From direct to a relay and back, under a connection each of whose bytes is compared.
+#[test]
+fn a_link_goes_by_a_relay_and_directly_again_in_the_kernel() {
+    run(|| {
+        let mut net = Internet::new();
+        let ends = [net.public(Families::V6), net.public(Families::V6)];
+        let pair = Relayed { net, ends }.up("auto");
+        pair.wait_for_path("direct-kernel", SOON);
+        let [a, b] = pair.hosts();
+        let tcp = Tcp::start(a, b, b.inner(false), None);
+        let beat = Beat::start(a, b, b.inner(true));
+        tcp.wait_for_progress(MIB, SOON);
+        pair.part("add");
+        pair.wait_for_seal("kernel", PATIENCE);
+        tcp.wait_for_progress(8 * MIB, PATIENCE);
+        let opened = b.counter("rx_opened");
+        for _ in 0..500 {
+            beat.wait_for_next(SOON);
+        }
+        b.wait_for_counter("rx_opened", opened, 100);
+        pair.part("del");
+        pair.wait_for_path("direct-kernel", PATIENCE);
+        tcp.wait_for_progress(8 * MIB, PATIENCE);
+        let opened = b.counter("rx_opened");
+        for _ in 0..500 {
+            beat.wait_for_next(SOON);
+        }
+        b.wait_for_counter("rx_opened", opened, 100);
+        let _ = beat.finish();
+        tcp.finish();
+    });
+}
+
+/// The relayed peer is one of the configuration, so that its successor knows whose the session is.
+#[test]
+fn a_killed_daemon_at_the_end_of_a_relayed_link_is_not_missed() {
+    run(|| {
+        let mut net = Internet::new();
+        let ends = [net.behind(Kind::SymmetricRandom), net.behind(Kind::SymmetricRandom)];
+        for (end, other) in [(ends[0], ends[1]), (ends[1], ends[0])] {
+            for (number, endpoint) in [(0, Some("198.51.100.1:15000".to_owned())), (other, None)] {
+                let known = &net.hosts[number];
+                let peer = Peer {
+                    name: known.config.name.clone(),
+                    key: known.key.clone(),
+                    addresses: vec![known.inner_v4.to_string(), known.inner_v6.to_string()],
+                    endpoint,
+                };
+                net.hosts[end].config.peers.push(peer);
+            }
+        }
+        let mut pair = Relayed { net, ends }.up("kernel");
+        pair.wait_for_seal("kernel", SOON);
+        let [a, b] = pair.hosts();
+        let tcp = Tcp::start(a, b, b.inner(false), None);
+        tcp.wait_for_progress(MIB, SOON);
+        let before = b.counter("rx_opened");
+        let killed = Instant::now();
+        let end = ends[0];
+        pair.net.hosts[end].take().kill();
+        tcp.wait_for_progress(4 * MIB, Duration::from_secs(3));
+        pair.net.hosts[end].start(&How::Plain);
+        let [a, b] = pair.hosts();
+        // Adopted, not made anew: the session is older than the daemon.
+        let peer = peer_of(a, b);
+        let age = killed.elapsed().as_secs();
+        assert!(peer["last_handshake_s"].as_u64().is_some_and(|session| session >= age), "{peer}");
+        tcp.wait_for_progress(MIB, SOON);
+        pair.wait_for_seal("kernel", SOON);
+        let sealed = pair.hosts()[0].counter("tx_sealed");
+        tcp.wait_for_progress(8 * MIB, SOON);
+        tcp.finish();
+        wait_for("what the successor's programs seal is opened", SOON, || {
+            let [a, b] = pair.hosts();
+            (a.counter("tx_sealed") > sealed + 1000 && b.counter("rx_opened") > before + 1000).then_some(())
+        });
+    });
+}
