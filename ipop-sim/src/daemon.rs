@@ -304,11 +304,23 @@ impl Daemon {
     }
 
     fn remove_peer(&mut self, id: PeerId) {
+        let relayed = self.relayed_by(id);
         let Some(peer) = self.peers.remove(&id) else { return };
         self.sessions.remove(id);
         self.node.remove_peer(id);
         self.maps.remove(&peer.key);
+        self.stale.extend(relayed);
         self.stale.remove(&id);
+    }
+
+    /// The peers to which packets go by a relay.
+    fn relayed_by(&self, relay: PeerId) -> Vec<PeerId> {
+        let by = self.peers.get(&relay).map(|peer| NodeAddress::of_key(&peer.key));
+        let by_it = |id: &PeerId| {
+            let endpoint = self.node.peer(*id).and_then(|view| view.endpoint);
+            by.is_some() && endpoint.and_then(Endpoint::relay) == by
+        };
+        self.peers.keys().copied().filter(by_it).collect()
     }
 
     /// Carries out what sessions and node want, until they want no more.
@@ -401,6 +413,7 @@ impl Daemon {
         let reach = (!is_carried).then_some((self.place.ip(), MTU));
         self.node.handle_command(Command::Underlay { peer, reach }, now);
         self.stale.insert(peer);
+        self.stale.extend(self.relayed_by(peer));
     }
 
     /// The ring wants a session with a node.
@@ -426,9 +439,14 @@ impl Daemon {
 
     /// What the maps should hold of a peer whose path is this.
     fn link(&self, id: PeerId, peer: &Peer, path: Path) -> Option<Link> {
-        let Path::Kernel { endpoint, .. } = path else { return None };
+        let (endpoint, label) = match path {
+            Path::Kernel { endpoint, .. } => (endpoint, None),
+            Path::Relay { by, label, .. } => (self.place_of(self.node.peer_of_address(by)?)?, Some(label)),
+            Path::None(_) | Path::User { .. } | Path::Overlay { .. } => return None,
+        };
         Some(Link {
             endpoint,
+            label,
             session: self.sessions.current(id)?,
             sends: peer.takes_packets,
             lease_end: self.sessions.end(id)?,
@@ -451,7 +469,11 @@ impl Daemon {
             if !self.sessions.has(id, link.session) {
                 wrong.push(format!("the kernel sends in a session that is over: {link:?}"));
             }
-            let endpoint = self.node.peer(id).and_then(|view| view.endpoint).and_then(Endpoint::udp);
+            let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
+            let endpoint = endpoint.and_then(|endpoint| match endpoint.relay() {
+                Some(by) => self.node.peer_of_address(by).and_then(|id| self.place_of(id)),
+                None => endpoint.udp(),
+            });
             if endpoint != Some(link.endpoint) {
                 wrong.push(format!("the kernel sends elsewhere than to {endpoint:?}: {link:?}"));
             }

@@ -198,6 +198,7 @@ mod tests {
         let id = world.add(&[]);
         let link = crate::maps::Link {
             endpoint: crate::world::place(7),
+            label: None,
             session: 1,
             sends: true,
             lease_end: Instant::default(),

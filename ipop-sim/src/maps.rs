@@ -13,7 +13,10 @@ pub type LinkKey = [u8; 32];
 /// A link as the programs see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
+    /// Of the peer, or of the relay.
     pub endpoint: SocketAddr,
+    /// That of relay frames, where packets go by a relay.
+    pub label: Option<u32>,
     /// Local index of the session that is sent on.
     pub session: u32,
     /// Packets may be sent; they are received in any case.
@@ -103,6 +106,7 @@ mod tests {
     fn link(addresses: &[u8]) -> Link {
         Link {
             endpoint: SocketAddr::from(([192, 0, 2, 1], 1)),
+            label: None,
             session: 1,
             sends: true,
             lease_end: Instant::from_nanos(10),

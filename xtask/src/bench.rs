@@ -13,10 +13,12 @@ mod machine;
 mod peers;
 mod plan;
 mod plot;
+mod relays;
 mod report;
 mod results;
 mod rounds;
 mod stats;
+mod turn;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,6 +59,9 @@ pub(crate) struct Args {
     /// Only handshakes, how many and under floods (with --only: those systems and handshakes)
     #[arg(long)]
     handshakes: bool,
+    /// Only links by a relay, beside bare forwarding and coturn (with --only: those systems and relays)
+    #[arg(long)]
+    relays: bool,
     /// Only this wire
     #[arg(long, value_enum)]
     wire: Option<Wire>,
@@ -70,12 +75,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let wires = args.wire.map_or(Wire::ALL.to_vec(), |wire| vec![wire]);
     let conditions = conditions(args)?;
     let with_handshakes = args.with_handshakes();
-    let binaries = if with_handshakes || systems.iter().any(|system| system.datapath().is_some()) {
-        Some(build::build(Profile::Release)?)
-    } else {
-        setup::ensure(setup::Scope::RUN)?;
-        None
-    };
+    let with_relays = args.with_relays();
+    let binaries =
+        if with_handshakes || with_relays || systems.iter().any(|system| system.datapath().is_some()) {
+            Some(build::build(Profile::Release)?)
+        } else {
+            setup::ensure(setup::Scope::RUN)?;
+            None
+        };
     let callers = if with_handshakes { Some(build::build_callers()?) } else { None };
     if !privilege::is_root() {
         return privilege::again_as_root();
@@ -86,13 +93,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for left in daemon::sweep(lab::PREFIX) {
         ui::note(&format!("removed {left}, left behind by an earlier bench"));
     }
-    let results = measure(&wires, &systems, products, &conditions, binaries.as_ref(), callers.as_deref())?;
+    let parts = Parts { callers: callers.as_deref(), relays: with_relays };
+    let results = measure(&wires, &systems, products, &conditions, binaries.as_ref(), parts)?;
     report::print(&results);
     write_files(args, &results)?;
     // What is not installed is missed only where it was asked for by name.
     let missed = !args.only.is_empty() && results.products.iter().any(|product| product.missing.is_some());
     let problems = results.rows.iter().map(|row| &row.problems);
-    let mut problems = problems.chain(results.handshakes.iter().map(|found| &found.problems));
+    let problems = problems.chain(results.handshakes.iter().map(|found| &found.problems));
+    let mut problems = problems.chain(results.relays.iter().map(|found| &found.problems));
     let complete = !missed && problems.all(Vec::is_empty);
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -100,13 +109,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 impl Args {
     /// They have a wire of their own, made as the offload wire is.
     fn with_handshakes(&self) -> bool {
-        self.handshakes || (self.only.is_empty() && self.wire != Some(Wire::Nic))
+        self.handshakes || self.is_whole()
+    }
+
+    /// So have these.
+    fn with_relays(&self) -> bool {
+        self.relays || self.is_whole()
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.handshakes && !self.relays && self.only.is_empty() && self.wire != Some(Wire::Nic)
     }
 }
 
 fn systems(args: &Args) -> Vec<System> {
     let only = &args.only;
-    if args.handshakes && only.is_empty() {
+    if (args.handshakes || args.relays) && only.is_empty() {
         return Vec::new();
     }
     let wanted = |system: &System| only.is_empty() || only.contains(system) || *system == System::Bare;
@@ -145,15 +163,22 @@ fn conditions(args: &Args) -> Result<Conditions> {
     Ok(Conditions { timing: Timing { rounds, ..timing }, congestion_control })
 }
 
+/// What is measured beside the systems on their wires.
+struct Parts<'a> {
+    /// The program for handshakes, if those are.
+    callers: Option<&'a Path>,
+    relays: bool,
+}
+
 fn measure(
     wires: &[Wire],
     systems: &[System],
     products: Vec<ProductInfo>,
     conditions: &Conditions,
     binaries: Option<&build::Binaries>,
-    callers: Option<&Path>,
+    Parts { callers, relays }: Parts<'_>,
 ) -> Result<Results> {
-    // Without systems, only handshakes are asked for.
+    // Without systems, only handshakes or relays are asked for.
     let wires = if systems.is_empty() { &[] } else { wires };
     let mut settings = Settings::new(conditions, wires);
     let time = machine::time();
@@ -161,7 +186,8 @@ fn measure(
     let before = CpuTime::now()?;
     let of_handshakes = callers.map_or(0, |_| handshakes::progress_steps(conditions));
     let of_wires = rounds::progress_steps(systems.len(), conditions.timing) * wires.len() as u64;
-    let progress = progress(of_wires + of_handshakes);
+    let of_relays = if relays { relays::progress_steps(conditions) } else { 0 };
+    let progress = progress(of_wires + of_handshakes + of_relays);
     let step = |what: &str| {
         progress.set_message(what.to_owned());
         progress.inc(1);
@@ -178,6 +204,8 @@ fn measure(
     let handshakes = handshakes
         .map(|(binaries, callers)| handshakes::measure(conditions, binaries, callers, step))
         .transpose()?;
+    let relays = binaries.filter(|_| relays);
+    let relays = relays.map(|binaries| relays::measure(conditions, binaries, step)).transpose()?;
     progress.finish_and_clear();
     settings.steal_share = CpuTime::now()?.steal_share_since(&before);
     Ok(Results {
@@ -190,10 +218,12 @@ fn measure(
         bars: bars::evaluate(&rows, &automatic)
             .into_iter()
             .chain(handshakes.iter().flat_map(bars::of_handshakes))
+            .chain(relays.iter().flat_map(bars::of_relays))
             .collect(),
         original_paper: results::original_paper(&rows),
         rows,
         handshakes,
+        relays,
         products,
     })
 }

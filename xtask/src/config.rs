@@ -1,21 +1,23 @@
-//! Writes configuration files of ipopd for two nodes on one wire. Owns the choice of names and
+//! Writes configuration files of ipopd for two nodes on one wire, and one between them. Owns the choice of names and
 //! addresses; the language itself is ipopd's.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// One of the two nodes.
+/// One of the two nodes, or the one between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Near,
     Far,
+    Middle,
 }
 
 impl Side {
+    /// The other end, as seen from one; the near one, as seen from the middle.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Near => Self::Far,
-            Self::Far => Self::Near,
+            Self::Far | Self::Middle => Self::Near,
         }
     }
 
@@ -23,6 +25,7 @@ impl Side {
         match self {
             Self::Near => "alpha",
             Self::Far => "beta",
+            Self::Middle => "gamma",
         }
     }
 
@@ -30,6 +33,7 @@ impl Side {
         match self {
             Self::Near => "10.128.0.1",
             Self::Far => "10.128.0.2",
+            Self::Middle => "10.128.0.3",
         }
     }
 
@@ -37,6 +41,7 @@ impl Side {
         match self {
             Self::Near => "fd00:128::1",
             Self::Far => "fd00:128::2",
+            Self::Middle => "fd00:128::3",
         }
     }
 }
@@ -53,11 +58,15 @@ pub(crate) struct Node<'a> {
     pub(crate) folder: PathBuf,
     pub(crate) network: &'a str,
     pub(crate) secret: &'a str,
-    pub(crate) wire_device: &'a str,
+    /// Where the kernel path may be; the routes tell where there is none.
+    pub(crate) wire_device: Option<&'a str>,
     pub(crate) wire_prefix: &'a str,
-    /// The underlay address of the other node.
-    pub(crate) peer_address: &'a str,
-    pub(crate) peer_key: &'a str,
+    /// The underlay address of the other node, if it is to be reached there.
+    pub(crate) peer_address: Option<&'a str>,
+    /// Where there is none, others are found by the overlay.
+    pub(crate) peer_key: Option<&'a str>,
+    /// Ways into the overlay, if the node is to be part of it.
+    pub(crate) bootstrap: Option<&'a [String]>,
     pub(crate) datapath: Datapath,
     /// Public keys of peers that call by themselves, from wherever they are.
     pub(crate) callers: &'a [String],
@@ -119,15 +128,15 @@ impl Node<'_> {
                 ("mtu", quoted("auto")),
             ],
         );
-        section(
-            &mut text,
-            "[underlay]",
-            &[
-                ("listen", list(&[format!("udp://0.0.0.0:{PORT}")])),
-                ("interfaces", list(&[self.wire_device])),
-                ("trusted", list(&[self.wire_prefix])),
-            ],
-        );
+        let mut underlay = vec![
+            ("listen", list(&[format!("udp://0.0.0.0:{PORT}")])),
+            ("trusted", list(&[self.wire_prefix])),
+        ];
+        underlay.extend(self.wire_device.map(|device| ("interfaces", list(&[device]))));
+        if let Some(bootstrap) = self.bootstrap {
+            underlay.extend([("bootstrap", list(bootstrap)), ("multicast", "false".to_owned())]);
+        }
+        section(&mut text, "[underlay]", &underlay);
         section(
             &mut text,
             "[datapath]",
@@ -138,16 +147,16 @@ impl Node<'_> {
                 ("security", quoted(self.datapath.security)),
             ],
         );
-        section(
-            &mut text,
-            "[[peer]]",
-            &[
+        if let Some(key) = self.peer_key {
+            let mut entries = vec![
                 ("name", quoted(peer.node_name())),
-                ("public_key", quoted(self.peer_key)),
+                ("public_key", quoted(key)),
                 ("addresses", list(&[peer.virtual_v4(), peer.virtual_v6()])),
-                ("endpoint", quoted(&format!("udp://{}:{PORT}", self.peer_address))),
-            ],
-        );
+            ];
+            let endpoint = self.peer_address.map(|address| quoted(&format!("udp://{address}:{PORT}")));
+            entries.extend(endpoint.map(|endpoint| ("endpoint", endpoint)));
+            section(&mut text, "[[peer]]", &entries);
+        }
         for (number, key) in self.callers.iter().enumerate() {
             let address = format!("10.129.{}.{}", number / 256, number % 256);
             section(
@@ -209,10 +218,11 @@ mod tests {
             folder: PathBuf::from("/tmp/x y"),
             network: "demo",
             secret: "a \"quoted\" secret",
-            wire_device: "p2",
+            wire_device: Some("p2"),
             wire_prefix: "10.200.0.0/24",
-            peer_address: "10.200.0.1",
-            peer_key: "base64=",
+            peer_address: Some("10.200.0.1"),
+            peer_key: Some("base64="),
+            bootstrap: None,
             datapath: Datapath { kernel: "off", ..Datapath::CLEAR },
             callers: &["another=".to_owned()],
         };

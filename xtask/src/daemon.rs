@@ -120,7 +120,7 @@ pub(crate) struct Control {
 }
 
 impl Daemon {
-    fn start(binaries: &Binaries, namespace: &NetNs, node: &Node<'_>) -> Result<Self> {
+    pub(crate) fn start(binaries: &Binaries, namespace: &NetNs, node: &Node<'_>) -> Result<Self> {
         let config = node.folder.join("ipopd.toml");
         write_private(&config, &node.to_toml())?;
         let mut command = Command::new(&binaries.ipopd);
@@ -164,7 +164,7 @@ impl Daemon {
         self.wait_until("an answer", Control::active)
     }
 
-    fn wait_until<T>(&mut self, what: &str, attempt: impl Fn(&Control) -> Result<T>) -> Result<T> {
+    pub(crate) fn wait_until<T>(&mut self, what: &str, attempt: impl Fn(&Control) -> Result<T>) -> Result<T> {
         let control = &self.control;
         process::wait_until(slice::from_mut(&mut self.process), what, || attempt(control))
     }
@@ -261,19 +261,20 @@ impl Daemons {
             folder: folder.0.join("near"),
             network,
             secret: SECRET,
-            wire_device: Pair::NEAR_DEVICE,
+            wire_device: Some(Pair::NEAR_DEVICE),
             wire_prefix: Pair::PREFIX,
-            peer_address: Pair::FAR_ADDRESS,
-            peer_key: &far_key,
+            peer_address: Some(Pair::FAR_ADDRESS),
+            peer_key: Some(&far_key),
+            bootstrap: None,
             datapath,
             callers: &[],
         };
         let far = Node {
             side: Side::Far,
             folder: folder.0.join("far"),
-            wire_device: Pair::FAR_DEVICE,
-            peer_address: Pair::NEAR_ADDRESS,
-            peer_key: &near_key,
+            wire_device: Some(Pair::FAR_DEVICE),
+            peer_address: Some(Pair::NEAR_ADDRESS),
+            peer_key: Some(&near_key),
             callers,
             ..near.clone()
         };
@@ -307,7 +308,8 @@ pub(crate) fn traffic(before: &[Peer; 2], after: &[Peer; 2]) -> Traffic {
     after[0].since(&before[0]) + after[1].since(&before[1])
 }
 
-fn generate_key(binaries: &Binaries, folder: &Path) -> Result<String> {
+/// Makes a node's folder with a key in it; the public one.
+pub(crate) fn generate_key(binaries: &Binaries, folder: &Path) -> Result<String> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut command = Command::new(&binaries.ipopctl);
     command.args(["key", "gen"]).arg(folder.join("node.key"));

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use ipop_common::relay;
 use ipop_overlay::{Endpoint, Instant, NodeAddress, Path, PeerId};
 
 use super::{ABSENT, Daemon, WAITING_MAX};
+use crate::maps::Link;
 use crate::packet::{Packet, Way};
 
 impl Daemon {
@@ -108,8 +110,12 @@ impl Daemon {
         if let Some((key, link)) = self.maps.look_up(packet.destination, now)
             && let Some(id) = self.node.peer_of_key(key)
             && let Some(datagram) =
-                self.sessions.seal_with(id, link.session, &packet.to_bytes(Way::Kernel), now)
+                self.sessions.seal_with(id, link.session, &packet.to_bytes(way_of(link)), now)
         {
+            let datagram = match link.label {
+                Some(label) => [&relay::header(label)[..], &datagram].concat().into(),
+                None => datagram,
+            };
             self.outbox.push((link.endpoint, datagram));
             self.has_sent(id, now);
             return true;
@@ -138,4 +144,9 @@ impl Daemon {
         self.node.see(id, true, false, now);
         self.tick_soon(now);
     }
+}
+
+/// How a packet goes by a link of the kernel's.
+fn way_of(link: &Link) -> Way {
+    if link.label.is_some() { Way::Relay } else { Way::Kernel }
 }

@@ -52,6 +52,8 @@ impl Daemon {
 
     /// Forgets a peer: sessions, link, routes.
     pub(super) fn remove_peer(&mut self, id: PeerId) {
+        // What goes by it as a relay goes nowhere, in the kernel too, until there is another.
+        let relayed = self.relayed_by(id);
         let Some(peer) = self.peers.remove(&id) else { return };
         info!(peer = peer.config.name, "peer removed");
         self.sealing.remove_peer(id);
@@ -64,6 +66,7 @@ impl Daemon {
         }
         self.stale.unresolved.remove(&id);
         self.stale.peers.insert(id);
+        self.stale.peers.extend(relayed);
         self.stale.paths = true;
     }
 

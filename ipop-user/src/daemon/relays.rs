@@ -147,13 +147,17 @@ impl Daemon {
 
     /// What goes by a relay goes elsewhere when that has moved.
     pub(super) fn relay_moved(&mut self, relay: PeerId) {
+        self.relayed_by(relay).into_iter().for_each(|id| self.stale.elsewhere(id));
+    }
+
+    /// The peers to which this node's packets go by a relay.
+    pub(super) fn relayed_by(&self, relay: PeerId) -> Vec<PeerId> {
         let by = self.peers.get(&relay).map(PeerState::node_address);
         let by_it = |id: &PeerId| {
             let endpoint = self.node.peer(*id).and_then(|view| view.endpoint);
             by.is_some() && endpoint.and_then(Endpoint::relay) == by
         };
-        let moved: Vec<PeerId> = self.peers.keys().copied().filter(by_it).collect();
-        moved.into_iter().for_each(|id| self.stale.elsewhere(id));
+        self.peers.keys().copied().filter(by_it).collect()
     }
 
     /// Tells the user path who may relay to this node, and between whom it relays itself.

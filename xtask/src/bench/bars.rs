@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use super::handshakes::Handshakes;
 use super::plan::{Metric, System, Wire};
+use super::relays::Relays;
 use super::results::{KERNEL_HIT_RATE_MIN, Row};
+use super::stats::Summary;
 
 /// One figure asked for, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -91,6 +93,18 @@ pub(crate) fn of_handshakes(found: &Handshakes) -> [Bar; 3] {
         of("handshakes / core-second", Limit::AtLeast(2000.0), rate),
         of("TCP, flooded", Limit::AtLeast(0.95), found.least(|row| row.tcp_to_unread)),
         of("UDP 64 B, flooded", Limit::AtLeast(0.95), found.least(|row| row.udp64_to_unread)),
+    ]
+}
+
+/// Of a link by a relay, beside bare forwarding, coturn, and a direct link over the same two wires.
+pub(crate) fn of_relays(found: &Relays) -> [Bar; 3] {
+    let of = |what, limit, measured: Option<Summary>| {
+        bar(Wire::Offload, System::Sealed, what, limit, measured.map(|summary| summary.median))
+    };
+    [
+        of("TCP by a relay / forwarding", Limit::AtLeast(0.6), found.tcp_to_forwarding()),
+        of("TCP by a relay / coturn", Limit::AtLeast(5.0), found.tcp_to_coturn()),
+        of("ping by a relay - direct, us", Limit::AtMost(5.0), found.ping_added_to_direct()),
     ]
 }
 

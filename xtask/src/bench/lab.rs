@@ -123,7 +123,7 @@ fn set_features(namespace: &NetNs, device: &str, wire: Wire) -> Result<()> {
     Ok(())
 }
 
-fn set_sysctls(namespace: &NetNs) -> Result<()> {
+pub(super) fn set_sysctls(namespace: &NetNs) -> Result<()> {
     namespace.run(|| {
         for (name, value) in SYSCTLS {
             fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("cannot set {name}"))?;

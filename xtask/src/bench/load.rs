@@ -235,7 +235,10 @@ fn send_for(stream: &mut TcpStream, window: Duration) -> Result<u64> {
 
 /// Repeats `exchange`, which says whether there was an answer, until `window` is over. It is
 /// given a number that it never gets twice.
-fn exchange_for(window: Duration, mut exchange: impl FnMut(u64) -> Result<bool>) -> Result<Exchanges> {
+pub(super) fn exchange_for(
+    window: Duration,
+    mut exchange: impl FnMut(u64) -> Result<bool>,
+) -> Result<Exchanges> {
     let mut round_trips_ns: Vec<u64> = Vec::with_capacity(EXCHANGES_EXPECTED);
     let (mut lost, mut lost_on_end) = (0, 0);
     let first = Instant::now();

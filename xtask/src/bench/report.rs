@@ -6,6 +6,7 @@ use comfy_table::{Cell, Color, Table};
 use super::bars::Verdict;
 use super::handshakes::Handshakes;
 use super::plan::{Metric, Wire};
+use super::relays::Relays;
 use super::results::{ProductInfo, Results, Row};
 use super::stats::Summary;
 use crate::ui::{self, Colour, paint, table};
@@ -29,6 +30,9 @@ pub(crate) fn print(results: &Results) {
     }
     if let Some(found) = &results.handshakes {
         print_handshakes(found);
+    }
+    if let Some(found) = &results.relays {
+        print_relays(found);
     }
     print_bars(results);
     if !results.rows.is_empty() {
@@ -180,6 +184,38 @@ fn floods(found: &Handshakes) -> Table {
     table
 }
 
+fn print_relays(found: &Relays) {
+    heading("Relays", "three hosts in a row, two offload wires");
+    ui::say(&relays(found).to_string());
+    match &found.coturn {
+        Ok(version) => ui::say(&format!("coturn {version}: a stream of datagrams by a channel, not sealed")),
+        Err(missing) => ui::say(&format!("not measured: {missing}")),
+    }
+}
+
+fn relays(found: &Relays) -> Table {
+    let heads =
+        ["TCP\nGbit/s", "ping\nus", "TCP by\nforwarding", "ping added\nto direct us", "kernel\nhits %"];
+    let mut table = table(&[&["way"], &heads[..]].concat(), 1);
+    let with_half = |summary: Option<Summary>, decimals: usize| {
+        summary.map_or_else(
+            || UNKNOWN.to_owned(),
+            |summary| format!("{:.decimals$} ±{:.decimals$}", summary.median, summary.half_range()),
+        )
+    };
+    for row in &found.rows {
+        table.add_row([
+            row.way.to_owned(),
+            with_half(row.tcp_gbps, 2),
+            with_half(row.ping_us, 1),
+            with_half(row.tcp_to_forwarding, 2),
+            with_half(row.ping_added_to_direct_us, 1),
+            shown(row.kernel_hit_rate.map(|rate| rate * 100.0), 1),
+        ]);
+    }
+    table
+}
+
 fn print_bars(results: &Results) {
     if results.bars.is_empty() {
         return;
@@ -234,7 +270,11 @@ fn print_problems(results: &Results) {
         .handshakes
         .iter()
         .flat_map(|found| found.problems.iter().map(|problem| format!("handshakes: {problem}")));
-    let problems: Vec<String> = of_rows.chain(of_handshakes).collect();
+    let of_relays = results
+        .relays
+        .iter()
+        .flat_map(|found| found.problems.iter().map(|problem| format!("relays: {problem}")));
+    let problems: Vec<String> = of_rows.chain(of_handshakes).chain(of_relays).collect();
     if problems.is_empty() {
         return;
     }

@@ -9,6 +9,7 @@ use super::bars::Bar;
 use super::handshakes::Handshakes;
 use super::machine::Machine;
 use super::plan::{Conditions, Metric, System, Wire};
+use super::relays::Relays;
 use super::rounds::Record;
 use super::stats::{self, Summary};
 
@@ -206,6 +207,8 @@ pub(crate) struct Results {
     pub(crate) automatic: BTreeMap<&'static str, &'static str>,
     /// `None` where they were not asked for.
     pub(crate) handshakes: Option<Handshakes>,
+    /// The same.
+    pub(crate) relays: Option<Relays>,
     pub(crate) bars: Vec<Bar>,
     pub(crate) original_paper: Vec<PaperRow>,
 }

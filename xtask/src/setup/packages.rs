@@ -80,6 +80,7 @@ const PACKAGES: &[Package] = &[
     vm_package("zstd", "unpacks kernel modules", Proof::Program("zstd")),
     vm_package("xz-utils", "unpacks kernel modules", Proof::Program("xz")),
     bench_package("nebula", "measured beside ours", Proof::Program("nebula")),
+    bench_package("coturn", "a relay, measured beside ours", Proof::Program("turnserver")),
 ];
 
 /// The packages of `scope` that are not there.
