@@ -25,6 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Peer {
     pub(crate) path: String,
+    pub(crate) path_reason: String,
     pub(crate) security: String,
     pub(crate) kernel_tx_packets: u64,
     pub(crate) kernel_rx_packets: u64,

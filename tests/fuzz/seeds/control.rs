@@ -65,6 +65,8 @@ const AT_V6: [u8; 2] = [7, 3 | 3 << 3];
 /// Of the first peer, with all the upper bits.
 const ON_THE_OVERLAY: [u8; 2] = [7, 3 | 0x1f << 3];
 const BY_A_RELAY: [u8; 2] = [7, 3 | 0x1e << 3];
+/// By TCP.
+const BY_TCP: [u8; 2] = [7, 3 | 0x1d << 3];
 const OUT_OF_TRUST: [u8; 2] = [7, 3 | 2 << 3];
 const NO_SESSION: [u8; 2] = [7, 4];
 const SESSION: [u8; 2] = [7, 5];
@@ -139,6 +141,7 @@ pub(super) fn node() -> Inputs {
         ("arbitrary-numbers", [&linked[..], &arbitrary, &said(1, 1, 1)].concat()),
         ("flood", [&linked[..], &flood].concat()),
         ("restarted", [&linked[..], &[2, 7, 0, 0, 0, 30, 5, 0xb8, 0, 0, 0, 0, 0, 0, 0xff, 0xff]].concat()),
+        ("linked-then-by-tcp", [&linked[..], &BY_TCP, &PASS_1100_MS, &AT_V6].concat()),
         ("linked-then-by-a-relay", [&linked[..], &BY_A_RELAY, &PASS_1100_MS, &AT_V6].concat()),
         ("linked-then-on-the-overlay", [&linked[..], &ON_THE_OVERLAY, &PASS_1100_MS, &AT_V6].concat()),
         ("lost-by-the-operator", [&linked[..], &NO_ENDPOINT, &PASS_1100_MS, &AT_V6].concat()),

@@ -246,14 +246,15 @@ impl Nodes {
         let middle = is_relayed.then(|| Daemon::start(binaries, &row.middle, &middle)).transpose()?;
         let mut near = Daemon::start(binaries, &row.near, &near)?;
         let mut far = Daemon::start(binaries, &row.far, &far)?;
-        let path = if is_relayed { "relay-kernel" } else { "direct-kernel" };
+        let path = if is_relayed { "relay" } else { "direct-kernel" };
         for daemon in [&mut near, &mut far] {
             daemon.wait_until(path, |control| {
                 // A way is looked for where there is traffic.
                 let answers = row.near.run(|| Echo::open(target, ECHO_TIMEOUT)?.exchange()).unwrap_or(false);
                 let peer = control.peer()?;
-                if peer.path != path || !answers {
-                    bail!("path is {}", peer.path);
+                let is_in_kernel = peer.path_reason.contains("sealed in the kernel");
+                if peer.path != path || !is_in_kernel || !answers {
+                    bail!("path is {}: {}", peer.path, peer.path_reason);
                 }
                 Ok(())
             })?;
