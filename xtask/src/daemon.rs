@@ -358,10 +358,10 @@ mod tests {
 
     #[test]
     fn a_peer_is_found_by_name_and_unknown_fields_do_not_matter() {
-        let json = r#"[{"name":"gamma","path":"none","security":"clear","kernel_tx_packets":0,"kernel_rx_packets":0,
-            "user_tx_packets":0,"user_rx_packets":0},
-            {"name":"beta","address":"ipop:x","path":"direct-kernel","security":"clear","rtt_us":null,
-            "kernel_tx_packets":9,"kernel_rx_packets":8,"user_tx_packets":1,"user_rx_packets":0}]"#;
+        let json = r#"[{"name":"gamma","path":"none","path_reason":"","security":"clear","kernel_tx_packets":0,
+            "kernel_rx_packets":0,"user_tx_packets":0,"user_rx_packets":0},
+            {"name":"beta","address":"ipop:x","path":"direct-kernel","path_reason":"","security":"clear",
+            "rtt_us":null,"kernel_tx_packets":9,"kernel_rx_packets":8,"user_tx_packets":1,"user_rx_packets":0}]"#;
         let peer = find_peer(json, "beta").expect("beta is there");
         assert_eq!((peer.path.as_str(), peer.kernel_tx_packets), ("direct-kernel", 9));
         assert!(find_peer(json, "delta").is_err());
