@@ -323,11 +323,7 @@ impl Daemon {
 
     fn link(&self, peer: &PeerState) -> Option<api::Link> {
         let view = self.node.peer(peer.id)?;
-        let endpoint = match view.endpoint? {
-            Endpoint::Udp(place) | Endpoint::Tcp(place) => place,
-            Endpoint::Relay { by, .. } => self.place_of(by)?.direct()?,
-            Endpoint::Overlay(_) => return None,
-        };
+        let endpoint = self.first_place(view.endpoint?)?.direct()?;
         let entry = self.kernel.path.as_ref().and_then(|path| path.entry(peer.link_id));
         let reach = peer.reach.as_ref().ok();
         let lease = entry.map(|link| link.lease_until_ns.saturating_sub(clock::now().as_nanos()) / 1_000_000);

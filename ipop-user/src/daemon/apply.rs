@@ -178,11 +178,7 @@ impl Daemon {
     /// Puts a peer's link into the maps, or takes it out.
     pub(super) fn apply_kernel(&mut self, id: PeerId) {
         let Some(view) = self.node.peer(id) else { return };
-        let place = match view.endpoint {
-            Some(Place::Udp(place)) => Some(place),
-            Some(Place::Relay { by, .. }) => self.place_of(by).and_then(Place::udp),
-            Some(Place::Tcp(_) | Place::Overlay(_)) | None => None,
-        };
+        let place = view.endpoint.and_then(|endpoint| self.first_place(endpoint)?.udp());
         let place = place.map(|place| (place, self.port_for(&place)));
         let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(&id)) else { return };
         // What an earlier run installed serves until its lease ends or the peer has answered: one without an

@@ -210,7 +210,6 @@ impl Daemon {
         let question = overlay.ways.question();
         let Some(bootstrap) = overlay.ways.configured.get_mut(index) else { return };
         let places = bootstrap.places.clone();
-        let is_known = bootstrap.config.public_key.is_some();
         let by_udp = bootstrap.config.transport == config::Transport::Udp;
         // It is asked while it has not answered, and then while this node is alone. `wait` is the next one.
         let by_tcp = !by_udp || bootstrap.wait > BY_TCP;
@@ -219,16 +218,22 @@ impl Daemon {
             Some(_) if bootstrap.told == places => {}
             Some(key) => {
                 bootstrap.told.clone_from(&places);
-                self.node.add_contact(*key.as_bytes(), places.clone(), true, clock::now());
+                self.node.add_contact(*key.as_bytes(), places, true, clock::now());
             }
-            None if by_udp => places.iter().for_each(|place| self.transmit(*place, &question)),
-            None => {}
+            None => {
+                for place in places {
+                    if by_udp {
+                        self.transmit(place, &question);
+                    }
+                    if by_tcp {
+                        self.streams.send(place, &question);
+                    }
+                }
+            }
         }
         if by_tcp {
-            // With a key it is called there, as other nodes are.
+            // One whose key is known is called there, as other nodes are.
             self.streams.want(clock::now());
-            let asked = places.iter().filter(|_| !is_known);
-            asked.for_each(|place| self.streams.send(*place, &question));
         }
     }
 

@@ -130,6 +130,15 @@ impl Daemon {
         self.node.peer_of_address(node).and_then(|id| self.direct_place(id))
     }
 
+    /// Where what goes to a peer goes first: to the peer itself or to its relay; nowhere where others carry.
+    pub(super) fn first_place(&self, endpoint: Endpoint) -> Option<Endpoint> {
+        match endpoint {
+            Endpoint::Udp(_) | Endpoint::Tcp(_) => Some(endpoint),
+            Endpoint::Relay { by, .. } => self.place_of(by),
+            Endpoint::Overlay(_) => None,
+        }
+    }
+
     fn direct_place(&self, peer: PeerId) -> Option<Endpoint> {
         self.node.peer(peer)?.endpoint.filter(|endpoint| endpoint.direct().is_some())
     }

@@ -166,8 +166,8 @@ impl Worker {
         }
     }
 
-    /// Takes what other nodes have carried here or what has come by TCP, as if it had been received; false if buffers have to be
-    /// released before the rest.
+    /// Takes what other nodes have carried here or what has come by TCP, as if it had been received; false if
+    /// buffers have to be released before the rest.
     fn take_carried(&mut self) -> bool {
         while self.inbox.has_some() {
             let taken = self.udp_pool.take_filled(|out| self.inbox.take(out));
