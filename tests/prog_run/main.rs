@@ -11,5 +11,6 @@ mod relayed;
 mod relays;
 mod scenario;
 mod sealed;
+mod sealing;
 mod unrelated;
 mod wire;

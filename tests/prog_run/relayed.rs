@@ -2,20 +2,19 @@
 //! by another implementation; what the relay passes on with this label is opened by TC ingress, and nothing
 //! else is. What the relay itself does is in `relays`.
 
-use std::net::IpAddr;
-
-use ipop_common::maps::{Link, Relay};
+use ipop_common::maps::Relay;
 use ipop_common::relay::{self, Way};
 use ipop_common::{Address, Counter};
 use ipop_tests::packet;
-use ipop_tests::programs::{Action, Input, Program, Programs, can_change_families};
+use ipop_tests::programs::{Action, Input, Program, Programs};
 use ipop_tests::sealed::{DAEMON_PORT, SealedFrame, Session, padded};
-use ipop_tests::world::{LEASE_OVER, Peer, World};
+use ipop_tests::world::{Peer, World};
 use ipop_tests::{namespace, needs_root};
 
 use crate::scenario::{
     DEVICE, HELPER, address, expect, from_peer, own_v4, own_v6, peer_v4, peer_v6, same_bytes,
 };
+use crate::sealing::{Node, packet_of};
 
 const LABEL: u32 = 0x0102_0304;
 /// Where the relay is, as its NAT has it.
@@ -26,66 +25,20 @@ const MTU_V4: u16 = 1432;
 const MTU_V6: u16 = 1412;
 
 /// A node with two peers behind relays, over IPv4 and over IPv6, and one that it reaches directly.
-struct Node {
-    programs: Programs,
-    world: World,
-    relayed: [(Peer, Session); 2],
-    direct: (Peer, Session),
-}
-
 fn node() -> Node {
     namespace::enter_new();
-    let peers = [Peer { mtu: MTU_V4, ..peer_v4(1) }, Peer { mtu: MTU_V6, ..peer_v6(2) }, peer_v4(3)];
-    let sessions = [Session::new(1, &peers[0]), Session::new(2, &peers[1]), Session::new(3, &peers[2])];
-    let mut world = World::new(DEVICE, HELPER);
-    world.add_relayed(&peers[0], &sessions[0], RELAY_PORT, LABEL);
-    world.add_relayed(&peers[1], &sessions[1], RELAY_PORT, LABEL);
-    world.add_sealed(&peers[2], &sessions[2]);
-    world.add_local(own_v4());
-    world.add_local(own_v6());
-    let mut programs = Programs::load();
-    programs.install(&world);
-    let [a, b, c] = peers;
-    Node { programs, world, relayed: [(a, sessions[0]), (b, sessions[1])], direct: (c, sessions[2]) }
+    let peers = vec![Peer { mtu: MTU_V4, ..peer_v4(1) }, Peer { mtu: MTU_V6, ..peer_v6(2) }, peer_v4(3)];
+    Node::new(peers, |world, links| {
+        let [(a, of_a), (b, of_b), (c, of_c)] = links else { unreachable!("three links") };
+        world.add_relayed(a, of_a, RELAY_PORT, LABEL);
+        world.add_relayed(b, of_b, RELAY_PORT, LABEL);
+        world.add_sealed(c, of_c);
+    })
 }
 
-impl Node {
-    #[track_caller]
-    fn opened(&mut self, slot: u32, frame: &SealedFrame, inner: &[u8]) {
-        let bytes = frame.to_bytes();
-        let before = self.programs.link_stats(slot);
-        if !can_change_families() && frame.source.is_ipv4() != (inner[0] >> 4 == 4) {
-            self.left_to_user(&bytes);
-            return;
-        }
-        let (input, opened) = (Input::frame(&bytes), [Counter::RxOpened]);
-        let output = expect(&mut self.programs, Program::Ingress, input, Action::Redirect, &opened);
-        same_bytes(&output.packet, &[&bytes[..14], inner].concat(), "what was in a relay frame");
-        let after = self.programs.link_stats(slot);
-        assert_eq!(after.rx_packets - before.rx_packets, 1, "packets of the link");
-        assert_eq!(after.rx_bytes - before.rx_bytes, inner.len() as u64, "inner bytes of the link");
-    }
-
-    #[track_caller]
-    fn left_to_user(&mut self, frame: &[u8]) {
-        let (input, left) = (Input::frame(frame), [Counter::RxToUser]);
-        let output = expect(&mut self.programs, Program::Ingress, input, Action::Pass, &left);
-        same_bytes(&output.packet, frame, "a frame for the daemon");
-    }
-
-    #[track_caller]
-    fn refused(&mut self, frame: &SealedFrame, counter: Counter) {
-        let bytes = frame.to_bytes();
-        expect(&mut self.programs, Program::Ingress, Input::frame(&bytes), Action::Drop, &[counter]);
-        let output = expect(&mut self.programs, Program::Xdp, Input::frame(&bytes), Action::Pass, &[]);
-        same_bytes(&output.packet, &bytes, "a frame that XDP leaves to TC");
-    }
-
-    #[track_caller]
-    fn sealed(&mut self, packet: &[u8]) -> Vec<u8> {
-        let (input, sealed) = (Input::frame(packet), [Counter::TxSealed]);
-        expect(&mut self.programs, Program::Egress, input, Action::Redirect, &sealed).packet
-    }
+/// The links by relays.
+fn relayed(node: &Node) -> Vec<(Peer, Session)> {
+    node.links[..2].to_vec()
 }
 
 /// A message in a relay frame.
@@ -99,29 +52,17 @@ fn by_relay(peer: &Peer, session: &Session, counter: u64, text: &[u8]) -> Sealed
     SealedFrame { source_port: RELAY_PORT, message: in_frame(LABEL, &direct.message), ..direct }
 }
 
-/// See `egress`: sources that make a packet look like a frame of its own family.
-fn source_for(destination: IpAddr) -> IpAddr {
-    if destination.is_ipv4() { address("8.0.64.1") } else { address("fd00:0:86dd::64") }
-}
-
-/// A packet of this length in all, to the peer.
-fn packet_of(peer: &Peer, v6: bool, len: usize) -> Vec<u8> {
-    let to = if v6 { peer.inner_v6 } else { peer.inner_v4 };
-    let payload: Vec<u8> = (0..len - if v6 { 48 } else { 28 }).map(|byte| (byte * 7 + len) as u8).collect();
-    packet::udp(source_for(to), to, (1000, 9), &payload)
-}
-
 #[test]
 fn what_is_sealed_at_every_length_goes_to_the_relay_and_another_implementation_opens_it() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.relayed.clone() {
+    for (peer, session) in relayed(&node) {
         let mut expected_counter = 0;
         for v6 in [false, true] {
             // The shortest that a test run takes.
             let shortest = if v6 { 54 } else { 34 };
             for len in shortest..=usize::from(peer.mtu) {
-                let packet = packet_of(&peer, v6, len);
+                let packet = packet_of(&peer, v6, len, 9);
                 let frame = node.sealed(&packet);
                 assert!(frame.len() <= 14 + 1500, "{} bytes do not fit the wire", frame.len());
                 let parts = by_relay(&peer, &session, 0, &[]);
@@ -151,9 +92,9 @@ fn what_is_sealed_at_every_length_goes_to_the_relay_and_another_implementation_o
 fn a_packet_that_does_not_fit_with_the_relay_header_is_answered_with_the_mtu_that_does() {
     needs_root!();
     let mut node = node();
-    for (peer, _) in node.relayed.clone() {
+    for (peer, _) in relayed(&node) {
         for v6 in [false, true] {
-            let packet = packet_of(&peer, v6, usize::from(peer.mtu) + 1);
+            let packet = packet_of(&peer, v6, usize::from(peer.mtu) + 1, 9);
             let (input, too_big) = (Input::frame(&packet), [Counter::TxTooBig]);
             let output =
                 expect(&mut node.programs, Program::Egress, input, Action::Redirect, &too_big).packet;
@@ -168,7 +109,7 @@ fn a_packet_that_does_not_fit_with_the_relay_header_is_answered_with_the_mtu_tha
 fn what_another_implementation_has_sealed_at_every_length_is_opened() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.relayed.clone() {
+    for (peer, session) in relayed(&node) {
         let mut counter = 0;
         for v6 in [false, true] {
             let to = if v6 { own_v6() } else { own_v4() };
@@ -187,7 +128,7 @@ fn what_another_implementation_has_sealed_at_every_length_is_opened() {
 fn a_relay_frame_is_delivered_once() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.relayed.clone() {
+    for (peer, session) in relayed(&node) {
         let inner = from_peer(&peer, peer.local.is_ipv6());
         for counter in [5, 3, 4] {
             let frame = by_relay(&peer, &session, counter, &inner);
@@ -201,7 +142,7 @@ fn a_relay_frame_is_delivered_once() {
 fn another_label_or_another_place_is_for_the_daemon_to_judge() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.relayed.clone() {
+    for (peer, session) in relayed(&node) {
         let inner = from_peer(&peer, peer.local.is_ipv6());
         let good = by_relay(&peer, &session, 0, &inner);
         let other = if peer.local.is_ipv4() { address("192.0.2.99") } else { address("2001:db8::99") };
@@ -233,7 +174,7 @@ fn another_label_or_another_place_is_for_the_daemon_to_judge() {
 fn a_direct_link_takes_no_relay_frames() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.direct.clone();
+    let (peer, session) = node.links[2].clone();
     let inner = from_peer(&peer, false);
     let good = session.frame(&peer, 0, &inner);
     for label in [LABEL, 0] {
@@ -247,7 +188,7 @@ fn a_direct_link_takes_no_relay_frames() {
 fn what_is_cut_off_anywhere_is_not_delivered() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.relayed.clone() {
+    for (peer, session) in relayed(&node) {
         let inner = from_peer(&peer, peer.local.is_ipv6());
         let good = by_relay(&peer, &session, 0, &padded(&inner));
         for len in relay::HEADER_LEN..good.message.len() {
@@ -273,7 +214,7 @@ fn what_is_cut_off_anywhere_is_not_delivered() {
 fn a_relay_frame_with_any_bit_of_its_message_changed_is_not_delivered() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.relayed[0].clone();
+    let (peer, session) = node.links[0].clone();
     let inner = from_peer(&peer, false);
     let good = by_relay(&peer, &session, 1, &padded(&inner));
     for byte in relay::HEADER_LEN..good.message.len() {
@@ -294,7 +235,7 @@ fn a_relay_frame_with_any_bit_of_its_message_changed_is_not_delivered() {
 fn an_authentic_packet_by_a_relay_must_still_be_the_peers() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.relayed[0].clone();
+    let (peer, session) = node.links[0].clone();
     let mut counter = 0;
     let mut frame = |text: &[u8]| {
         counter += 1;
@@ -302,7 +243,7 @@ fn an_authentic_packet_by_a_relay_must_still_be_the_peers() {
     };
     let good = from_peer(&peer, false);
     // That of the other relayed peer, this node's own, nobody's.
-    for source in [node.relayed[1].0.inner_v4, own_v4(), address("203.0.113.9")] {
+    for source in [node.links[1].0.inner_v4, own_v4(), address("203.0.113.9")] {
         let inner = packet::udp(source, own_v4(), (1, 2), b"x");
         node.refused(&frame(&padded(&inner)), Counter::RxWrongInnerSource);
     }
@@ -317,7 +258,7 @@ fn an_authentic_packet_by_a_relay_must_still_be_the_peers() {
 fn what_the_kernel_path_has_not_sealed_is_left_to_the_daemon() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.relayed.clone() {
+    for (peer, session) in relayed(&node) {
         let inner = from_peer(&peer, peer.local.is_ipv6());
         let good = by_relay(&peer, &session, 0, &inner);
         let of = |message: &[u8]| SealedFrame { message: in_frame(LABEL, message), ..good.clone() };
@@ -345,16 +286,7 @@ fn what_the_kernel_path_has_not_sealed_is_left_to_the_daemon() {
         let bytes = good.to_bytes();
         let (merged, left) = (Input::gso(&bytes, 100, 2), [Counter::RxToUser]);
         expect(&mut node.programs, Program::Ingress, merged, Action::Pass, &left);
-        // The link is gone, or its lease.
-        for change in [|link: &mut Link| link.epoch += 1, |link: &mut Link| link.lease_until_ns = LEASE_OVER]
-        {
-            let mut world = node.world.clone();
-            world.change(&peer, change);
-            node.programs.install(&world);
-            node.left_to_user(&good.to_bytes());
-        }
-        node.programs.install(&node.world.clone());
-        node.opened(peer.slot, &good, &inner);
+        node.opens_for_a_link_alone(&peer, &good, &inner);
     }
 }
 
@@ -363,7 +295,7 @@ fn what_the_kernel_path_has_not_sealed_is_left_to_the_daemon() {
 fn a_node_that_relays_is_an_end_of_other_links_too() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.relayed[0].clone();
+    let (peer, session) = node.links[0].clone();
     let inner = from_peer(&peer, false);
     let ends = [peer_v4(8), peer_v4(9)];
     let ways = ends.each_ref().map(|end| way(end, 50_000));

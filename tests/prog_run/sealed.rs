@@ -4,127 +4,34 @@
 //! What a test run cannot be, a packet whose checksum a device is to complete or a super-packet that
 //! goes out, is in `wire`.
 
-use std::net::IpAddr;
-
 use ipop_common::Counter;
-use ipop_common::maps::Link;
 use ipop_common::relay;
-use ipop_common::session::{Agreed, REJECT_AFTER_MESSAGES, WINDOW};
+use ipop_common::session::{REJECT_AFTER_MESSAGES, WINDOW};
 use ipop_tests::packet;
-use ipop_tests::programs::{Action, Input, Program, Programs, can_change_families};
+use ipop_tests::programs::{Action, Input, Program};
 use ipop_tests::sealed::{SealedFrame, Session, padded};
-use ipop_tests::world::{Peer, World};
+use ipop_tests::world::Peer;
 use ipop_tests::{namespace, needs_root};
 
-use crate::scenario::{
-    DEVICE, HELPER, address, expect, from_peer, own_v4, own_v6, peer_v4, peer_v6, same_bytes,
-};
-
-/// A node with two sealed links, over IPv4 and over IPv6.
-struct Node {
-    programs: Programs,
-    world: World,
-    v4: (Peer, Session),
-    v6: (Peer, Session),
-}
+use crate::scenario::{address, expect, from_peer, own_v4, own_v6, peer_v4, peer_v6, same_bytes};
+use crate::sealing::{Node, packet_of};
 
 /// Sealed inner packets of this length are as long as a datagram of 1500 bytes can carry.
 const MTU_V4: u16 = 1440;
 const MTU_V6: u16 = 1420;
 
+/// A node with two sealed links, over IPv4 and over IPv6.
 fn node() -> Node {
     namespace::enter_new();
-    let v4 = Peer { mtu: MTU_V4, ..peer_v4(1) };
-    let v6 = Peer { mtu: MTU_V6, ..peer_v6(2) };
-    let (of_v4, of_v6) = (Session::new(1, &v4), Session::new(2, &v6));
-    let mut world = World::new(DEVICE, HELPER);
-    world.add_sealed(&v4, &of_v4);
-    world.add_sealed(&v6, &of_v6);
-    world.add_local(own_v4());
-    world.add_local(own_v6());
-    let mut programs = Programs::load();
-    programs.install(&world);
-    Node { programs, world, v4: (v4, of_v4), v6: (v6, of_v6) }
-}
-
-impl Node {
-    fn links(&self) -> [(Peer, Session); 2] {
-        [self.v4.clone(), self.v6.clone()]
-    }
-
-    /// Puts the session of `link` into its place again, changed.
-    fn agree(&mut self, session: &Session, change: impl FnOnce(&mut Agreed)) {
-        change(self.world.sessions.get_mut(&session.local).expect("the session"));
-        self.programs.install(&self.world);
-    }
-
-    /// The frame must be opened, and delivered as `inner`.
-    #[track_caller]
-    fn opened(&mut self, slot: u32, frame: &SealedFrame, inner: &[u8]) {
-        let bytes = frame.to_bytes();
-        let before = self.programs.link_stats(slot);
-        if !can_change_families() && frame.source.is_ipv4() != (inner[0] >> 4 == 4) {
-            self.left_to_user(&bytes);
-            return;
-        }
-        let opened = [Counter::RxOpened];
-        let input = Input::frame(&bytes);
-        let output = expect(&mut self.programs, Program::Ingress, input, Action::Redirect, &opened);
-        // The Ethernet type is the skb's own from here on; the bytes stay as they came.
-        same_bytes(&output.packet, &[&bytes[..14], inner].concat(), "what was in a sealed frame");
-        let after = self.programs.link_stats(slot);
-        assert_eq!(after.rx_packets - before.rx_packets, 1, "packets of the link");
-        assert_eq!(after.rx_bytes - before.rx_bytes, inner.len() as u64, "inner bytes of the link");
-    }
-
-    #[track_caller]
-    fn left_to_user(&mut self, frame: &[u8]) {
-        let input = Input::frame(frame);
-        let output = expect(&mut self.programs, Program::Ingress, input, Action::Pass, &[Counter::RxToUser]);
-        same_bytes(&output.packet, frame, "a frame for the daemon");
-    }
-
-    #[track_caller]
-    fn refused(&mut self, frame: &SealedFrame, counter: Counter) {
-        let bytes = frame.to_bytes();
-        expect(&mut self.programs, Program::Ingress, Input::frame(&bytes), Action::Drop, &[counter]);
-        let output = expect(&mut self.programs, Program::Xdp, Input::frame(&bytes), Action::Pass, &[]);
-        same_bytes(&output.packet, &bytes, "a frame that XDP leaves to TC");
-    }
-
-    /// Runs egress on a packet that it must seal; the frame that goes out.
-    #[track_caller]
-    fn sealed(&mut self, packet: &[u8]) -> Vec<u8> {
-        let sealed = [Counter::TxSealed];
-        let input = Input::frame(packet);
-        expect(&mut self.programs, Program::Egress, input, Action::Redirect, &sealed).packet
-    }
-
-    #[track_caller]
-    fn missed(&mut self, packet: &[u8], counter: Counter) {
-        let input = Input::frame(packet);
-        let output = expect(&mut self.programs, Program::Egress, input, Action::Redirect, &[counter]);
-        same_bytes(&output.packet, packet, "a packet for the user path");
-    }
-}
-
-/// See `egress`: sources that make a packet look like a frame of its own family.
-fn source_for(destination: IpAddr) -> IpAddr {
-    if destination.is_ipv4() { address("8.0.64.1") } else { address("fd00:0:86dd::64") }
-}
-
-/// A packet of this length in all, to the peer.
-fn packet_of(peer: &Peer, v6: bool, len: usize, port: u16) -> Vec<u8> {
-    let to = if v6 { peer.inner_v6 } else { peer.inner_v4 };
-    let payload: Vec<u8> = (0..len - if v6 { 48 } else { 28 }).map(|byte| (byte * 7 + len) as u8).collect();
-    packet::udp(source_for(to), to, (1000, port), &payload)
+    let peers = vec![Peer { mtu: MTU_V4, ..peer_v4(1) }, Peer { mtu: MTU_V6, ..peer_v6(2) }];
+    Node::new(peers, |world, links| links.iter().for_each(|(peer, session)| world.add_sealed(peer, session)))
 }
 
 #[test]
 fn what_is_sealed_at_every_length_another_implementation_opens() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.links() {
+    for (peer, session) in node.links.clone() {
         let mut expected_counter = 0;
         for v6 in [false, true] {
             // The shortest that a test run takes.
@@ -157,7 +64,7 @@ fn what_is_sealed_at_every_length_another_implementation_opens() {
 fn what_another_implementation_has_sealed_at_every_length_is_opened() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.links() {
+    for (peer, session) in node.links.clone() {
         let mut counter = 0;
         for v6 in [false, true] {
             let to = if v6 { own_v6() } else { own_v4() };
@@ -176,7 +83,7 @@ fn what_another_implementation_has_sealed_at_every_length_is_opened() {
 fn a_frame_is_delivered_once() {
     needs_root!();
     let mut node = node();
-    for (peer, session) in node.links() {
+    for (peer, session) in node.links.clone() {
         let inner = from_peer(&peer, peer.local.is_ipv6());
         for counter in [5, 3, 4, WINDOW] {
             let frame = session.frame(&peer, counter, &inner);
@@ -192,7 +99,7 @@ fn a_frame_is_delivered_once() {
 fn a_frame_with_any_bit_changed_is_not_delivered() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.v4.clone();
+    let (peer, session) = node.links[0].clone();
     let inner = from_peer(&peer, false);
     let good = session.frame(&peer, 1, &padded(&inner));
     for byte in 0..good.message.len() {
@@ -226,7 +133,7 @@ fn a_frame_with_any_bit_changed_is_not_delivered() {
 fn a_key_of_another_session_opens_nothing() {
     needs_root!();
     let mut node = node();
-    let ((peer, session), (_, other)) = (node.v4.clone(), node.v6.clone());
+    let ((peer, session), (_, other)) = (node.links[0].clone(), node.links[1].clone());
     let inner = from_peer(&peer, false);
     let swapped = Session { local: session.local, ..other };
     node.refused(&swapped.frame(&peer, 0, &inner), Counter::RxBadTag);
@@ -239,7 +146,7 @@ fn a_key_of_another_session_opens_nothing() {
 fn an_authentic_packet_must_still_be_the_peers() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.v4.clone();
+    let (peer, session) = node.links[0].clone();
     let mut counter = 0;
     let mut frame = |text: &[u8]| {
         counter += 1;
@@ -247,7 +154,7 @@ fn an_authentic_packet_must_still_be_the_peers() {
     };
     let good = from_peer(&peer, false);
     // Another peer's address, this node's own, nobody's.
-    for source in [node.v6.0.inner_v4, own_v4(), address("203.0.113.9")] {
+    for source in [node.links[1].0.inner_v4, own_v4(), address("203.0.113.9")] {
         let inner = packet::udp(source, own_v4(), (1, 2), b"x");
         node.refused(&frame(&padded(&inner)), Counter::RxWrongInnerSource);
     }
@@ -264,7 +171,7 @@ fn an_authentic_packet_must_still_be_the_peers() {
 fn what_is_not_for_the_kernel_path_is_left_to_the_daemon() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.v4.clone();
+    let (peer, session) = node.links[0].clone();
     let inner = from_peer(&peer, false);
     let good = session.frame(&peer, 0, &inner);
     let unknown = Session { local: session.local + 1, ..session }.frame(&peer, 0, &inner);
@@ -293,22 +200,14 @@ fn what_is_not_for_the_kernel_path_is_left_to_the_daemon() {
     handshake.message[0] = 1;
     let bytes = handshake.to_bytes();
     expect(&mut node.programs, Program::Ingress, Input::frame(&bytes), Action::Pass, &[Counter::RxNotOurs]);
-    // The link is gone, or its lease.
-    for change in [|link: &mut Link| link.epoch += 1, |link: &mut Link| link.lease_until_ns = 1] {
-        let mut world = node.world.clone();
-        world.change(&peer, change);
-        node.programs.install(&world);
-        node.left_to_user(&good.to_bytes());
-    }
-    node.programs.install(&node.world.clone());
-    node.opened(peer.slot, &good, &inner);
+    node.opens_for_a_link_alone(&peer, &good, &inner);
 }
 
 #[test]
 fn a_key_is_used_no_longer_than_it_may_be() {
     needs_root!();
     let mut node = node();
-    let (peer, session) = node.v4.clone();
+    let (peer, session) = node.links[0].clone();
     let inner = from_peer(&peer, false);
     let out = packet_of(&peer, false, 100, 9);
     node.agree(&session, |agreed| agreed.expires_ns = 1);
@@ -341,7 +240,7 @@ fn a_key_is_used_no_longer_than_it_may_be() {
 fn a_flow_with_super_packets_is_left_to_the_user_path_and_no_other_is() {
     needs_root!();
     let mut node = node();
-    let (peer, _) = node.v4.clone();
+    let (peer, _) = node.links[0].clone();
     let flow = packet_of(&peer, false, 1000, 80);
     let other = packet_of(&peer, false, 1000, 81);
     node.sealed(&flow);
@@ -356,7 +255,7 @@ fn a_flow_with_super_packets_is_left_to_the_user_path_and_no_other_is() {
 fn forms_that_are_not_sealed_here_are_left_to_the_user_path() {
     needs_root!();
     let mut node = node();
-    let (peer, _) = node.v4.clone();
+    let (peer, _) = node.links[0].clone();
     let mut fragment = packet_of(&peer, false, 1000, 80);
     fragment[6] = 0x20;
     node.missed(&fragment, Counter::TxComplex);
