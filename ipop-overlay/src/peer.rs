@@ -37,6 +37,9 @@ const _: () = assert!(
 
 /// What a relay frame takes more, in both directions' wires.
 const RELAY_EXTRA: u16 = relay::HEADER_LEN as u16;
+/// What a Send indication adds (RFC 8656, 11.1): a header, the peer's address over IPv6, and the head of the data,
+/// filled up to four bytes.
+const TURN_EXTRA: u16 = 20 + 24 + 4 + 3;
 
 /// How packets reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +123,8 @@ pub enum UserReason {
     OffThere,
     /// They go by TCP, which is the daemon's.
     Tcp,
+    /// They go by a TURN server, as the daemon's connection to it does.
+    Turn,
 }
 
 /// This host's side of the way to a peer, as routing says.
@@ -495,6 +500,11 @@ impl Peer {
             Endpoint::Tcp(endpoint) => {
                 let mtu = clear_mtu.saturating_sub(SEALED_EXTRA).min(here.mtu_max);
                 let (security, reason) = (Security::Sealed, UserReason::Tcp);
+                return Path::User { endpoint, mtu, security, reason };
+            }
+            Endpoint::Turn(endpoint) => {
+                let mtu = clear_mtu.saturating_sub(SEALED_EXTRA + TURN_EXTRA).min(here.mtu_max);
+                let (security, reason) = (Security::Sealed, UserReason::Turn);
                 return Path::User { endpoint, mtu, security, reason };
             }
             Endpoint::Relay { by, label } => {

@@ -106,6 +106,7 @@ pub struct Ring {
     public_key: [u8; 32],
     /// This node's own addresses, as its interfaces have them.
     endpoints: Vec<SocketAddr>,
+    turned: Vec<SocketAddr>,
     /// Outside addresses that lead to it, as its operator or a router says.
     lent: Vec<SocketAddr>,
     /// Where servers are that are no members, where they see this node, and the number of places that it had
@@ -173,6 +174,7 @@ impl Ring {
         let mut ring = Self {
             public_key,
             endpoints: Vec::new(),
+            turned: Vec::new(),
             lent: Vec::new(),
             servers: Vec::new(),
             table: Table::new(NodeAddress::of_key(&public_key)),
@@ -221,6 +223,7 @@ impl Ring {
         self.is_open |= endpoint.is_some() && linking.is_none() && !self.table.contains(address);
         let role = linking.as_ref().map_or(Roles::NONE, |linking| linking.role);
         let flows = self.flows_until(linking.as_ref(), endpoint);
+        let turned = linking.map_or(Vec::new(), |linking| linking.turned);
         self.avoided.remove(&address);
         self.contacts.connected(address);
         if let Some(edge) = self.table.get_mut(address) {
@@ -243,8 +246,13 @@ impl Ring {
         }
         match place {
             Endpoint::Relay { by, .. } => self.relayed(address, by, now),
-            Endpoint::Tcp(_) => self.streamed(address, now),
+            Endpoint::Tcp(_) | Endpoint::Turn(_) => self.roundabout(address, now),
             Endpoint::Udp(_) | Endpoint::Overlay(_) => self.not_relayed(address),
+        }
+        if let Some(edge) = self.table.get_mut(address) {
+            // What it has said before still holds where nothing was said this time.
+            edge.turned = if turned.is_empty() { core::mem::take(&mut edge.turned) } else { turned };
+            edge.weigh(now);
         }
         if self.is_direct(address) {
             self.ask_relay_for_others(address, now);

@@ -68,6 +68,11 @@ impl Node {
         self.with_ring(|ring| ring.set_lent(places));
     }
 
+    /// This node's addresses at TURN servers.
+    pub fn set_turned(&mut self, turned: Vec<SocketAddr>) {
+        self.with_ring(|ring| ring.set_turned(turned));
+    }
+
     /// What servers that are no members see: where each is, and where it sees this node.
     pub fn set_servers(&mut self, seen: &[(SocketAddr, SocketAddr)]) {
         self.with_ring(|ring| ring.set_servers(seen));
@@ -261,10 +266,10 @@ impl Node {
                     self.with_ring(|ring| ring.moved(address, place, now));
                 }
             }
-            Some(Endpoint::Tcp(_)) => {
+            Some(Endpoint::Tcp(_) | Endpoint::Turn(_)) => {
                 self.connect_member(id, now);
                 if let Some(address) = self.address_of(id) {
-                    self.with_ring(|ring| ring.streamed(address, now));
+                    self.with_ring(|ring| ring.roundabout(address, now));
                 }
             }
             Some(Endpoint::Relay { by, .. }) => {

@@ -13,7 +13,7 @@ use super::limits::{
     AVOID, AVOIDED_MAX, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, LINKS_OF_OTHERS_MAX, NEAR_PER_SIDE,
     REQUESTS_MAX, RESEND_FIRST, RESEND_MAX, RESEND_MIN, RESENDS_MAX,
 };
-use super::wire::{Connect, Coordinates, Header, Kind, Mode, Roles};
+use super::wire::{Connect, Coordinates, Header, Kind, Mode, Places, Roles};
 use super::{Output, Ring};
 use crate::address::NodeAddress;
 use crate::endpoint::Endpoint;
@@ -25,6 +25,8 @@ use crate::time::Instant;
 pub(super) struct Linking {
     public_key: [u8; 32],
     endpoints: Vec<SocketAddr>,
+    /// Its addresses at TURN servers.
+    pub(super) turned: Vec<SocketAddr>,
     /// Why this node wants it; nothing where the other does.
     pub(super) role: Roles,
     begin_at: Option<Instant>,
@@ -55,7 +57,7 @@ impl Linking {
     /// Bytes of the initiations until it is given up. When the rounds are over, a session repeats the last one
     /// by itself.
     fn cost(&self) -> usize {
-        (ROUNDS.len() + 2) * self.endpoints.len().min(PLACES_AT_ONCE) * INITIATION_LEN
+        (ROUNDS.len() + 2) * (self.endpoints.len() + self.turned.len()).min(PLACES_AT_ONCE) * INITIATION_LEN
     }
 }
 
@@ -183,7 +185,7 @@ impl Ring {
             token,
             public_key: self.public_key,
             answer_via: by,
-            endpoints: self.places(),
+            places: self.all_places(),
             neighbours: Vec::new(),
             relays: match request.purpose {
                 Purpose::Relay => self.own_relays(&[]),
@@ -191,6 +193,11 @@ impl Ring {
             },
         };
         self.originate(header, by, &connect.to_bytes(), None, now);
+    }
+
+    /// Where others may find this node, and its addresses at TURN servers.
+    fn all_places(&self) -> Places {
+        Places { own: self.places(), turned: self.turned.clone() }
     }
 
     /// A request or an answer has arrived.
@@ -209,6 +216,7 @@ impl Ring {
             self.counts.add(Count::KeyMismatch);
             return;
         }
+        self.note_turned(header.source, &connect.places.turned, now);
         if connect.answers {
             self.take_answer(header.source, connect, now);
         } else {
@@ -225,7 +233,7 @@ impl Ring {
             token: request.token,
             public_key: self.public_key,
             answer_via: None,
-            endpoints: self.places(),
+            places: self.all_places(),
             neighbours: self.neighbourhood(),
             relays: if request.wants_relays { self.own_relays(&request.relays) } else { Vec::new() },
         };
@@ -242,7 +250,7 @@ impl Ring {
         }
         if !request.role.is_empty() && !self.is_best(source) {
             let begin_at = now.after(LINK_YIELD);
-            self.link(request.public_key, request.endpoints.clone(), Roles::NONE, begin_at, now);
+            self.link(request.public_key, request.places.clone(), Roles::NONE, begin_at, now);
             if let Some(linking) = self.links.get_mut(&source) {
                 linking.account = Some(from);
             }
@@ -283,7 +291,7 @@ impl Ring {
             self.requests.remove(&answer.token);
         }
         match purpose {
-            Purpose::Connect => self.link(answer.public_key, answer.endpoints, role, now, now),
+            Purpose::Connect => self.link(answer.public_key, answer.places, role, now, now),
             Purpose::Relay => self.look_for_relays(answer.public_key, &answer.relays, role, now),
             Purpose::Choose => self.choose(source, &answer, role, now),
         }
@@ -302,7 +310,7 @@ impl Ring {
         });
         let Some((best, _)) = candidates.min_by_key(|(_, at)| here.distance(at)).copied() else { return };
         if best == source && !self.table.contains(best) {
-            self.link(answer.public_key, answer.endpoints.clone(), role, now, now);
+            self.link(answer.public_key, answer.places.clone(), role, now, now);
         } else {
             self.connect_to(best, role, None, now);
         }
@@ -320,7 +328,7 @@ impl Ring {
     pub(super) fn link(
         &mut self,
         public_key: [u8; 32],
-        endpoints: Vec<SocketAddr>,
+        places: Places,
         role: Roles,
         begin_at: Instant,
         now: Instant,
@@ -344,7 +352,8 @@ impl Ring {
         }
         let linking = self.links.entry(address).or_insert_with(|| Linking {
             public_key,
-            endpoints: endpoints.clone(),
+            endpoints: places.own.clone(),
+            turned: places.turned.clone(),
             role,
             begin_at: Some(begin_at),
             rounds: 0,
@@ -355,7 +364,7 @@ impl Ring {
         linking.role = linking.role.with(role);
         if linking.rounds == 0 {
             linking.begin_at = linking.begin_at.map(|at| at.min(begin_at));
-            linking.endpoints = endpoints;
+            (linking.endpoints, linking.turned) = (places.own, places.turned);
         }
         self.begin_link(address, now);
     }
@@ -386,9 +395,18 @@ impl Ring {
             linking.rounds += 1;
             let (public_key, role) = (linking.public_key, linking.role);
             let is_relay_round = linking.rounds == RELAY_ROUND;
-            let endpoints = linking.endpoints.iter().copied().map(Endpoint::Udp).collect();
-            self.outputs.push_back(Output::Link { public_key, places: endpoints });
-            self.add_flows(places);
+            let own = linking.endpoints.iter().copied();
+            let mut places_now: Vec<Endpoint> = own.clone().map(Endpoint::Udp).collect();
+            // By a TURN server as well, since it does not seem to go directly.
+            let mut flows_more = 0;
+            if linking.rounds >= RELAY_ROUND {
+                flows_more = linking.turned.len();
+                let of_ours = own.filter(|_| !self.turned.is_empty()).map(Endpoint::Turn);
+                let of_theirs = linking.turned.iter().copied().map(Endpoint::Udp);
+                places_now = of_theirs.chain(of_ours).chain(places_now).collect();
+            }
+            self.outputs.push_back(Output::Link { public_key, places: places_now });
+            self.add_flows(places + flows_more);
             if is_relay_round && self.wants_relays(address, role) {
                 // By way of who knows this node: others may not find it on the ring yet.
                 let by = self.own_relays(&[]).first().copied();

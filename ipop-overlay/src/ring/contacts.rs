@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::limits::{CONTACT_APART, CONTACT_LIFE, CONTACT_RETRY, CONTACT_RETRY_MAX, CONTACTS_MAX, LEAF_LIFE};
-use super::wire::Roles;
+use super::wire::{Places, Roles};
 use super::{Ring, limits};
 use crate::address::NodeAddress;
 use crate::time::Instant;
@@ -151,7 +151,7 @@ impl Ring {
                 continue;
             }
             self.avoided.remove(&address);
-            self.link(public_key, endpoints, Roles::LEAF, now, now);
+            self.link(public_key, Places { own: endpoints, turned: Vec::new() }, Roles::LEAF, now, now);
             if !self.is_linking(address) {
                 self.contacts.failed(address, now);
             }

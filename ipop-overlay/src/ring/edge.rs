@@ -61,6 +61,8 @@ pub(super) struct Edge {
     pub(super) endpoint: Option<SocketAddr>,
     /// The node that relays between this one and the other, if the connection is not direct.
     pub(super) relay: Option<NodeAddress>,
+    /// The other's addresses at TURN servers, as it says: one of them is a way to it, and not where it is.
+    pub(super) turned: Vec<SocketAddr>,
     /// When a direct one is tried then.
     pub(super) upgrade: Option<Upgrade>,
     /// Where the other sees this node.
@@ -110,6 +112,7 @@ impl Edge {
             public_key,
             endpoint: None,
             relay: None,
+            turned: Vec::new(),
             upgrade: None,
             sees: None,
             is_open: false,
@@ -143,6 +146,18 @@ impl Edge {
     /// Whether the other is on the ring, and not just on its way in or the way in.
     pub(super) fn is_structured(&self) -> bool {
         !self.mine.with(self.theirs).without(Roles::LEAF).is_empty()
+    }
+
+    /// Whether the other is reached at its address at a TURN server.
+    pub(super) fn is_turned(&self) -> bool {
+        self.endpoint.is_some_and(|endpoint| self.turned.contains(&endpoint))
+    }
+
+    /// Wants a better way, where the other is reached at its address at a TURN server.
+    pub(super) fn weigh(&mut self, now: Instant) {
+        if self.is_turned() {
+            self.upgrade.get_or_insert(Upgrade::new(now));
+        }
     }
 
     pub(super) fn is_near(&self) -> bool {

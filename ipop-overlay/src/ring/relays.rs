@@ -7,9 +7,11 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::counts::Count;
+use super::edge::Edge;
 use super::limits::{
     RELAY_GATHER, RELAY_LIFE, RELAY_PATIENCE, RELAY_RENEW, RELAY_WANTED_MAX, RELAYED_FOR_ONE_MAX,
     RELAYED_MAX, RELAYS_ASKED_MAX, RELAYS_CALLED_MAX, UPGRADE, UPGRADE_MAX,
@@ -87,7 +89,7 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { wait: UPGRADE, at: now.after(UPGRADE) }
     }
 
@@ -256,13 +258,27 @@ impl Ring {
         self.take_role(by, Roles::RELAY, now);
     }
 
-    /// A node to which there is a connection is reached by TCP now: that needs no relay, and UDP is better.
-    pub fn streamed(&mut self, address: NodeAddress, now: Instant) {
+    /// A node to which there is a connection is reached by TCP or by a TURN server now: that needs no relay, and UDP
+    /// alone is better.
+    pub fn roundabout(&mut self, address: NodeAddress, now: Instant) {
         self.not_relayed(address);
         if let Some(edge) = self.table.get_mut(address) {
             edge.endpoint = None;
             edge.upgrade = Some(Upgrade::new(now));
         }
+    }
+
+    /// A node says which addresses it has at TURN servers. If it is reached by one, this is no direct connection.
+    pub(super) fn note_turned(&mut self, address: NodeAddress, turned: &[SocketAddr], now: Instant) {
+        if let Some(edge) = self.table.get_mut(address) {
+            edge.turned = turned.to_vec();
+            edge.weigh(now);
+        }
+    }
+
+    /// Whether a node is reached at its address at a TURN server.
+    pub fn is_turned(&self, address: NodeAddress) -> bool {
+        self.table.get(address).is_some_and(Edge::is_turned)
     }
 
     /// A node is reached directly now: the relays are not needed any more.

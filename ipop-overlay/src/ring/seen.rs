@@ -8,7 +8,7 @@ use super::Ring;
 use super::counts::Count;
 use super::limits::{OBSERVERS_ENOUGH, OBSERVERS_FEW};
 use super::nat::{self, Known, LENT_MAX, Mapping, Observation, SERVERS_MAX};
-use super::wire::{AskSeen, Seen};
+use super::wire::{AskSeen, Seen, TURNED_MAX};
 use crate::address::NodeAddress;
 use crate::time::Instant;
 
@@ -20,9 +20,14 @@ impl Ring {
             return;
         }
         self.not_relayed(address);
-        self.links.remove(&address);
         let Some(edge) = self.table.get_mut(address) else { return };
-        if edge.endpoint.replace(endpoint) != Some(endpoint) && edge.asked_seen {
+        let is_news = edge.endpoint.replace(endpoint) != Some(endpoint);
+        edge.weigh(now);
+        let (is_turned, asked_seen) = (edge.is_turned(), edge.asked_seen);
+        if !is_turned {
+            self.links.remove(&address);
+        }
+        if is_news && asked_seen {
             self.tell_seen(address, endpoint, now);
         }
     }
@@ -65,6 +70,15 @@ impl Ring {
         let before = self.places();
         self.lent = lent;
         self.look_again_if_moved(&before);
+    }
+
+    /// This node's addresses at TURN servers, at which others reach it that do not otherwise.
+    pub fn set_turned(&mut self, mut turned: Vec<SocketAddr>) {
+        turned.truncate(TURNED_MAX);
+        if self.turned != turned {
+            self.turned = turned;
+            self.avoided.clear();
+        }
     }
 
     /// What servers that are no members see of this node, the first [`SERVERS_MAX`] of them: where each is, and

@@ -26,7 +26,8 @@
 //! Payloads of routed messages:
 //!
 //! ```text
-//! connect     0 flags: 1 answers, 2 relays wanted · 1 role · 2 zero u16 · 4 token u64 · 12 public key · 44 flags: 1 the
+//! connect     0 flags: 1 answers, 2 relays wanted · 1 role · 2 how many of the endpoints, the last ones, are addresses
+//!             at a TURN server · 3 zero · 4 token u64 · 12 public key · 44 flags: 1 the
 //! (1)         answer is to go by way of a node · 45 that node, or zeros · 65 how many endpoints ·
 //!             66 how many neighbours · 67 how many relays · then endpoints (family 4 or 6, address, port
 //!             u16), then neighbours (address, coordinates as above), then relays (address)
@@ -72,6 +73,8 @@ pub(crate) const BEAT_LEN: usize = 16;
 pub(crate) const NEIGHBOURS_MAX: usize = 8;
 /// Addresses at which a node may be reached, in one message.
 pub const ENDPOINTS_MAX: usize = 12;
+/// Of them, those at a TURN server.
+pub(crate) const TURNED_MAX: usize = 2;
 /// Nodes that may relay, in one message.
 pub(crate) const RELAYS_MAX: usize = 4;
 /// Length of the header of a routed message without and with a node by way of which it goes.
@@ -219,6 +222,14 @@ pub(crate) struct Header {
     pub(crate) via: Option<NodeAddress>,
 }
 
+/// Where a node may be reached, as it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) own: Vec<SocketAddr>,
+    /// Its addresses at a TURN server, which sends on to it what comes from those that it has permitted.
+    pub(crate) turned: Vec<SocketAddr>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connect {
     pub(crate) answers: bool,
@@ -229,7 +240,7 @@ pub(crate) struct Connect {
     pub(crate) public_key: [u8; 32],
     /// The node by way of which the answer is to go.
     pub(crate) answer_via: Option<NodeAddress>,
-    pub(crate) endpoints: Vec<SocketAddr>,
+    pub(crate) places: Places,
     pub(crate) neighbours: Vec<(NodeAddress, Coordinates)>,
     /// Where they are wanted: nodes to which the sender has a direct connection, by way of which it may be reached.
     pub(crate) relays: Vec<NodeAddress>,
@@ -495,15 +506,21 @@ impl Connect {
         let mut reader = Reader(payload);
         let flags = reader.flags(3)?;
         let role = Roles::from_bits(reader.u8()?)?;
-        reader.zeros::<2>()?;
+        let turned = usize::from(reader.u8()?);
+        reader.zeros::<1>()?;
         let (token, public_key) = (reader.u64()?, reader.take::<32>()?);
         let has_via = reader.flags(1)? != 0;
         let via = reader.address()?;
         let [endpoints, neighbours, relays] = reader.take::<3>()?.map(usize::from);
-        if endpoints > ENDPOINTS_MAX || neighbours > NEIGHBOURS_MAX || relays > RELAYS_MAX {
+        if endpoints > ENDPOINTS_MAX
+            || turned > endpoints.min(TURNED_MAX)
+            || neighbours > NEIGHBOURS_MAX
+            || relays > RELAYS_MAX
+        {
             return None;
         }
-        let endpoints: Option<Vec<_>> = (0..endpoints).map(|_| reader.endpoint()).collect();
+        let own: Option<Vec<_>> = (turned..endpoints).map(|_| reader.endpoint()).collect();
+        let turned: Option<Vec<_>> = (0..turned).map(|_| reader.endpoint()).collect();
         let neighbours: Option<Vec<_>> =
             (0..neighbours).map(|_| Some((reader.address()?, reader.coordinates()?))).collect();
         let relays: Option<Vec<_>> = (0..relays).map(|_| reader.address()).collect();
@@ -514,7 +531,7 @@ impl Connect {
             token,
             public_key,
             answer_via: has_via.then_some(via),
-            endpoints: endpoints?,
+            places: Places { own: own?, turned: turned? },
             neighbours: neighbours?,
             relays: relays?,
         };
@@ -523,13 +540,16 @@ impl Connect {
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let endpoints = self.endpoints.get(..ENDPOINTS_MAX).unwrap_or(&self.endpoints);
+        let Places { own, turned } = &self.places;
+        let turned = turned.get(..TURNED_MAX).unwrap_or(turned);
+        let own = own.get(..ENDPOINTS_MAX - turned.len()).unwrap_or(own);
+        let endpoints = [own, turned].concat();
         let neighbours = self.neighbours.get(..NEIGHBOURS_MAX).unwrap_or(&self.neighbours);
         let relays = self.relays.get(..RELAYS_MAX).unwrap_or(&self.relays);
         let len = 68 + endpoints.len() * 19 + neighbours.len() * 32 + relays.len() * ADDRESS_LEN;
         let mut out = Vec::with_capacity(len);
         let flags = u8::from(self.answers) | u8::from(self.wants_relays) << 1;
-        out.extend([flags, self.role.0, 0, 0]);
+        out.extend([flags, self.role.0, turned.len() as u8, 0]);
         out.extend(self.token.to_be_bytes());
         out.extend(self.public_key);
         out.push(u8::from(self.answer_via.is_some()));

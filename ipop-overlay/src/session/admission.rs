@@ -134,7 +134,9 @@ fn whole(source: Endpoint) -> Holder {
     let address = match source {
         // Whoever passes it on can have written it.
         Endpoint::Overlay(address) | Endpoint::Relay { by: address, .. } => return Holder::Node(address),
-        Endpoint::Udp(address) | Endpoint::Tcp(address) => address.ip().to_canonical(),
+        Endpoint::Udp(address) | Endpoint::Tcp(address) | Endpoint::Turn(address) => {
+            address.ip().to_canonical()
+        }
     };
     Holder::Host(match address {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),

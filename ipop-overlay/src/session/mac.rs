@@ -197,20 +197,23 @@ impl Cookies {
 }
 
 /// What `source` must show: nobody who cannot receive there learns it. No two places are the same bytes:
-/// of an address and a port over IPv4 there are 6, over IPv6 18, one more each where that is TCP; of a node's
-/// address 20, and with a label 24.
+/// of an address and a port over IPv4 there are 6, over IPv6 18, one more each where that is TCP, and three more by
+/// a TURN server; of a node's address 20, and with a label 24.
 fn cookie(secret: &[u8; 32], source: Endpoint) -> [u8; MAC_LEN] {
     let mut mac = keyed(secret);
     match source {
-        Endpoint::Udp(place) | Endpoint::Tcp(place) => {
+        Endpoint::Udp(place) | Endpoint::Tcp(place) | Endpoint::Turn(place) => {
             match place.ip() {
                 IpAddr::V4(address) => Update::update(&mut mac, &address.octets()),
                 IpAddr::V6(address) => Update::update(&mut mac, &address.octets()),
             }
             Update::update(&mut mac, &place.port().to_be_bytes());
-            if source.udp().is_none() {
-                Update::update(&mut mac, &[0]);
-            }
+            let kind: &[u8] = match source {
+                Endpoint::Tcp(_) => &[0],
+                Endpoint::Turn(_) => &[0; 3],
+                _ => &[],
+            };
+            Update::update(&mut mac, kind);
         }
         Endpoint::Relay { by, label } => {
             Update::update(&mut mac, &by.0);

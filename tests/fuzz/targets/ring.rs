@@ -409,7 +409,7 @@ fn message(form: u8, hops: u16, most: u16, ends: &[NodeAddress; 3], payload: &[u
 
 /// A request or an answer with the key of a member.
 fn connect(flags: u8, role: u8, token: [u8; 8], member: u8, tape: &mut Tape<'_>) -> Vec<u8> {
-    let mut payload = vec![flags, role, 0, 0];
+    let mut payload = vec![flags, role, flags >> 6, 0];
     payload.extend(token);
     payload.extend(key(member));
     let via = tape.u8();

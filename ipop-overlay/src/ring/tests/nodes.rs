@@ -9,7 +9,8 @@ use std::vec::Vec;
 
 use super::super::limits::{CREDIT, LINK_PATIENCE, LINK_YIELD, LINKS_MAX, REQUESTS_MAX};
 use super::super::wire::{
-    Beat, CloseReason, Connect, Echo, EchoKind, Header, Kind, Mode, Neighbours, Roles, Survey, SurveyAsk,
+    Beat, CloseReason, Connect, Echo, EchoKind, Header, Kind, Mode, Neighbours, Places, Roles, Survey,
+    SurveyAsk,
 };
 use super::super::{Count, End, Output, Page, Ring};
 use crate::address::NodeAddress;
@@ -296,7 +297,7 @@ fn request(index: usize) -> Vec<u8> {
         token: 1,
         public_key: key(index),
         answer_via: None,
-        endpoints: vec![([192, 0, 2, 1], 1).into()],
+        places: Places { own: vec![([192, 0, 2, 1], 1).into()], turned: Vec::new() },
         neighbours: Vec::new(),
         relays: Vec::new(),
     };

@@ -1,13 +1,14 @@
 //! Relays, and what others say of where this node is: what a node does for others, what it believes them, and
 //! what a member that does not keep to the rules gets out of it.
 
+use core::net::SocketAddr;
 use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
 use super::super::limits::{LINK_PATIENCE, RELAY_LIFE, RELAYED_FOR_ONE_MAX};
 use super::super::wire::{
-    AskRelay, AskSeen, Connect, ENDPOINTS_MAX, Kind, Mode, Relay, RelayStatus, Roles, Seen,
+    AskRelay, AskSeen, Connect, ENDPOINTS_MAX, Kind, Mode, Places, Relay, RelayStatus, Roles, Seen,
 };
 use super::super::{Count, Output};
 use super::nodes::{HOSTILE, Victim, header, key, node};
@@ -156,7 +157,7 @@ fn of_a_request_follow_few_messages_to_the_places_that_it_names() {
         token: 1,
         public_key: key(77),
         answer_via: None,
-        endpoints: places,
+        places: Places { own: places, turned: Vec::new() },
         neighbours: Vec::new(),
         relays: Vec::new(),
     };
@@ -180,4 +181,71 @@ fn of_a_request_follow_few_messages_to_the_places_that_it_names() {
         })
         .collect();
     assert!(named.len() <= ENDPOINTS_MAX);
+}
+
+/// What is sent at once for a node that is looked for in vain, round by round.
+fn rounds(victim: &mut Victim, of: usize) -> Vec<Vec<Endpoint>> {
+    let (mut outputs, end) = (drain(victim).0, victim.now.after(LINK_PATIENCE));
+    while let Some(at) = victim.ring.poll_timeout().filter(|at| *at <= end) {
+        victim.now = at;
+        victim.ring.handle_timeout(at);
+        outputs.extend(drain(victim).0);
+    }
+    let of_it = |output: Output| match output {
+        Output::Link { public_key, places } if public_key == key(of) => Some(places),
+        _ => None,
+    };
+    outputs.into_iter().filter_map(of_it).collect()
+}
+
+fn connect_of(member: usize, turned: &[SocketAddr]) -> Vec<u8> {
+    let connect = Connect {
+        answers: false,
+        wants_relays: false,
+        role: Roles::DEMAND,
+        token: 1,
+        public_key: key(member),
+        answer_via: None,
+        places: Places { own: vec![([192, 0, 2, 9], 15_000).into()], turned: turned.to_vec() },
+        neighbours: Vec::new(),
+        relays: Vec::new(),
+    };
+    header(Mode::Exact, Kind::Connect, node(member), node(0)).write(&connect.to_bytes())
+}
+
+#[test]
+fn turn_servers_are_tried_when_it_does_not_go_directly() {
+    let (own, turned): (SocketAddr, SocketAddr) =
+        (([192, 0, 2, 9], 15_000).into(), ([203, 0, 113, 5], 49_152).into());
+    for (is_theirs, way) in [(true, Endpoint::Udp(turned)), (false, Endpoint::Turn(own))] {
+        let mut victim = Victim::new();
+        victim.ring.set_turned(if is_theirs { Vec::new() } else { vec![turned] });
+        let of_it = if is_theirs { vec![turned] } else { Vec::new() };
+        hear(&mut victim, HOSTILE, &connect_of(77, &of_it));
+        let rounds = rounds(&mut victim, 77);
+        let direct = [Endpoint::Udp(own)];
+        assert_eq!(rounds.len(), 4);
+        assert_eq!((&rounds[0][..], &rounds[1][..]), (&direct[..], &direct[..]), "not at first");
+        for later in &rounds[2..] {
+            assert_eq!(later[..], [way, Endpoint::Udp(own)]);
+        }
+    }
+}
+
+#[test]
+fn a_node_at_its_turn_server_is_looked_for_directly_until_it_is_found() {
+    let mut victim = Victim::new();
+    let (turned, direct): (SocketAddr, SocketAddr) =
+        (([203, 0, 113, 5], 49_152).into(), ([192, 0, 2, 9], 15_000).into());
+    victim.ring.connected(key(77), turned.into(), victim.now);
+    assert_eq!(victim.ring.upgrade_at(node(77)), None, "it has not said so yet");
+    hear(&mut victim, HOSTILE, &connect_of(77, &[turned]));
+    assert!(victim.ring.is_turned(node(77)) && victim.ring.upgrade_at(node(77)).is_some());
+    victim.ring.moved(node(77), direct, victim.now);
+    assert!(!victim.ring.is_turned(node(77)));
+    assert_eq!(victim.ring.upgrade_at(node(77)), None);
+    victim.ring.moved(node(77), turned, victim.now);
+    assert!(victim.ring.upgrade_at(node(77)).is_some(), "it is known since");
+    hear(&mut victim, HOSTILE, &connect_of(77, &[turned]));
+    assert!(!rounds(&mut victim, 77).is_empty(), "both sides have to send");
 }

@@ -111,10 +111,10 @@ fn golden_vector_of_a_request_to_connect() {
         token: 0x0102_0304_0506_0708,
         public_key: [7; 32],
         answer_via: Some(node(0x66)),
-        endpoints: vec![
-            "192.0.2.7:15000".parse().expect("an endpoint"),
-            "[fd00::7]:15001".parse().expect("an endpoint"),
-        ],
+        places: Places {
+            own: vec!["192.0.2.7:15000".parse().expect("an endpoint")],
+            turned: vec!["[fd00::7]:15001".parse().expect("an endpoint")],
+        },
         neighbours: vec![(node(0x22), at())],
         relays: vec![node(0x44)],
     };
@@ -123,7 +123,7 @@ fn golden_vector_of_a_request_to_connect() {
     assert_eq!(
         documented(&connect.to_bytes()),
         format!(
-            "020200000102030405060708{}01{}020101{endpoints}{neighbour}{}",
+            "020201000102030405060708{}01{}020101{endpoints}{neighbour}{}",
             hex(&[7; 32]),
             twenty(0x66),
             twenty(0x44)
@@ -276,24 +276,16 @@ fn neighbours() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn connect() -> impl Strategy<Value = Vec<u8>> {
-    let endpoints = proptest::collection::vec(endpoint(), 0..=ENDPOINTS_MAX);
+    let own = proptest::collection::vec(endpoint(), 0..=ENDPOINTS_MAX - TURNED_MAX);
+    let turned = proptest::collection::vec(endpoint(), 0..=TURNED_MAX);
+    let places = (own, turned).prop_map(|(own, turned)| Places { own, turned });
     let neighbours = proptest::collection::vec((address(), coordinates()), 0..=NEIGHBOURS_MAX);
     let via = proptest::option::of(address());
     let relays = proptest::collection::vec(address(), 0..=RELAYS_MAX);
-    (any::<(bool, bool, u64, [u8; 32])>(), roles(), via, endpoints, neighbours, relays).prop_map(
-        |((answers, wants_relays, token, public_key), role, answer_via, endpoints, neighbours, relays)| {
-            Connect {
-                answers,
-                wants_relays,
-                role,
-                token,
-                public_key,
-                answer_via,
-                endpoints,
-                neighbours,
-                relays,
-            }
-            .to_bytes()
+    (any::<(bool, bool, u64, [u8; 32])>(), roles(), via, places, neighbours, relays).prop_map(
+        |((answers, wants_relays, token, public_key), role, answer_via, places, neighbours, relays)| {
+            Connect { answers, wants_relays, role, token, public_key, answer_via, places, neighbours, relays }
+                .to_bytes()
         },
     )
 }
