@@ -80,6 +80,8 @@ counters! {
     TxCarryFull, "tx_carry_full", Dropped, "for other nodes to carry, and more than the daemon hands on at a time";
     TxNoCarrier, "tx_no_carrier", Dropped, "for other nodes to carry, and none is known";
     TxStreamFull, "tx_stream_full", Dropped, "for a TCP connection that takes no more at present, or cannot be opened";
+    TxTurnFull, "tx_turn_full", Dropped, "for a TURN server, and more than its connection takes, or there is none";
+    TxTurnRefused, "tx_turn_refused", Dropped, "for a peer to which the TURN server sends nothing";
     TxGsoFallback, "tx_gso_fallback", Passed, "segmentation offload refused, sent one datagram at a time";
     RxDecapsulated, "rx_decapsulated", Ok, "received from a peer and delivered";
     RxXdpDecapsulated, "rx_xdp_decapsulated", Ok, "decapsulated by XDP, delivered by TC";
@@ -115,7 +117,7 @@ counters! {
     RxRelayLimit, "rx_relay_limit", Dropped, "relay frames between others, more than they may send";
     RxUnknownLabel, "rx_unknown_label", Refused, "a relay frame with a label that is not its sender's";
     RxRelayFull, "rx_relay_full", Dropped, "relay frames between others, more than the daemon passes on at a time";
-    RxCarryFull, "rx_carry_full", Dropped, "carried here by other nodes or by TCP, and more than the user path takes at a time";
+    RxCarryFull, "rx_carry_full", Dropped, "carried here by other nodes, by TCP or by a TURN server, and more than the user path takes at a time";
     RxBadStream, "rx_bad_stream", Refused, "a TCP connection on which something else was sent than datagrams";
     RxStreamFlood, "rx_stream_flood", Refused, "a TCP connection, and there are as many as are taken";
     RxStreamUnused, "rx_stream_unused", Refused, "a TCP connection that no member has used in time";

@@ -37,9 +37,9 @@ const _: () = assert!(
 
 /// What a relay frame takes more, in both directions' wires.
 const RELAY_EXTRA: u16 = relay::HEADER_LEN as u16;
-/// What a Send indication adds (RFC 8656, 11.1): a header, the peer's address over IPv6, and the head of the data,
-/// filled up to four bytes.
-const TURN_EXTRA: u16 = 20 + 24 + 4 + 3;
+/// What a Send indication adds (RFC 8656, 11.1): a header, the peer's address over IPv6, and the head of the data. It is
+/// a multiple of the sessions' padding, as the links' MTUs are.
+const TURN_EXTRA: u16 = 20 + 24 + 4;
 
 /// How packets reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -396,7 +396,7 @@ impl Daemon {
         match to {
             Endpoint::Udp(to) => self.outbox.push((to, datagram)),
             // Where UDP does not go, nothing does in this model; nobody looks for such places.
-            Endpoint::Tcp(_) => {}
+            Endpoint::Tcp(_) | Endpoint::Turn(_) => {}
             Endpoint::Relay { by, label } => {
                 if let Some(to) = self.node.peer_of_address(by).and_then(|id| self.place_of(id)) {
                     self.outbox.push((to, [&relay::header(label)[..], &datagram].concat().into()));

@@ -19,7 +19,7 @@ mod ping;
 
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
-    PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder,
+    PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder, TurnServer,
 };
 pub use ping::{Ping, PingOrder, Probe};
 

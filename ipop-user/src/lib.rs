@@ -13,4 +13,5 @@ pub mod places;
 pub mod secret_file;
 pub mod stun;
 pub mod token;
+pub mod turn;
 pub mod userpath;

@@ -59,4 +59,5 @@ mod roaming;
 mod sealed;
 mod streams;
 mod switch;
+mod turn;
 mod ways_in;

@@ -46,6 +46,9 @@ pub struct Overlay {
     pub port_mapping: PortMapping,
     /// As configured.
     pub stun: Vec<StunServer>,
+    /// The TURN servers that are configured, in their order: the first that gives this node an address is used.
+    #[serde(default)]
+    pub turn: Vec<TurnServer>,
     /// Between how many pairs of others this node relays.
     pub relayed_pairs: u32,
     /// As configured.
@@ -89,6 +92,17 @@ pub struct StunServer {
     pub server: String,
     /// Where it sees this node; `null`: it has not said, or not lately.
     pub seen: Option<SocketAddr>,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// A TURN server, which is no member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnServer {
+    /// As configured.
+    pub server: String,
+    /// This node's address there; `null`: it has none.
+    pub relayed: Option<SocketAddr>,
     /// Why not.
     pub reason: Option<String>,
 }

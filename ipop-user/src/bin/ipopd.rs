@@ -65,14 +65,14 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What the loader has to say of each relocation; whoever wants it asks for `aya_obj=debug`.
-const QUIET: &str = "aya=info,aya_obj=info";
+/// What the loader has to say of each relocation, and a TURN client of each step; whoever wants it asks for
+/// `aya_obj=debug`.
+const QUIET: &str = "aya=info,aya_obj=info,stun_proto=error,turn_client_proto=error,turn_types=error";
 
 fn init_log(filter: Option<&str>) {
-    let filter = match filter {
-        Some(filter) => EnvFilter::new(format!("{QUIET},{filter}")),
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-    };
+    let of_environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let filter = filter.or(of_environment.as_deref()).unwrap_or("info");
+    let filter = EnvFilter::new(format!("{QUIET},{filter}"));
     // Under systemd the journal stamps each line itself.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let log = tracing_subscriber::fmt()

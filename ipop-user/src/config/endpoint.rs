@@ -26,7 +26,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// How a bootstrap node is reached.
+/// How a bootstrap node or a server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// By UDP; where that gets no answer, by TCP as well.
@@ -36,7 +36,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    const fn scheme(self) -> &'static str {
+    pub(super) const fn scheme(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
@@ -78,6 +78,28 @@ pub(super) fn parse_bootstrap(text: &str) -> Result<Bootstrap, Refusal> {
     Ok(Bootstrap { transport, endpoint, public_key })
 }
 
+/// `turn:host:port?transport=udp` or `=tcp` (RFC 7065); without a port 3478, and without a transport UDP.
+pub(super) fn parse_turn(text: &str) -> Result<(Transport, Endpoint), Refusal> {
+    let Some(rest) = text.strip_prefix("turn:") else {
+        let reason = match text.starts_with("turns:") {
+            true => format!("`{text}` is to be reached by TLS, which is not in this version"),
+            false => format!("`{text}` is no URI of a TURN server"),
+        };
+        return Err((reason, WRITE_TURN));
+    };
+    let (place, transport) = match rest.split_once('?') {
+        None | Some((_, "transport=udp")) => (rest.split('?').next().unwrap_or(rest), Transport::Udp),
+        Some((place, "transport=tcp")) => (place, Transport::Tcp),
+        Some((_, other)) => return Err((format!("`{other}` is no transport to a TURN server"), WRITE_TURN)),
+    };
+    let has_port =
+        place.rsplit_once(':').is_some_and(|(before, _)| !before.contains(':') || before.ends_with(']'));
+    let place = if has_port { place.to_owned() } else { format!("{place}:{TURN_PORT}") };
+    parse_host_port(text, &place)
+        .map(|server| (transport, server))
+        .map_err(|(reason, _)| (reason, WRITE_TURN))
+}
+
 /// Why a text is not an endpoint, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}; {advice}")]
@@ -99,6 +121,10 @@ type Refusal = (String, &'static str);
 
 const WRITE_ENDPOINT: &str =
     "write host:port, like 192.0.2.7:15000, [2001:db8::7]:15000 or node.example.org:15000";
+const WRITE_TURN: &str =
+    "write turn:host:port?transport=udp or =tcp, like turn:turn.example.org:3478?transport=tcp";
+/// Of a TURN server that is given without one (RFC 8656, 14.1 and RFC 7065).
+const TURN_PORT: u16 = 3478;
 const WRITE_LISTEN_TCP: &str = "write address:port, like tcp://0.0.0.0:443 or tcp://[::]:443";
 const WRITE_EXTERNAL: &str =
     "write address:port as others see it, like 203.0.113.5:15000 or [2001:db8::5]:15000";

@@ -39,7 +39,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 /// What a key has when the file is silent about it. The keys without an entry here are required
 /// (`node.name`, `node.key_file`, `network.name`, `network.addresses`), or optional with no value
 /// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
-/// `underlay.bootstrap`, `underlay.external`, `underlay.stun`). `network.secret` is required as soon as there is a peer.
+/// `underlay.bootstrap`, `underlay.external`, `underlay.stun`, `underlay.turn`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
     use super::{Io, Kernel, Mtu, Queues, Seal, Security, Xdp};
 
@@ -63,6 +63,8 @@ pub mod defaults {
 pub const EXTERNAL_MAX: usize = ring::LENT_MAX - 1;
 /// `underlay.stun`.
 pub const STUN_MAX: usize = ring::SERVERS_MAX;
+/// `[[underlay.turn]]`.
+pub const TURN_MAX: usize = 4;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -130,6 +132,8 @@ pub struct Underlay {
     pub external: Vec<SocketAddr>,
     /// STUN servers that are asked where they see this node, at most [`STUN_MAX`].
     pub stun: Vec<Endpoint>,
+    /// TURN servers, at most [`TURN_MAX`]: the first that gives this node an address is used.
+    pub turn: Vec<Turn>,
     /// Networks over which links may be clear.
     pub trusted: Vec<Prefix>,
 }
@@ -138,6 +142,22 @@ impl Underlay {
     /// Whether a clear link may use this address.
     pub fn trusts(&self, addr: IpAddr) -> bool {
         self.trusted.iter().any(|prefix| prefix.contains(addr))
+    }
+}
+
+/// `[[underlay.turn]]`: a server that passes on what others send to an address of its own (RFC 8656).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// How the server itself is reached.
+    pub transport: Transport,
+    pub server: Endpoint,
+    pub username: String,
+    pub password: Secret,
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "turn:{}?transport={}", self.server, self.transport.scheme())
     }
 }
 
@@ -238,14 +258,23 @@ pub enum Mtu {
     Bytes(u16),
 }
 
-/// `network.secret`. It is wiped when dropped, and never printed.
+/// `network.secret`, or the password of a server. It is wiped when dropped, and never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
+    pub(crate) fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
     /// The bytes of the secret, for key derivation.
     pub fn expose(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    /// The same as text, for who wants it as its owner wrote it.
+    pub fn expose_text(&self) -> &str {
+        &self.0
     }
 }
 
@@ -268,7 +297,8 @@ pub struct Loaded {
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     let text = read(path)?;
     let mut loaded = parse(&text, path)?;
-    if loaded.config.network.secret.is_some() {
+    let Config { network, underlay, .. } = &loaded.config;
+    if network.secret.is_some() || !underlay.turn.is_empty() {
         loaded.warnings.extend(permission_warning(path));
     }
     Ok(loaded)

@@ -62,8 +62,23 @@ pub(super) struct RawUnderlay {
     pub(super) port_mapping: Option<bool>,
     pub(super) external: Option<Spanned<Vec<Text>>>,
     pub(super) stun: Option<Spanned<Vec<Text>>>,
+    pub(super) turn: Option<Spanned<Vec<RawTurn>>>,
     #[serde(default)]
     pub(super) trusted: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTurn {
+    pub(super) server: Text,
+    pub(super) username: Text,
+    pub(super) password: Text,
+}
+
+impl fmt::Debug for RawTurn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawTurn").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,7 +12,7 @@ use crate::api::{
 };
 use crate::api::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
-    PortMapping, RingEdge, RingNode, Seen, StunServer,
+    PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -101,6 +101,18 @@ fn overlay() -> Overlay {
                 server: "192.0.2.9:3478".to_owned(),
                 seen: None,
                 reason: Some("no answer".to_owned()),
+            },
+        ],
+        turn: vec![
+            TurnServer {
+                server: "turn:turn.example.org:3478?transport=udp".to_owned(),
+                relayed: None,
+                reason: Some("it does not accept the username and the password".to_owned()),
+            },
+            TurnServer {
+                server: "turn:192.0.2.9:443?transport=tcp".to_owned(),
+                relayed: Some(SocketAddr::from(([192, 0, 2, 9], 49_160))),
+                reason: None,
             },
         ],
         relayed_pairs: 3,

@@ -1,7 +1,7 @@
 //! What the control socket asks, answered from the daemon's state.
 
 use ipop_common::Counter;
-use ipop_overlay::{Endpoint, NoPath, Node, NodeAddress, Path, PeerView, Security, UserReason};
+use ipop_overlay::{Endpoint, NoPath, Node, Path, PeerView, Security, UserReason};
 use tracing::info;
 
 use super::apply::Stale;
@@ -264,61 +264,67 @@ impl Daemon {
 
     /// The path that packets take now, and one sentence why.
     fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
-        let is_direct = !matches!(view.path, Path::Overlay { .. } | Path::Relay { .. });
-        let is_sealed = view.path.security() == Some(Security::Sealed);
-        if self.config.datapath.seal == config::Seal::User && is_sealed && is_direct {
-            return (api::Path::DirectUser, "datapath.seal = \"user\" in the configuration".to_owned());
-        }
-        match (view.path, &peer.kernel) {
-            (Path::Kernel { security: Security::Sealed, .. }, Ok(())) => {
-                let reason = match self.config.datapath.seal {
-                    config::Seal::Kernel => "sealed in the kernel",
-                    _ => "sealed in the kernel, super-packets in the daemon",
-                };
-                (api::Path::DirectKernel, reason.to_owned())
+        let is_turned = || self.node.ring().is_some_and(|ring| ring.is_turned(peer.node_address()));
+        let relayed = |who: String| {
+            let sealed = match self.sealed_in_kernel(peer) {
+                Ok(how) => how.to_owned(),
+                Err(reason) => format!("sealed in the daemon: {reason}"),
+            };
+            (
+                api::Path::Relay,
+                format!("{who} passes the packets on: {}; {sealed}", self.why_not_direct(peer)),
+            )
+        };
+        match view.path {
+            Path::None(why) => (api::Path::None, no_path(why, peer, view.endpoint)),
+            Path::Overlay { to, .. } => (api::Path::Overlay, self.why_carried(to)),
+            Path::Relay { by, .. } => relayed(self.node_ref(by).label()),
+            Path::User { reason: UserReason::Turn, .. } => {
+                let reason = self.why_not_direct(peer);
+                (api::Path::Relay, format!("this node's TURN server passes the packets on: {reason}"))
             }
-            (Path::Kernel { .. }, Ok(())) => {
-                (api::Path::DirectKernel, "both ends trust the wire and run the kernel path".to_owned())
+            Path::Kernel { .. } | Path::User { .. } if is_turned() => {
+                relayed("the peer's TURN server".to_owned())
             }
-            (Path::Kernel { .. }, Err(reason)) => {
-                (api::Path::DirectUser, format!("not in the kernel: {reason}"))
-            }
-            (Path::User { reason: UserReason::OffHere, .. }, _) => {
-                let reason = self.kernel.reason.as_deref().unwrap_or("not set up");
-                (api::Path::DirectUser, format!("the kernel path is off on this node: {reason}"))
-            }
-            (Path::User { reason: UserReason::Tcp, .. }, _) => {
+            Path::User { reason: UserReason::Tcp, .. } => {
                 (api::Path::DirectUser, "by TCP: no packets of UDP come through".to_owned())
             }
-            (Path::User { reason: UserReason::OffThere, security: Security::Sealed, .. }, _) => {
-                let reason = "over IPv6 the peer wants UDP checksums, which the kernel path has not";
+            Path::User { reason: UserReason::OffThere, security, .. } => {
+                let reason = match security {
+                    Security::Sealed => {
+                        "over IPv6 the peer wants UDP checksums, which the kernel path has not"
+                    }
+                    Security::Clear(_) => "the kernel path is off on the peer",
+                };
                 (api::Path::DirectUser, reason.to_owned())
             }
-            (Path::User { reason: UserReason::OffThere, .. }, _) => {
-                (api::Path::DirectUser, "the kernel path is off on the peer".to_owned())
+            Path::Kernel { security: Security::Clear(_), .. } if peer.kernel.is_ok() => {
+                (api::Path::DirectKernel, "both ends trust the wire and run the kernel path".to_owned())
             }
-            (Path::Relay { by, .. }, kernel) => (api::Path::Relay, self.why_relayed_so(peer, by, kernel)),
-            (Path::Overlay { to, .. }, _) => (api::Path::Overlay, self.why_carried(to)),
-            (Path::None(why), _) => (api::Path::None, no_path(why, peer, view.endpoint)),
+            Path::User { security: Security::Clear(_), .. } => (api::Path::DirectUser, self.why_off()),
+            Path::Kernel { .. } | Path::User { .. } => match self.sealed_in_kernel(peer) {
+                Ok(how) => (api::Path::DirectKernel, how.to_owned()),
+                Err(reason) => (api::Path::DirectUser, format!("not in the kernel: {reason}")),
+            },
         }
     }
 
-    /// One sentence about packets that a relay passes on, and where they are sealed.
-    fn why_relayed_so(&self, peer: &PeerState, by: NodeAddress, kernel: &Result<(), String>) -> String {
+    /// How packets to a peer are sealed in the kernel, or why they are not.
+    fn sealed_in_kernel(&self, peer: &PeerState) -> Result<&'static str, String> {
         let is_on = self.kernel.path.as_ref().is_some_and(KernelPath::enabled);
-        let sealed = match (self.config.datapath.seal, kernel) {
-            (config::Seal::User, _) => {
-                "sealed in the daemon: datapath.seal = \"user\" in the configuration".to_owned()
-            }
-            _ if !is_on => {
-                let reason = self.kernel.reason.as_deref().unwrap_or("not set up");
-                format!("sealed in the daemon: the kernel path is off on this node: {reason}")
-            }
-            (_, Err(reason)) => format!("sealed in the daemon: {reason}"),
-            (config::Seal::Kernel, Ok(())) => "sealed in the kernel".to_owned(),
-            (config::Seal::Auto, Ok(())) => "sealed in the kernel, super-packets in the daemon".to_owned(),
-        };
-        format!("{}; {sealed}", self.why_relayed(peer, by))
+        match (self.config.datapath.seal, &peer.kernel) {
+            (config::Seal::User, _) => Err("datapath.seal = \"user\" in the configuration".to_owned()),
+            _ if !is_on => Err(self.why_off()),
+            (_, Err(reason)) => Err(reason.clone()),
+            (config::Seal::Kernel, Ok(())) => Ok("sealed in the kernel"),
+            (config::Seal::Auto, Ok(())) => Ok("sealed in the kernel, super-packets in the daemon"),
+        }
+    }
+
+    /// Why this node has no kernel path.
+    fn why_off(&self) -> String {
+        let reason = self.kernel.reason.as_deref().unwrap_or("not set up");
+        format!("the kernel path is off on this node: {reason}")
     }
 
     fn link(&self, peer: &PeerState) -> Option<api::Link> {
@@ -475,6 +481,7 @@ impl Daemon {
                 return Err("sealed: other nodes pass the packets on".to_owned());
             }
             Some(Endpoint::Tcp(_)) => return Err("sealed: the packets go by TCP".to_owned()),
+            Some(Endpoint::Turn(_)) => return Err("sealed: a TURN server passes the packets on".to_owned()),
             Some(Endpoint::Udp(_)) | None => {}
         }
         match (view.endpoint.and_then(Endpoint::udp), &peer.reach) {

@@ -78,6 +78,10 @@ impl Daemon {
         let reach = match self.node.peer(id).and_then(|view| view.endpoint) {
             None => return false,
             Some(Place::Udp(endpoint) | Place::Tcp(endpoint)) => self.reach(endpoint.ip()).await,
+            Some(Place::Turn(_)) => match self.turn.server() {
+                Some(server) => self.reach(server.ip()).await,
+                None => Err("no TURN server gives this node an address".to_owned()),
+            },
             Some(Place::Relay { by, .. }) => match self.place_of(by).and_then(Place::direct) {
                 Some(place) => self.reach(place.ip()).await,
                 None => Err("the relay is not connected".to_owned()),

@@ -227,6 +227,9 @@ impl Daemon {
                     }
                     if by_tcp {
                         self.streams.send(place, &question);
+                        if self.turn.relayed().is_some() {
+                            self.turn.send(place, &question);
+                        }
                     }
                 }
             }

@@ -38,11 +38,10 @@ impl Daemon {
     pub(super) fn begin_handover(&mut self, id: PeerId, to: Endpoint) {
         let now = clock::now();
         let before = self.node.peer(id).and_then(|view| view.endpoint);
-        let (Some(Endpoint::Overlay(address)), Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Relay { .. }) =
-            (before, to)
-        else {
+        let Some(address) = before.and_then(Endpoint::overlay) else { return };
+        if to.overlay().is_some() {
             return;
-        };
+        }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.carried.is_some_and(|at| now.since(at) < UNDER_WAY) {
             let until = now.after(PATIENCE);

@@ -44,6 +44,7 @@ mod sealing;
 mod start;
 mod streams;
 mod stun;
+mod turn;
 mod underlays;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -82,6 +83,7 @@ use probes::Probes;
 use sealing::{Deed, Sealing};
 use streams::Streams;
 use stun::Stun;
+use turn::Turn;
 use underlays::Underlays;
 
 /// How often leases are renewed: many times within one.
@@ -138,6 +140,8 @@ enum Event {
     /// Of the router.
     Router,
     Stun(Heard),
+    /// Of a connection to a TURN server.
+    Turn(turn::Word),
     /// Of a STUN server.
     StunName(stun::Name),
     Request(Request),
@@ -182,6 +186,7 @@ struct Daemon {
     overlay: Option<Overlay>,
     port_mapping: PortMapping,
     stun: Stun,
+    turn: Turn,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -229,6 +234,7 @@ impl Daemon {
                 Event::Stream(word) => self.hear_stream(word),
                 Event::Router => self.router_answered(),
                 Event::Stun(heard) => self.hear_stun(&heard),
+                Event::Turn(word) => self.hear_turn(word),
                 Event::StunName(name) => self.server_found(name),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
@@ -255,6 +261,7 @@ impl Daemon {
             word = bootstrap::next_word(&mut self.overlay) => Event::Word(word),
             word = self.streams.next_word() => Event::Stream(word),
             () = self.port_mapping.changed() => Event::Router,
+            word = self.turn.next_word() => Event::Turn(word),
             Some(heard) = events.stun.recv() => Event::Stun(heard),
             Some(name) = self.stun.names.1.recv() => Event::StunName(name),
             Some(request) = events.requests.recv() => Event::Request(request),
@@ -280,6 +287,7 @@ impl Daemon {
             self.probes.next_deadline(),
             self.overlay.as_ref().and_then(Overlay::next_deadline),
             self.stun.next_deadline(),
+            self.turn.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
@@ -394,6 +402,7 @@ impl Daemon {
         self.end_handovers(now);
         self.ask_bootstraps(now);
         self.ask_servers(now);
+        self.ask_for_turn(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
     }
@@ -531,6 +540,7 @@ impl Daemon {
         match to {
             Endpoint::Udp(to) => self.transmit(to, datagram),
             Endpoint::Tcp(to) => self.streams.send(to, datagram),
+            Endpoint::Turn(to) => self.turn.send(to, datagram),
             Endpoint::Relay { by, label } => self.send_by_relay(by, label, datagram),
             Endpoint::Overlay(to) => self.carry(to, datagram),
         }
@@ -577,6 +587,7 @@ impl Daemon {
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());
         self.port_mapping.close().await;
+        self.turn.close().await;
         events.control.shutdown().await;
         self.underlays.close(self.kernel.path.as_ref(), &self.netlink).await;
         if let Some(path) = self.kernel.path.take() {

@@ -104,7 +104,8 @@ impl Daemon {
         edges.sort_by_key(|edge| edge.since);
         let known = edges.iter().filter_map(|edge| {
             let id = self.node.peer_of_address(edge.address)?;
-            let place = self.node.peer(id)?.endpoint?.udp()?;
+            // Its address at a TURN server is another one next time.
+            let place = self.node.peer(id)?.endpoint?.udp().filter(|_| !ring.is_turned(edge.address))?;
             Some(KnownNode { public_key: PublicKey::from_bytes(edge.public_key), places: vec![place] })
         });
         let mut nodes: Vec<KnownNode> = known.take(remembered::NODES_MAX).collect();
@@ -164,6 +165,7 @@ impl Daemon {
         self.node.set_places(places.clone());
         self.set_lans(&lans);
         self.follow_servers(&places);
+        self.follow_turn(&places);
         self.router_answered();
         self.follow_router().await;
     }
@@ -211,11 +213,14 @@ impl Daemon {
         let endpoint = self.node.peer(id).and_then(|view| view.endpoint);
         let is_by_tcp = matches!(endpoint, Some(Endpoint::Tcp(_))) && self.sealing.current(id).is_some();
         if self.streams.is_wanted() && !is_by_tcp {
-            candidates = candidates.into_iter().flat_map(with_tcp).collect();
+            let by_turn = self.turn.relayed().is_some();
+            let others = |place: Endpoint| without_udp(place, by_turn);
+            candidates = candidates.into_iter().flat_map(others).collect();
         }
         candidates.truncate(CANDIDATES_MAX);
         self.set_candidates(id, &candidates);
-        let is_direct = endpoint.is_none_or(|endpoint| endpoint.udp().is_some());
+        let is_turned = self.node.ring().is_some_and(|ring| ring.is_turned(key.node_address().on_ring()));
+        let is_direct = endpoint.is_none_or(|endpoint| endpoint.udp().is_some()) && !is_turned;
         if !is_direct || self.sealing.current(id).is_none() {
             self.sealing.call_candidates(id);
         }
@@ -406,9 +411,11 @@ impl Daemon {
     }
 }
 
-/// A place, and the same by TCP: each node listens at one port by both, unless it is told otherwise.
-fn with_tcp(place: Endpoint) -> impl Iterator<Item = Endpoint> {
-    [Some(place), place.udp().map(Endpoint::Tcp)].into_iter().flatten()
+/// A place, and the ways there for a host that UDP does not leave: by TCP, since each node listens at one port by both
+/// unless it is told otherwise, and by a TURN server, if there is one.
+fn without_udp(place: Endpoint, by_turn: bool) -> impl Iterator<Item = Endpoint> {
+    let by_turn = place.udp().filter(|_| by_turn).map(Endpoint::Turn);
+    [Some(place), place.udp().map(Endpoint::Tcp), by_turn].into_iter().flatten()
 }
 
 /// What a node is called that has not said its name.

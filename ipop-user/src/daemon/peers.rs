@@ -163,6 +163,9 @@ impl PeerState {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
             Path::Overlay { .. } => return Err("other nodes carry the packets".to_owned()),
             Path::User { reason: UserReason::Tcp, .. } => return Err("the packets go by TCP".to_owned()),
+            Path::User { reason: UserReason::Turn, .. } => {
+                return Err("the packets go by a TURN server".to_owned());
+            }
             Path::Relay { label, mtu, .. } => {
                 let (relay, _) = place.ok_or_else(|| "the relay is not connected by UDP".to_owned())?;
                 (relay, Form::Relayed { source_port, label }, mtu, true)
@@ -225,7 +228,7 @@ impl PeerState {
                 let mtu = view.path.mtu().unwrap_or(waiting);
                 UserLink::new(name, self.link_id, local, endpoint, mtu)
             }
-            to @ (Endpoint::Tcp(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_)) => {
+            to @ (Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_)) => {
                 let mtu = view.path.mtu().unwrap_or(OVERLAY_MTU.min(mtu_max(configured)));
                 UserLink::around(name, self.link_id, to, to.relay().and_then(place_of), mtu)
             }

@@ -133,7 +133,7 @@ impl Daemon {
     /// Where what goes to a peer goes first: to the peer itself or to its relay; nowhere where others carry.
     pub(super) fn first_place(&self, endpoint: Endpoint) -> Option<Endpoint> {
         match endpoint {
-            Endpoint::Udp(_) | Endpoint::Tcp(_) => Some(endpoint),
+            Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Turn(_) => Some(endpoint),
             Endpoint::Relay { by, .. } => self.place_of(by),
             Endpoint::Overlay(_) => None,
         }

@@ -40,6 +40,7 @@ impl Daemon {
             external: self.config.underlay.external.clone(),
             port_mapping: self.port_mapping.status(),
             stun: self.stun.status(),
+            turn: self.turn.status(),
             relayed_pairs: u32::try_from(overlay.relayed.len()).unwrap_or(u32::MAX),
             bootstrap,
         })
@@ -118,13 +119,8 @@ impl Daemon {
         }
     }
 
-    /// One sentence about packets that a relay passes on.
-    pub(super) fn why_relayed(&self, peer: &PeerState, by: NodeAddress) -> String {
-        let relay = self.node_ref(by).label();
-        format!("{relay} passes the packets on: {}", self.why_not_direct(peer))
-    }
-
-    fn why_not_direct(&self, peer: &PeerState) -> String {
+    /// Why packets to a peer go by a relay.
+    pub(super) fn why_not_direct(&self, peer: &PeerState) -> String {
         let Some(ring) = self.node.ring() else { return "there is no overlay".to_owned() };
         match ring.upgrade_at(peer.node_address()) {
             Some(at) => {

@@ -318,7 +318,7 @@ impl Sealing {
             let direct_ns = match self.core.peer(live.peer).and_then(|view| view.endpoint) {
                 Some(Endpoint::Udp(_)) => by_udp.max(heard.udp_ns),
                 Some(Endpoint::Tcp(_)) => heard.tcp_ns,
-                Some(Endpoint::Relay { .. }) => by_relay,
+                Some(Endpoint::Turn(_) | Endpoint::Relay { .. }) => by_relay,
                 Some(Endpoint::Overlay(_)) | None => 0,
             };
             let look = seen.entry(live.peer).or_default();

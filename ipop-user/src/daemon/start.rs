@@ -28,6 +28,7 @@ use super::probes::Probes;
 use super::sealing::{Identity, Partner, Sealing};
 use super::streams::{self, Streams};
 use super::stun::Stun;
+use super::turn::Turn;
 use super::underlays::{Underlays, XdpPlan};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
 use crate::api::DeviceKind;
@@ -123,7 +124,8 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     };
     warnings.extend(kernel.reason.iter().map(|reason| format!("kernel path: {reason}")));
     let merges = device.kind == DeviceKind::Vxlan && kernel_at_least(6, 5);
-    let now = clock::now();
+    let (now, inlet) = (clock::now(), user.inlet());
+    let turn = Turn::new(inlet.clone(), Arc::clone(&counters));
     let mut daemon = Daemon {
         options: options.clone(),
         public_key: private_key.public_key(),
@@ -137,8 +139,8 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         netlink,
         device,
         kernel,
-        streams: Streams::new(user.inlet(), Arc::clone(&counters), tcp),
-        inlet: user.inlet(),
+        streams: Streams::new(inlet.clone(), Arc::clone(&counters), tcp),
+        inlet,
         user,
         table,
         cookies,
@@ -147,6 +149,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         port_mapping: PortMapping::start(Arc::clone(&counters)),
         counters,
         stun: Stun::new(ear),
+        turn,
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,

@@ -438,7 +438,7 @@ impl Daemon {
     pub(super) fn tidy_streams(&mut self, now: Instant) {
         let place = |id: &PeerId| match self.node.peer(*id)?.endpoint? {
             Endpoint::Tcp(place) => Some(place),
-            Endpoint::Udp(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_) => None,
+            Endpoint::Udp(_) | Endpoint::Turn(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_) => None,
         };
         let used: Vec<SocketAddr> = self.peers.keys().filter_map(place).collect();
         self.streams.tidy(|address| used.contains(address), now);

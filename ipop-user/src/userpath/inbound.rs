@@ -131,7 +131,7 @@ impl Inbound {
         let bytes = pool.bytes(datagram);
         // Who carries could have written what is not sealed. Handshakes do not come this way, but by relays.
         let result = match (bytes.first(), bundle.from) {
-            (Some(&relay::TYPE), from @ (Endpoint::Udp(_) | Endpoint::Tcp(_))) => {
+            (Some(&relay::TYPE), from @ (Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Turn(_))) => {
                 self.relayed(datagram, from, bundle, pool, frames, context)
             }
             (Some(_), Endpoint::Udp(from)) if stun::is_stun(bytes) => {
@@ -141,9 +141,9 @@ impl Inbound {
             (Some(&wireguard::TYPE_TRANSPORT), _) => self.sealed(datagram, bundle, pool, frames, context),
             (
                 Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)),
-                from @ (Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Relay { .. }),
+                from @ (Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Relay { .. }),
             ) => handshake(&mut self.gate, bytes, (from, bundle.socket), context),
-            (Some(&introduction::TYPE), from @ (Endpoint::Udp(_) | Endpoint::Tcp(_)))
+            (Some(&introduction::TYPE), from @ (Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Turn(_)))
                 if bytes.len() == introduction::LEN =>
             {
                 introduce(&mut self.gate, bytes, (from, bundle.socket), context)
@@ -244,7 +244,7 @@ impl Inbound {
         }
         match bundle.from {
             Endpoint::Udp(_) => place.note_received(context.now_ns),
-            Endpoint::Tcp(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_) => {
+            Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_) => {
                 session.note_around_data(context.now_ns);
             }
         }

@@ -17,7 +17,7 @@
 //! ```
 
 mod batch;
-mod clock;
+pub(crate) mod clock;
 pub mod coalesce;
 pub mod counters;
 mod engine;

@@ -310,7 +310,7 @@ impl Outbound {
                 let session = session.ok_or(Refusal::Wait(Wanted::Session(slot)))?;
                 let label = match link.endpoint {
                     Endpoint::Relay { label, .. } => Some(label),
-                    Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Overlay(_) => None,
+                    Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Overlay(_) => None,
                 };
                 Cut::Sealed(Sealed { packet, whole, next: 0, session, mtu: link.link.mtu, label })
             }
@@ -333,10 +333,11 @@ impl Outbound {
                 Endpoint::Udp(endpoint) => self.by_udp(endpoint, traffic),
                 to => Some(Way::Carry { to, traffic }),
             },
-            (to @ (Endpoint::Tcp(_) | Endpoint::Overlay(_)), Carriage::Sealed(_)) => {
+            (to @ (Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Overlay(_)), Carriage::Sealed(_)) => {
                 Some(Way::Carry { to, traffic })
             }
-            (Endpoint::Tcp(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_), Carriage::Clear(_)) => None,
+            // What is not sealed goes by nobody.
+            (_, Carriage::Clear(_)) => None,
         }
     }
 

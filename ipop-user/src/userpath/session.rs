@@ -129,7 +129,7 @@ impl UserSession {
                 heard.tcp_ns = now_ns;
                 heard.around = Some((source, now_ns));
             }
-            Endpoint::Relay { .. } => {
+            Endpoint::Turn(_) | Endpoint::Relay { .. } => {
                 heard.relay_ns = now_ns;
                 heard.around = Some((source, now_ns));
             }

@@ -67,6 +67,7 @@ fn name_of(path: Path) -> &'static str {
         Path::User { security: Sealed, reason: UserReason::OffHere, .. } => "user, sealed, off here",
         Path::User { security: Sealed, reason: UserReason::OffThere, .. } => "user, sealed, off there",
         Path::User { reason: UserReason::Tcp, .. } => "user, by TCP",
+        Path::User { reason: UserReason::Turn, .. } => "user, by TURN",
         Path::Relay { .. } => "relay",
         Path::Overlay { .. } => "overlay",
         Path::None(NoPath::NoEndpoint) => "no endpoint",
@@ -301,6 +302,7 @@ impl Run {
                     (_, 0x1f) => Some(Endpoint::Overlay(OVERLAY)),
                     (_, 0x1e) => Some(Endpoint::Relay { by: OVERLAY, label: 7 }),
                     (_, 0x1d) => Some(Endpoint::Tcp(address(1))),
+                    (_, 0x1c) => Some(Endpoint::Turn(address(1))),
                     (_, index) => Some(Endpoint::Udp(address(index))),
                 };
                 if state.endpoint == Some(Endpoint::Overlay(OVERLAY)) {

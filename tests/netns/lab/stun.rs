@@ -1,4 +1,4 @@
-//! STUN servers: Debian's coturn, and what a test says in the place of one.
+//! STUN and TURN servers: Debian's coturn, and what a test says in the place of one.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -27,19 +27,38 @@ impl Coturn {
     /// Waits until it answers.
     #[track_caller]
     pub(crate) fn start(host: &Host) -> Self {
+        Self::with(host, &["--stun-only", "--no-tcp"])
+    }
+
+    /// One that gives addresses to those who know these words, by UDP and TCP.
+    #[track_caller]
+    pub(crate) fn relaying(host: &Host, user: &str, password: &str) -> Self {
+        let user = format!("{user}:{password}");
+        let address = host.outer_v4.to_string();
+        let account = ["--lt-cred-mech", "--realm", "lab", "--user", &user];
+        Self::with(host, &[&account[..], &["--relay-ip", &address, "--no-tcp-relay"]].concat())
+    }
+
+    #[track_caller]
+    fn with(host: &Host, more: &[&str]) -> Self {
         let address = host.outer_v4.to_string();
         let pid = host.folder.join("coturn.pid");
-        let arguments = ["-n", "--stun-only", "--no-cli", "--no-tls", "--no-dtls", "--no-tcp", "-m", "1"];
+        let arguments = ["-n", "--no-cli", "--no-tls", "--no-dtls", "-m", "1"];
         let mut command = host.ns.command(PROGRAM, &arguments);
-        command.args([
+        command.args(more).args([
             "--log-file",
             "stdout",
+            "--verbose",
             "--listening-ip",
             &address,
             "--listening-port",
             &PORT.to_string(),
         ]);
-        command.arg("--pidfile").arg(pid).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("--pidfile")
+            .arg(pid)
+            .stdout(std::fs::File::create(host.folder.join("coturn.log")).expect("a log"))
+            .stderr(Stdio::null());
         // SAFETY: the closure runs between fork and exec and makes one system call.
         unsafe {
             command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));

@@ -7,13 +7,17 @@ use toml::Spanned;
 
 use super::Checker;
 use crate::config::endpoint::{
-    parse_bootstrap, parse_endpoint, parse_external, parse_listen, parse_listen_tcp,
+    parse_bootstrap, parse_endpoint, parse_external, parse_listen, parse_listen_tcp, parse_turn,
 };
 use crate::config::name::InterfaceName;
-use crate::config::raw::{RawUnderlay, Text};
+use crate::config::raw::{RawTurn, RawUnderlay, Text};
 use crate::config::{
-    Bootstrap, Config, EXTERNAL_MAX, Endpoint, Prefix, STUN_MAX, Security, Underlay, default_listen,
+    Bootstrap, Config, EXTERNAL_MAX, Endpoint, Prefix, STUN_MAX, Secret, Security, TURN_MAX, Turn, Underlay,
+    default_listen,
 };
+
+/// Bytes of a username (RFC 8489, 14.3).
+const TURN_TEXT_MAX: usize = 508;
 
 pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Underlay> {
     let listen = match &raw.listen {
@@ -40,6 +44,10 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         Some(list) => stun(checker, list),
         None => Some(Vec::new()),
     };
+    let turn = match &raw.turn {
+        Some(list) => turn(checker, list),
+        None => Some(Vec::new()),
+    };
     let trusted = trusted(checker, &raw.trusted);
     Some(Underlay {
         listen: listen?,
@@ -53,6 +61,7 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawUnderlay) -> Option<Unde
         port_mapping: raw.port_mapping.unwrap_or(true),
         external: external?,
         stun: stun?,
+        turn: turn?,
         trusted: trusted?,
     })
 }
@@ -211,6 +220,47 @@ fn stun(checker: &mut Checker<'_>, list: &Spanned<Vec<Text>>) -> Option<Vec<Endp
     distinct(checker, list, ("underlay.stun", STUN_MAX), parse_endpoint)
 }
 
+fn turn(checker: &mut Checker<'_>, list: &Spanned<Vec<RawTurn>>) -> Option<Vec<Turn>> {
+    if list.get_ref().len() > TURN_MAX {
+        let what = format!("there are {} [[underlay.turn]]", list.get_ref().len());
+        return checker.error(list.span(), what, format!("write at most {TURN_MAX}"));
+    }
+    let mut servers: Vec<Turn> = Vec::new();
+    for raw in list.get_ref() {
+        let username = turn_text(checker, &raw.username, "username");
+        let password = turn_text(checker, &raw.password, "password");
+        match (parse_turn(raw.server.get_ref()), username, password) {
+            (Err((reason, advice)), ..) => {
+                checker.error::<()>(raw.server.span(), reason, advice);
+            }
+            (Ok((transport, server)), Some(username), Some(password)) => {
+                let password = Secret::new(password);
+                let server = Turn { transport, server, username, password };
+                if servers.iter().any(|other| other.to_string() == server.to_string()) {
+                    let what = format!("`{}` is there twice", raw.server.get_ref());
+                    checker.error::<()>(raw.server.span(), what, "take one of them out");
+                } else {
+                    servers.push(server);
+                }
+            }
+            (Ok(_), ..) => {}
+        }
+    }
+    (servers.len() == list.get_ref().len()).then_some(servers)
+}
+
+/// A name or a password as STUN carries it (RFC 8489, 14.3): not in the message, since one of them is secret.
+fn turn_text(checker: &mut Checker<'_>, text: &Text, key: &str) -> Option<String> {
+    let value = text.get_ref();
+    let is_good = !value.is_empty() && value.len() <= TURN_TEXT_MAX && !value.chars().any(char::is_control);
+    if !is_good {
+        let what =
+            format!("this `{key}` is empty, longer than {TURN_TEXT_MAX} bytes, or has control characters");
+        return checker.error(text.span(), what, "copy it from the server's configuration");
+    }
+    Some(value.clone())
+}
+
 /// What is valid and yet will not work as its writer hoped.
 pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config) {
     if let Some(list) = &raw.bootstrap
@@ -222,11 +272,15 @@ pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config
             "add `network.secret`, the same on every node",
         );
     }
-    let of_overlay = [("external", &raw.external), ("stun", &raw.stun)];
-    for (key, list) in of_overlay.into_iter().filter(|_| !config.has_overlay()) {
-        if let Some(list) = list {
+    let of_overlay = [
+        ("external", raw.external.as_ref().map(Spanned::span)),
+        ("stun", raw.stun.as_ref().map(Spanned::span)),
+        ("turn", raw.turn.as_ref().map(Spanned::span)),
+    ];
+    for (key, span) in of_overlay.into_iter().filter(|_| !config.has_overlay()) {
+        if let Some(span) = span {
             checker.warn(
-                list.span(),
+                span,
                 format!(
                     "`underlay.{key}` has no effect: this node is in no overlay, and tells nobody where it is"
                 ),

@@ -302,6 +302,53 @@ fn outside_addresses_and_stun_servers_are_checked() {
 }
 
 #[test]
+fn turn_servers_are_checked() {
+    let with =
+        |entries: &str| changed("interfaces = [\"p1\"]", &format!("bootstrap = []\nturn = [{entries}]"));
+    let entry =
+        |server: &str| format!("{{ server = \"{server}\", username = \"node\", password = \"hush\" }}");
+    let good =
+        ["turn:192.0.2.9", "turn:[2001:db8::9]?transport=tcp", "turn:turn.example.org:443?transport=tcp"];
+    let list: Vec<String> = good.map(entry).to_vec();
+    let underlay = parsed(&with(&list.join(", "))).config.underlay;
+    let servers: Vec<String> = underlay.turn.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        servers,
+        [
+            "turn:192.0.2.9:3478?transport=udp",
+            "turn:[2001:db8::9]:3478?transport=tcp",
+            "turn:turn.example.org:443?transport=tcp"
+        ]
+    );
+    assert_eq!(underlay.turn[0].password.expose_text(), "hush");
+    assert!(!format!("{underlay:?}").contains("hush"));
+    let write = "write turn:host:port?transport=udp or =tcp, like turn:turn.example.org:3478?transport=tcp";
+    for (server, reason) in [
+        ("turn.example.org:3478", "`turn.example.org:3478` is no URI of a TURN server"),
+        (
+            "turns:turn.example.org",
+            "`turns:turn.example.org` is to be reached by TLS, which is not in this version",
+        ),
+        ("turn:turn.example.org?transport=sctp", "`transport=sctp` is no transport to a TURN server"),
+        ("turn:192.0.2.9:0", "`turn:192.0.2.9:0` has port 0"),
+        ("turn:", "`turn:` names no host"),
+    ] {
+        assert_eq!(errors(&with(&entry(server))), format!("t.toml:19:20: {reason}; {write}"));
+    }
+    let twice = format!("{}, {}", entry("turn:192.0.2.9"), entry("turn:192.0.2.9:3478"));
+    assert!(errors(&with(&twice)).contains("`turn:192.0.2.9:3478` is there twice; take one of them out"));
+    let many: Vec<String> = (1..=5).map(|port| entry(&format!("turn:192.0.2.9:{port}"))).collect();
+    assert!(errors(&with(&many.join(", "))).contains("there are 5 [[underlay.turn]]; write at most 4"));
+    let nameless = "{ server = \"turn:192.0.2.9\", username = \"\", password = \"a secret\\n\" }";
+    let errors = errors(&with(nameless));
+    assert!(
+        errors.contains("this `username` is empty") && errors.contains("this `password` is empty"),
+        "{errors}"
+    );
+    assert!(!errors.contains("a secret"), "{errors}");
+}
+
+#[test]
 fn who_is_in_no_overlay_tells_nobody_where_it_is() {
     let text = changed("interfaces = [\"p1\"]", "external = [\"203.0.113.5:15000\"]");
     assert_eq!(

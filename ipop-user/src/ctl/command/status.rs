@@ -2,7 +2,7 @@
 
 use crate::api::{
     Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Nat, Neighbour, Overlay, PortMapping,
-    Seen, Status, StunServer, XdpState,
+    Seen, Status, StunServer, TurnServer, XdpState,
 };
 use crate::ctl::format::{duration, fields, microseconds, or_nothing};
 
@@ -70,6 +70,7 @@ fn overlay_rows(overlay: &Overlay) -> Vec<(&'static str, String)> {
     rows.extend(overlay.nat.iter().map(|of| ("nat", nat(of))));
     rows.extend(overlay.external.iter().map(|place| ("external", format!("{place}, as configured"))));
     rows.extend(overlay.stun.iter().map(|of| ("stun", stun(of))));
+    rows.extend(overlay.turn.iter().map(|of| ("turn", turn(of))));
     rows.push(("mapped port", port_mapping(&overlay.port_mapping)));
     if overlay.relayed_pairs > 0 {
         let others = if overlay.relayed_pairs == 1 {
@@ -105,6 +106,13 @@ fn stun(of: &StunServer) -> String {
     match of.seen {
         Some(seen) => format!("{} sees {seen}", of.server),
         None => format!("{}: {}", of.server, of.reason.as_deref().unwrap_or("no answer")),
+    }
+}
+
+fn turn(of: &TurnServer) -> String {
+    match of.relayed {
+        Some(relayed) => format!("{relayed} by {}", of.server),
+        None => format!("none by {}: {}", of.server, of.reason.as_deref().unwrap_or("no answer")),
     }
 }
 
@@ -199,6 +207,9 @@ nat          ipv4 endpoint-independent, hairpin: seen at 198.51.100.7:15000 by 2
 external     203.0.113.5:15000, as configured
 stun         stun.example.org:3478 sees 198.51.100.7:15000
 stun         192.0.2.9:3478: no answer
+turn         none by turn:turn.example.org:3478?transport=udp: it does not
+             accept the username and the password
+turn         192.0.2.9:49160 by turn:192.0.2.9:443?transport=tcp
 mapped port  198.51.100.7:15000 by PCP of 192.168.1.1, for 19 min 20 s more
 relays       between 3 pairs of others
 bootstrap    udp://alpha.example.org:15000: has not answered
