@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -231,6 +231,16 @@ pub struct RelayEnd {
     /// other end; and its ports.
     pub addresses: u16,
     pub ports: u16,
+    /// Sum of the pseudo-header of frames from here, without the length.
+    pub pseudo_header: u16,
+    /// [`Self::DRIVER_SENDS`].
+    pub flags: u16,
+    pub reserved: u32,
+}
+
+impl RelayEnd {
+    /// What comes in at the interface by which this end is reached, and goes out there, XDP may send.
+    pub const DRIVER_SENDS: u16 = 1;
 }
 
 /// Two nodes between which this one relays (hash, key: label). See [`crate::relay`].
@@ -248,8 +258,8 @@ pub struct Relay {
 }
 
 const _: () = {
-    assert!(size_of::<RelayEnd>() == 56);
-    assert!(size_of::<Relay>() == 144);
+    assert!(size_of::<RelayEnd>() == 64);
+    assert!(size_of::<Relay>() == 160);
     assert!(size_of::<Config>() == 40);
     assert!(core::mem::offset_of!(Config, owner) == 16);
     assert!(size_of::<LinkRef>() == 8);

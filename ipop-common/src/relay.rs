@@ -14,16 +14,17 @@ use crate::address::{Address, Family};
 use crate::checksum;
 use crate::cursor::Cursor;
 use crate::filter::WINDOW_NS;
-use crate::ingress::ETHERNET_LEN;
+use crate::ingress::{ETHERNET_LEN, UDP_LEN};
+use crate::inner::protocol;
 use crate::maps::{Relay, RelayEnd};
 
 /// First byte of a relay frame.
 pub const TYPE: u8 = 5;
 /// What precedes the message.
 pub const HEADER_LEN: usize = 8;
-/// Headers of a frame that is passed on, up to the UDP ports.
-pub const V4_LEN: usize = ETHERNET_LEN + 20 + 4;
-pub const V6_LEN: usize = ETHERNET_LEN + 40 + 4;
+/// Headers of a frame that is passed on, up to those of UDP.
+pub const V4_LEN: usize = ETHERNET_LEN + 20 + UDP_LEN;
+pub const V6_LEN: usize = ETHERNET_LEN + 40 + UDP_LEN;
 /// A frame with fewer hops left has gone in circles.
 const HOPS_MIN: u8 = 2;
 
@@ -52,6 +53,8 @@ pub struct Way {
     pub local: Address,
     pub own_port: u16,
     pub peer: SocketAddr,
+    /// The interface's driver sends what an XDP program that runs in it has changed.
+    pub driver_sends: bool,
 }
 
 impl Relay {
@@ -76,6 +79,13 @@ impl Relay {
             return Some(0);
         }
         if is(b) { Some(1) } else { None }
+    }
+
+    /// The end that a frame comes from, and the one that it goes to.
+    #[inline(always)]
+    pub fn from_and_to(&self, is_from_first: bool) -> (&RelayEnd, &RelayEnd) {
+        let [first, second] = &self.ends;
+        if is_from_first { (first, second) } else { (second, first) }
     }
 
     /// Whether `len` bytes more are within the limit. Several processors may count at the same time, and miss
@@ -109,6 +119,9 @@ impl RelayEnd {
             own_port: way.own_port,
             addresses: 0,
             ports: 0,
+            pseudo_header: 0,
+            flags: if way.driver_sends { Self::DRIVER_SENDS } else { 0 },
+            reserved: 0,
         }
     }
 
@@ -120,6 +133,7 @@ impl RelayEnd {
         Self {
             addresses: change(addresses(other), addresses(&self)),
             ports: change(ports(other), ports(&self)),
+            pseudo_header: checksum::fold(addresses(&self) + u32::from(protocol::UDP)),
             ..self
         }
     }
@@ -167,6 +181,41 @@ pub fn rewrite_v6(head: &mut [u8; V6_LEN], to: &RelayEnd) -> bool {
     true
 }
 
+/// Whether XDP may send a frame with these headers that came in at `ifindex`; else it is TC's, which knows more
+/// of it and reaches every interface. The frame must be for this host and go out where it came in; and its
+/// checksum must be one: virtual devices carry frames whose sender has left it to hardware.
+#[inline(always)]
+pub fn is_for_xdp<const N: usize>(head: &[u8; N], ifindex: u32, from: &RelayEnd, to: &RelayEnd) -> bool {
+    to.flags & RelayEnd::DRIVER_SENDS != 0
+        && to.ifindex == ifindex
+        && head.first_chunk::<6>() == to.macs.last_chunk::<6>()
+        && !is_unfinished(head, from)
+}
+
+/// Whether the UDP checksum is that of the pseudo-header alone, which a device was to complete. One in 65,535
+/// that is whole looks the same.
+#[inline(always)]
+fn is_unfinished<const N: usize>(head: &[u8; N], from: &RelayEnd) -> bool {
+    let len = u16::from_be_bytes([head[N - 4], head[N - 3]]);
+    let check = u16::from_be_bytes([head[N - 2], head[N - 1]]);
+    let pseudo_header = checksum::fold(from.pseudo_header as u32 + len as u32);
+    check != 0 && checksum::fold(check as u32 + (!pseudo_header) as u32) == 0xffff
+}
+
+/// Makes the UDP checksum of a frame from `from` that of one to the other end. Where there is none, 0, there will
+/// be none.
+#[inline(always)]
+pub fn update_checksum<const N: usize>(head: &mut [u8; N], from: &RelayEnd) {
+    let check = u16::from_be_bytes([head[N - 2], head[N - 1]]);
+    if check == 0 {
+        return;
+    }
+    let check = checksum::finish((!check) as u32 + from.addresses as u32 + from.ports as u32);
+    // RFC 768: a checksum that comes to zero is sent as all ones.
+    let check = if check == 0 { 0xffff } else { check };
+    [head[N - 2], head[N - 1]] = check.to_be_bytes();
+}
+
 #[inline(always)]
 fn copy_macs<const N: usize>(head: &mut [u8; N], to: &RelayEnd) {
     for (out, byte) in head.iter_mut().zip(to.macs) {
@@ -206,6 +255,7 @@ mod tests {
             local: local.into(),
             own_port: 15_000,
             peer: peer.parse().unwrap(),
+            driver_sends: true,
         }
     }
 
