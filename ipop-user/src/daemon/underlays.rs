@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::api::XdpState;
 use crate::config::Xdp;
@@ -55,6 +55,8 @@ pub(super) enum UnderlayError {
 pub(super) struct Attached {
     pub(super) name: String,
     pub(super) xdp: Option<XdpMode>,
+    /// The driver sends what our XDP program in it has changed.
+    pub(super) sends: bool,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,7 @@ impl Underlays {
             return Ok(());
         }
         kernel.attach_underlay(ifindex)?;
-        let mut attached = Attached { name: name.to_owned(), xdp: None };
+        let mut attached = Attached { name: name.to_owned(), xdp: None, sends: false };
         if let Some(mode) = self.plan.mode {
             match attach_xdp(kernel, netlink, ifindex, mode).await {
                 Ok(()) => attached.xdp = Some(mode),
@@ -104,9 +106,29 @@ impl Underlays {
         } else {
             remove_own_xdp(kernel, netlink, ifindex).await;
         }
-        info!(interface = name, xdp = ?attached.xdp, "kernel path attached");
+        attached.sends = driver_sends(netlink, ifindex, attached.xdp).await;
+        info!(interface = name, xdp = ?attached.xdp, sends = attached.sends, "kernel path attached");
         self.attached.insert(ifindex, attached);
         Ok(())
+    }
+
+    /// Asks again what drivers do: with a virtual device that depends on its other end.
+    pub(super) async fn look_at_drivers(&mut self, netlink: &Netlink) {
+        for (ifindex, attached) in &mut self.attached {
+            let sends = driver_sends(netlink, *ifindex, attached.xdp).await;
+            if sends != attached.sends {
+                info!(
+                    interface = attached.name,
+                    sends, "what the driver does with frames of XDP has changed"
+                );
+                attached.sends = sends;
+            }
+        }
+    }
+
+    /// Whether XDP may send frames that came in at the interface out of it.
+    pub(super) fn driver_sends(&self, ifindex: u32) -> bool {
+        self.attached.get(&ifindex).is_some_and(|attached| attached.sends)
     }
 
     /// An interface is gone, and what hung on it.
@@ -165,6 +187,27 @@ async fn attach_xdp(
     let expected = previous.as_ref().map(std::os::fd::AsFd::as_fd);
     netlink.attach_xdp(ifindex, program, mode, expected).await?;
     Ok(())
+}
+
+/// Whether a driver sends what an XDP program in it has changed (`XDP_TX`). All of hardware do, it is part of what
+/// native XDP is. A veth drops such frames without a word unless its other end takes them, which Linux 6.3 tells.
+/// Other virtual devices, and generic XDP, which would send a merged super-packet as it is, are not relied on.
+async fn driver_sends(netlink: &Netlink, ifindex: u32, mode: Option<XdpMode>) -> bool {
+    if mode != Some(XdpMode::Native) {
+        return false;
+    }
+    let sends = match netlink.link(ifindex).await {
+        Ok(link) => match link.kind.as_deref() {
+            None => Ok(true),
+            Some("veth") => netlink.sends_for_xdp(ifindex).await,
+            Some(_) => Ok(false),
+        },
+        Err(error) => Err(error),
+    };
+    sends.unwrap_or_else(|error| {
+        debug!(%error, "relay frames are left to TC");
+        false
+    })
 }
 
 /// Detaches the program of an earlier run that used XDP where this one does not.
