@@ -233,14 +233,15 @@ pub struct RelayEnd {
     pub ports: u16,
     /// Sum of the pseudo-header of frames from here, without the length.
     pub pseudo_header: u16,
-    /// [`Self::DRIVER_SENDS`].
-    pub flags: u16,
+    /// How XDP sends what came in at this interface out of it: [`Self::TRANSMIT`], [`Self::REDIRECT`], or not at
+    /// all. See [`crate::relay::Exit`].
+    pub exit: u16,
     pub reserved: u32,
 }
 
 impl RelayEnd {
-    /// What comes in at the interface by which this end is reached, and goes out there, XDP may send.
-    pub const DRIVER_SENDS: u16 = 1;
+    pub const TRANSMIT: u16 = 1;
+    pub const REDIRECT: u16 = 2;
 }
 
 /// Two nodes between which this one relays (hash, key: label). See [`crate::relay`].

@@ -53,8 +53,17 @@ pub struct Way {
     pub local: Address,
     pub own_port: u16,
     pub peer: SocketAddr,
-    /// The interface's driver sends what an XDP program that runs in it has changed.
-    pub driver_sends: bool,
+    pub exit: Option<Exit>,
+}
+
+/// How XDP sends what came in at an interface out of it, where the driver does that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// `XDP_TX`, which every driver of hardware knows.
+    Transmit,
+    /// `XDP_REDIRECT` to the interface itself: after `XDP_TX`, a veth wakes its other end only where a program runs
+    /// there too (veth_xdp_flush in drivers/net/veth.c), and the frames stay in between.
+    Redirect,
 }
 
 impl Relay {
@@ -120,7 +129,11 @@ impl RelayEnd {
             addresses: 0,
             ports: 0,
             pseudo_header: 0,
-            flags: if way.driver_sends { Self::DRIVER_SENDS } else { 0 },
+            exit: match way.exit {
+                None => 0,
+                Some(Exit::Transmit) => Self::TRANSMIT,
+                Some(Exit::Redirect) => Self::REDIRECT,
+            },
             reserved: 0,
         }
     }
@@ -181,15 +194,22 @@ pub fn rewrite_v6(head: &mut [u8; V6_LEN], to: &RelayEnd) -> bool {
     true
 }
 
-/// Whether XDP may send a frame with these headers that came in at `ifindex`; else it is TC's, which knows more
-/// of it and reaches every interface. The frame must be for this host and go out where it came in; and its
-/// checksum must be one: virtual devices carry frames whose sender has left it to hardware.
+/// How XDP sends a frame with these headers that came in at `ifindex`. `None`: it is TC's, which knows more of it
+/// and reaches every interface. XDP's must be for this host and go out where it came in; and its checksum must be
+/// one: virtual devices carry frames whose sender has left it to hardware.
 #[inline(always)]
-pub fn is_for_xdp<const N: usize>(head: &[u8; N], ifindex: u32, from: &RelayEnd, to: &RelayEnd) -> bool {
-    to.flags & RelayEnd::DRIVER_SENDS != 0
-        && to.ifindex == ifindex
-        && head.first_chunk::<6>() == to.macs.last_chunk::<6>()
-        && !is_unfinished(head, from)
+pub fn exit<const N: usize>(head: &[u8; N], ifindex: u32, from: &RelayEnd, to: &RelayEnd) -> Option<Exit> {
+    if to.ifindex != ifindex
+        || head.first_chunk::<6>() != to.macs.last_chunk::<6>()
+        || is_unfinished(head, from)
+    {
+        return None;
+    }
+    match to.exit {
+        RelayEnd::TRANSMIT => Some(Exit::Transmit),
+        RelayEnd::REDIRECT => Some(Exit::Redirect),
+        _ => None,
+    }
 }
 
 /// Whether the UDP checksum is that of the pseudo-header alone, which a device was to complete. One in 65,535
@@ -255,7 +275,7 @@ mod tests {
             local: local.into(),
             own_port: 15_000,
             peer: peer.parse().unwrap(),
-            driver_sends: true,
+            exit: Some(Exit::Transmit),
         }
     }
 

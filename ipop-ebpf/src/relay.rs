@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ipop_common::ingress::{ETHERNET_LEN, Relaying};
 use ipop_common::maps::{Relay, RelayEnd};
-use ipop_common::relay::{V4_LEN, V6_LEN, is_for_xdp, rewrite_v4, rewrite_v6, update_checksum};
+use ipop_common::relay::{Exit, V4_LEN, V6_LEN, exit, rewrite_v4, rewrite_v6, update_checksum};
 use ipop_common::{Counter, Family};
 
 use crate::ingress::leave_to_user;
@@ -77,9 +77,7 @@ fn pass_on<const UDP: usize>(
 pub fn transmit(ctx: &XdpContext, maps: &Maps, len: u32, relaying: &Relaying) -> u32 {
     match relaying.outer {
         Family::V4 => transmit_in::<V4_LEN>(ctx, maps, len, relaying, rewrite_v4),
-        Family::V6 => {
-            transmit_in::<V6_LEN>(ctx, maps, len, relaying, |head, _, to| rewrite_v6(head, to))
-        }
+        Family::V6 => transmit_in::<V6_LEN>(ctx, maps, len, relaying, |head, _, to| rewrite_v6(head, to)),
     }
 }
 
@@ -99,9 +97,7 @@ fn transmit_in<const N: usize>(
     let (from, to) = relay.from_and_to(is_from_first);
     // SAFETY: the context's documented field.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    if !is_for_xdp(head, ifindex, from, to) {
-        return XDP_PASS;
-    }
+    let Some(exit) = exit(head, ifindex, from, to) else { return XDP_PASS };
     if !relay.admits(len, maps.now_ns()) {
         return xdp::refuse(ctx, Counter::RxRelayLimit);
     }
@@ -111,5 +107,9 @@ fn transmit_in<const N: usize>(
     }
     update_checksum(head, from);
     count(Counter::RxXdpRelayed);
-    XDP_TX
+    match exit {
+        Exit::Transmit => XDP_TX,
+        // SAFETY: a helper call without pointers.
+        Exit::Redirect => unsafe { helpers::bpf_redirect(ifindex, 0) as u32 },
+    }
 }

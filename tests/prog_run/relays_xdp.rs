@@ -4,7 +4,7 @@
 use ipop_common::Counter;
 use ipop_common::checksum;
 use ipop_common::maps::Relay;
-use ipop_common::relay;
+use ipop_common::relay::{self, Exit};
 use ipop_tests::needs_root;
 use ipop_tests::programs::{Action, Input, Program, Programs};
 use ipop_tests::sealed::SealedFrame;
@@ -13,9 +13,13 @@ use ipop_tests::world::{LEASE_OVER, Peer, World};
 use crate::relays::{PORTS, frame, pairs, relaying, world};
 use crate::scenario::{DEVICE, HELPER, expect, peer_v4, peer_v6, same_bytes};
 
-/// The interface of a test run, whose driver sends what XDP says.
+/// By the interface of a test run, whose driver sends what XDP says.
 fn pair(ends: &[Peer; 2], lease_until_ns: u64, limit: u64) -> Relay {
-    let [a, b] = [0, 1].map(|end| relay::Way { driver_sends: true, ..ends[end].way(PORTS[end]) });
+    pair_by(Exit::Transmit, ends, lease_until_ns, limit)
+}
+
+fn pair_by(exit: Exit, ends: &[Peer; 2], lease_until_ns: u64, limit: u64) -> Relay {
+    let [a, b] = [0, 1].map(|end| relay::Way { exit: Some(exit), ..ends[end].way(PORTS[end]) });
     Relay::new([&a, &b], lease_until_ns, limit).expect("both of one family")
 }
 
@@ -132,6 +136,10 @@ fn what_is_not_known_to_go_out_by_the_driver_is_left_to_tc() {
             destination_mac[bit / 8] ^= 1 << (bit % 8);
             left_to_tc(&mut programs, &SealedFrame { destination_mac, ..good.clone() }.to_bytes());
         }
+        // A veth's way out.
+        programs.install(&world(pair_by(Exit::Redirect, &ends, u64::MAX, 0)));
+        let (bytes, by_xdp) = (good.to_bytes(), [Counter::RxXdpRelayed]);
+        expect(&mut programs, Program::Xdp, Input::frame(&bytes), Action::Redirect, &by_xdp);
         // To a driver that does not send.
         programs.install(&world(crate::relays::pair(&ends, u64::MAX, 0)));
         left_to_tc(&mut programs, &good.to_bytes());

@@ -428,6 +428,7 @@ fn action(program: Program, value: u32) -> Action {
         (Program::Xdp, 1) => Action::Drop,
         (Program::Xdp, 2) => Action::Pass,
         (Program::Xdp, 3) => Action::Transmit,
+        (Program::Xdp, 4) => Action::Redirect,
         (Program::Xdp, other) => Action::Other(other),
         (_, TC_ACT_UNSPEC) => Action::Pass,
         (_, 2) => Action::Drop,

@@ -92,7 +92,7 @@ impl Peer {
             local: Address::from(self.local),
             own_port: DAEMON_PORT,
             peer: (self.remote, port).into(),
-            driver_sends: false,
+            exit: None,
         }
     }
 

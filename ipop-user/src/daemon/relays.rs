@@ -122,7 +122,7 @@ impl Daemon {
             local: reach.path.source.into(),
             own_port: self.port_for(&place),
             peer: place,
-            driver_sends: self.underlays.driver_sends(reach.path.ifindex),
+            exit: self.underlays.exit(reach.path.ifindex),
         })
     }
 
