@@ -244,6 +244,15 @@ impl RelayEnd {
     pub const REDIRECT: u16 = 2;
 }
 
+/// What has been passed on between two nodes in the present window.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RelayWindow {
+    /// Which window since the clock began.
+    pub number: u64,
+    pub bytes: u64,
+}
+
 /// Two nodes between which this one relays (hash, key: label). See [`crate::relay`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,9 +261,7 @@ pub struct Relay {
     pub lease_until_ns: u64,
     /// Bytes that may be passed on in a window; 0: any number.
     pub limit: u64,
-    /// The present window, and the bytes passed on in it.
-    pub window: u64,
-    pub used: u64,
+    pub window: RelayWindow,
     pub ends: [RelayEnd; 2],
 }
 

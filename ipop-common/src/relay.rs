@@ -16,7 +16,7 @@ use crate::cursor::Cursor;
 use crate::filter::WINDOW_NS;
 use crate::ingress::{ETHERNET_LEN, UDP_LEN};
 use crate::inner::protocol;
-use crate::maps::{Relay, RelayEnd};
+use crate::maps::{Relay, RelayEnd, RelayWindow};
 
 /// First byte of a relay frame.
 pub const TYPE: u8 = 5;
@@ -76,7 +76,7 @@ impl Relay {
             return None;
         }
         let ends = [end_a.towards(&end_b), end_b.towards(&end_a)];
-        Some(Self { lease_until_ns, limit, window: 0, used: 0, ends })
+        Some(Self { lease_until_ns, limit, window: RelayWindow::default(), ends })
     }
 
     /// Which of the ends a frame comes from.
@@ -101,16 +101,23 @@ impl Relay {
     /// some of each other's.
     #[inline(always)]
     pub fn admits(&mut self, len: u32, now_ns: u64) -> bool {
-        if self.limit == 0 {
+        self.window.admits(self.limit, len, now_ns)
+    }
+}
+
+impl RelayWindow {
+    /// Whether `len` bytes more are within `limit`, where that is not 0. What is refused counts too.
+    #[inline(always)]
+    pub fn admits(&mut self, limit: u64, len: u32, now_ns: u64) -> bool {
+        if limit == 0 {
             return true;
         }
-        let window = now_ns / WINDOW_NS;
-        if self.window != window {
-            self.window = window;
-            self.used = 0;
+        let number = now_ns / WINDOW_NS;
+        if self.number != number {
+            *self = Self { number, bytes: 0 };
         }
-        self.used = self.used.wrapping_add(len as u64);
-        self.used <= self.limit
+        self.bytes = self.bytes.wrapping_add(len as u64);
+        self.bytes <= limit
     }
 }
 
