@@ -333,6 +333,61 @@ mod tests {
         assert!(!rewrite_v4(&mut head, &relay.ends[0], &relay.ends[1]));
     }
 
+    /// Headers of a frame from the first end with this UDP checksum, of a datagram of `UDP_LEN` bytes.
+    fn head(relay: &Relay, check: u16) -> [u8; V4_LEN] {
+        let (from, to) = relay.from_and_to(true);
+        let mut head = [0u8; V4_LEN];
+        head[..6].copy_from_slice(&to.macs[6..]);
+        head[14..34]
+            .copy_from_slice(&[0x45, 0, 0, 28, 7, 7, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 9]);
+        head[34..36].copy_from_slice(&from.port.to_be_bytes());
+        head[36..38].copy_from_slice(&from.own_port.to_be_bytes());
+        head[39] = UDP_LEN as u8;
+        head[40..].copy_from_slice(&check.to_be_bytes());
+        head
+    }
+
+    /// The sum of what the checksum of such a datagram is over, itself included.
+    fn sum_of(head: &[u8; V4_LEN]) -> u16 {
+        let pseudo_header = checksum::pseudo_header(&head[26..34], protocol::UDP, UDP_LEN as u32);
+        checksum::fold(pseudo_header + u32::from(checksum::fold(checksum::sum(&head[34..]))))
+    }
+
+    #[test]
+    fn a_udp_checksum_that_was_right_is_right_and_none_stays_none() {
+        let relay = pair(0);
+        let (from, to) = relay.from_and_to(true);
+        let none = head(&relay, 0);
+        let mut whole = head(&relay, !sum_of(&none));
+        assert_eq!(sum_of(&whole), 0xffff);
+        assert!(rewrite_v4(&mut whole, from, to));
+        update_checksum(&mut whole, from);
+        assert_eq!(sum_of(&whole), 0xffff);
+        let mut none = none;
+        update_checksum(&mut none, from);
+        assert_eq!(none[40..], [0, 0]);
+    }
+
+    #[test]
+    fn xdp_sends_what_is_whole_and_for_this_host_and_stays_on_its_interface() {
+        let mut ways = [way("192.0.2.1:4000", "192.0.2.9", 1), way("198.51.100.7:60001", "198.51.100.9", 1)];
+        for (way_out, expected) in [None, Some(Exit::Transmit), Some(Exit::Redirect)].map(|exit| (exit, exit))
+        {
+            ways[1].exit = way_out;
+            let relay = Relay::new([&ways[0], &ways[1]], 1, 0).unwrap();
+            let (from, to) = relay.from_and_to(true);
+            let whole = head(&relay, !sum_of(&head(&relay, 0)));
+            assert_eq!(exit(&whole, 1, from, to), expected);
+            assert_eq!(exit(&head(&relay, 0), 1, from, to), expected);
+            assert_eq!(exit(&whole, 2, from, to), None);
+            let mut foreign = whole;
+            foreign[5] ^= 1;
+            assert_eq!(exit(&foreign, 1, from, to), None);
+            let unfinished = checksum::pseudo_header(&whole[26..34], protocol::UDP, UDP_LEN as u32);
+            assert_eq!(exit(&head(&relay, checksum::fold(unfinished)), 1, from, to), None);
+        }
+    }
+
     #[test]
     fn what_is_more_than_the_limit_waits_for_the_next_window() {
         let mut relay = pair(1000);
