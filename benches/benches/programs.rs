@@ -3,8 +3,8 @@
 //! "hit" is a packet that a program carries (encapsulated, decapsulated, delivered), "miss" one that
 //! it leaves to others: for egress a destination without a link, which goes to the user path; for
 //! ingress and XDP a datagram to another port, which is what all other traffic of the host pays.
-//! "sealed" and "opened" are packets of a sealed link, "relayed" those of one by a relay. Lengths are those of inner packets, which are of
-//! the family of the outer headers.
+//! "sealed" and "opened" are packets of a sealed link, "relayed" those of one by a relay, "passed on" those between
+//! two others. Lengths are those of inner packets, which are of the family of the outer headers.
 //!
 //! "load" is what `ipopd` waits for at start: reading the object, creating the maps, and the verifier.
 //!
@@ -81,6 +81,23 @@ fn relayed_cases() -> Vec<Case> {
     cases
 }
 
+/// At a relay: what one packet costs that is passed on, by TC and by XDP.
+fn relaying_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (outer, len) in Outer::BOTH.into_iter().flat_map(|outer| LENGTHS.map(|len| (outer, len))) {
+        for (what, has_checksum) in [("passed on", false), ("passed on with checksum", true)] {
+            for (program, action) in [(Program::Ingress, Action::Redirect), (Program::Xdp, Action::Transmit)]
+            {
+                let name = format!("{} {what}", outer.name());
+                let packets = Packets::Same(node::between(outer, len, has_checksum));
+                cases.push(Case { program, name, len, packets, action });
+            }
+        }
+    }
+    cases.sort_by_key(|case| case.program.name());
+    cases
+}
+
 fn descriptor(programs: &mut Programs, program: Program) -> (BorrowedFd<'_>, Kind) {
     match program {
         Program::Xdp => (programs.xdp().fd().expect("a loaded program").as_fd(), Kind::Xdp),
@@ -101,6 +118,7 @@ fn programs(criterion: &mut Criterion) {
     measure(criterion, &node::world(), cases());
     measure(criterion, &node::sealed_world(), sealed_cases());
     measure(criterion, &node::relayed_world(), relayed_cases());
+    measure(criterion, &node::relaying_world(), relaying_cases());
 }
 
 fn measure(criterion: &mut Criterion, world: &World, cases: Vec<Case>) {

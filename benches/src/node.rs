@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use ipop_common::relay;
+use ipop_common::maps::Relay;
+use ipop_common::relay::{self, Exit, Way};
 
 use crate::packet;
 use crate::sealed::{SealedFrame, Session, padded};
@@ -109,6 +110,38 @@ pub fn relayed_world() -> World {
         world.add_relayed(&outer.peer(), &session(outer), RELAY_PORT, LABEL);
     }
     world
+}
+
+/// Of the other one of two between which the node relays.
+const OTHER_END: [&str; 2] = ["192.0.2.99", "2001:db8::99"];
+
+/// The label of a pair of this family.
+fn pair_label(outer: Outer) -> u32 {
+    LABEL + if outer == Outer::V4 { 1 } else { 2 }
+}
+
+/// The node's tables, where it relays between the peer of each family and another, by an interface whose driver
+/// sends what XDP says.
+pub fn relaying_world() -> World {
+    let mut world = world();
+    for outer in Outer::BOTH {
+        let peer = outer.peer();
+        let [v4, v6] = OTHER_END;
+        let other = Peer { remote: outer.address(v4, v6), ..peer.clone() };
+        let ways = [peer, other].map(|end| Way { exit: Some(Exit::Transmit), ..end.way(RELAY_PORT) });
+        let pair = Relay::new([&ways[0], &ways[1]], u64::MAX, 0).expect("one family");
+        world.relays.insert(pair_label(outer), pair);
+    }
+    world
+}
+
+/// A relay frame from the peer to the other end, with an inner packet of `len` bytes.
+pub fn between(outer: Outer, len: usize, has_checksum: bool) -> Vec<u8> {
+    let mut frame = incoming_sealed(outer, len, 0);
+    frame.source_port = RELAY_PORT;
+    frame.has_checksum = has_checksum;
+    frame.message.splice(..0, relay::header(pair_label(outer)));
+    frame.to_bytes()
 }
 
 /// What a program is run on.

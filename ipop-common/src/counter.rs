@@ -111,7 +111,8 @@ counters! {
     RxWindowBusy, "rx_window_busy", Dropped, "other CPUs kept changing the replay window";
     RxBadInner, "rx_bad_inner", Refused, "the inner packet is not the IP packet that the header promises";
     RxWrongInnerSource, "rx_wrong_inner_source", Refused, "the inner source address does not belong to the link's peer";
-    RxRelayed, "rx_relayed", Ok, "relay frames between others, passed on";
+    RxRelayed, "rx_relayed", Ok, "relay frames between others, passed on by TC or by the daemon";
+    RxXdpRelayed, "rx_xdp_relayed", Ok, "relay frames between others, passed on by XDP within the driver";
     RxBadRelayFrame, "rx_bad_relay_frame", Refused, "a relay frame that cannot be read";
     RxRelayLoop, "rx_relay_loop", Refused, "a relay frame that has travelled too far";
     RxRelayLimit, "rx_relay_limit", Dropped, "relay frames between others, more than they may send";

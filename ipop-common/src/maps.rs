@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -231,6 +231,26 @@ pub struct RelayEnd {
     /// other end; and its ports.
     pub addresses: u16,
     pub ports: u16,
+    /// Sum of the pseudo-header of frames from here, without the length.
+    pub pseudo_header: u16,
+    /// How XDP sends what came in at this interface out of it: [`Self::TRANSMIT`], [`Self::REDIRECT`], or not at
+    /// all. See [`crate::relay::Exit`].
+    pub exit: u16,
+    pub reserved: u32,
+}
+
+impl RelayEnd {
+    pub const TRANSMIT: u16 = 1;
+    pub const REDIRECT: u16 = 2;
+}
+
+/// What has been passed on between two nodes in the present window.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RelayWindow {
+    /// Which window since the clock began.
+    pub number: u64,
+    pub bytes: u64,
 }
 
 /// Two nodes between which this one relays (hash, key: label). See [`crate::relay`].
@@ -241,15 +261,13 @@ pub struct Relay {
     pub lease_until_ns: u64,
     /// Bytes that may be passed on in a window; 0: any number.
     pub limit: u64,
-    /// The present window, and the bytes passed on in it.
-    pub window: u64,
-    pub used: u64,
+    pub window: RelayWindow,
     pub ends: [RelayEnd; 2],
 }
 
 const _: () = {
-    assert!(size_of::<RelayEnd>() == 56);
-    assert!(size_of::<Relay>() == 144);
+    assert!(size_of::<RelayEnd>() == 64);
+    assert!(size_of::<Relay>() == 160);
     assert!(size_of::<Config>() == 40);
     assert!(core::mem::offset_of!(Config, owner) == 16);
     assert!(size_of::<LinkRef>() == 8);

@@ -14,16 +14,17 @@ use crate::address::{Address, Family};
 use crate::checksum;
 use crate::cursor::Cursor;
 use crate::filter::WINDOW_NS;
-use crate::ingress::ETHERNET_LEN;
-use crate::maps::{Relay, RelayEnd};
+use crate::ingress::{ETHERNET_LEN, UDP_LEN};
+use crate::inner::protocol;
+use crate::maps::{Relay, RelayEnd, RelayWindow};
 
 /// First byte of a relay frame.
 pub const TYPE: u8 = 5;
 /// What precedes the message.
 pub const HEADER_LEN: usize = 8;
-/// Headers of a frame that is passed on, up to the UDP ports.
-pub const V4_LEN: usize = ETHERNET_LEN + 20 + 4;
-pub const V6_LEN: usize = ETHERNET_LEN + 40 + 4;
+/// Headers of a frame that is passed on, up to those of UDP.
+pub const V4_LEN: usize = ETHERNET_LEN + 20 + UDP_LEN;
+pub const V6_LEN: usize = ETHERNET_LEN + 40 + UDP_LEN;
 /// A frame with fewer hops left has gone in circles.
 const HOPS_MIN: u8 = 2;
 
@@ -52,6 +53,17 @@ pub struct Way {
     pub local: Address,
     pub own_port: u16,
     pub peer: SocketAddr,
+    pub exit: Option<Exit>,
+}
+
+/// How XDP sends what came in at an interface out of it, where the driver does that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// `XDP_TX`, which every driver of hardware knows.
+    Transmit,
+    /// `XDP_REDIRECT` to the interface itself: after `XDP_TX`, a veth wakes its other end only where a program runs
+    /// there too (veth_xdp_flush in drivers/net/veth.c), and the frames stay in between.
+    Redirect,
 }
 
 impl Relay {
@@ -64,7 +76,7 @@ impl Relay {
             return None;
         }
         let ends = [end_a.towards(&end_b), end_b.towards(&end_a)];
-        Some(Self { lease_until_ns, limit, window: 0, used: 0, ends })
+        Some(Self { lease_until_ns, limit, window: RelayWindow::default(), ends })
     }
 
     /// Which of the ends a frame comes from.
@@ -78,20 +90,34 @@ impl Relay {
         if is(b) { Some(1) } else { None }
     }
 
+    /// The end that a frame comes from, and the one that it goes to.
+    #[inline(always)]
+    pub fn from_and_to(&self, is_from_first: bool) -> (&RelayEnd, &RelayEnd) {
+        let [first, second] = &self.ends;
+        if is_from_first { (first, second) } else { (second, first) }
+    }
+
     /// Whether `len` bytes more are within the limit. Several processors may count at the same time, and miss
     /// some of each other's.
     #[inline(always)]
     pub fn admits(&mut self, len: u32, now_ns: u64) -> bool {
-        if self.limit == 0 {
+        self.window.admits(self.limit, len, now_ns)
+    }
+}
+
+impl RelayWindow {
+    /// Whether `len` bytes more are within `limit`, where that is not 0. What is refused counts too.
+    #[inline(always)]
+    pub fn admits(&mut self, limit: u64, len: u32, now_ns: u64) -> bool {
+        if limit == 0 {
             return true;
         }
-        let window = now_ns / WINDOW_NS;
-        if self.window != window {
-            self.window = window;
-            self.used = 0;
+        let number = now_ns / WINDOW_NS;
+        if self.number != number {
+            *self = Self { number, bytes: 0 };
         }
-        self.used = self.used.wrapping_add(len as u64);
-        self.used <= self.limit
+        self.bytes = self.bytes.wrapping_add(len as u64);
+        self.bytes <= limit
     }
 }
 
@@ -109,6 +135,13 @@ impl RelayEnd {
             own_port: way.own_port,
             addresses: 0,
             ports: 0,
+            pseudo_header: 0,
+            exit: match way.exit {
+                None => 0,
+                Some(Exit::Transmit) => Self::TRANSMIT,
+                Some(Exit::Redirect) => Self::REDIRECT,
+            },
+            reserved: 0,
         }
     }
 
@@ -120,6 +153,7 @@ impl RelayEnd {
         Self {
             addresses: change(addresses(other), addresses(&self)),
             ports: change(ports(other), ports(&self)),
+            pseudo_header: checksum::fold(addresses(&self) + u32::from(protocol::UDP)),
             ..self
         }
     }
@@ -167,6 +201,48 @@ pub fn rewrite_v6(head: &mut [u8; V6_LEN], to: &RelayEnd) -> bool {
     true
 }
 
+/// How XDP sends a frame with these headers that came in at `ifindex`. `None`: it is TC's, which knows more of it
+/// and reaches every interface. XDP's must be for this host and go out where it came in; and its checksum must be
+/// one: virtual devices carry frames whose sender has left it to hardware.
+#[inline(always)]
+pub fn exit<const N: usize>(head: &[u8; N], ifindex: u32, from: &RelayEnd, to: &RelayEnd) -> Option<Exit> {
+    if to.ifindex != ifindex
+        || head.first_chunk::<6>() != to.macs.last_chunk::<6>()
+        || is_unfinished(head, from)
+    {
+        return None;
+    }
+    match to.exit {
+        RelayEnd::TRANSMIT => Some(Exit::Transmit),
+        RelayEnd::REDIRECT => Some(Exit::Redirect),
+        _ => None,
+    }
+}
+
+/// Whether the UDP checksum is that of the pseudo-header alone, which a device was to complete. One in 65,535
+/// that is whole looks the same.
+#[inline(always)]
+fn is_unfinished<const N: usize>(head: &[u8; N], from: &RelayEnd) -> bool {
+    let len = u16::from_be_bytes([head[N - 4], head[N - 3]]);
+    let check = u16::from_be_bytes([head[N - 2], head[N - 1]]);
+    let pseudo_header = checksum::fold(from.pseudo_header as u32 + len as u32);
+    check != 0 && checksum::fold(check as u32 + (!pseudo_header) as u32) == 0xffff
+}
+
+/// Makes the UDP checksum of a frame from `from` that of one to the other end. Where there is none, 0, there will
+/// be none.
+#[inline(always)]
+pub fn update_checksum<const N: usize>(head: &mut [u8; N], from: &RelayEnd) {
+    let check = u16::from_be_bytes([head[N - 2], head[N - 1]]);
+    if check == 0 {
+        return;
+    }
+    let check = checksum::finish((!check) as u32 + from.addresses as u32 + from.ports as u32);
+    // RFC 768: a checksum that comes to zero is sent as all ones.
+    let check = if check == 0 { 0xffff } else { check };
+    [head[N - 2], head[N - 1]] = check.to_be_bytes();
+}
+
 #[inline(always)]
 fn copy_macs<const N: usize>(head: &mut [u8; N], to: &RelayEnd) {
     for (out, byte) in head.iter_mut().zip(to.macs) {
@@ -206,6 +282,7 @@ mod tests {
             local: local.into(),
             own_port: 15_000,
             peer: peer.parse().unwrap(),
+            exit: Some(Exit::Transmit),
         }
     }
 
@@ -254,6 +331,61 @@ mod tests {
         assert_eq!(head[34..38], [0x3a, 0x98, 0xea, 0x61]);
         head[22] = 1;
         assert!(!rewrite_v4(&mut head, &relay.ends[0], &relay.ends[1]));
+    }
+
+    /// Headers of a frame from the first end with this UDP checksum, of a datagram of `UDP_LEN` bytes.
+    fn head(relay: &Relay, check: u16) -> [u8; V4_LEN] {
+        let (from, to) = relay.from_and_to(true);
+        let mut head = [0u8; V4_LEN];
+        head[..6].copy_from_slice(&to.macs[6..]);
+        head[14..34]
+            .copy_from_slice(&[0x45, 0, 0, 28, 7, 7, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 9]);
+        head[34..36].copy_from_slice(&from.port.to_be_bytes());
+        head[36..38].copy_from_slice(&from.own_port.to_be_bytes());
+        head[39] = UDP_LEN as u8;
+        head[40..].copy_from_slice(&check.to_be_bytes());
+        head
+    }
+
+    /// The sum of what the checksum of such a datagram is over, itself included.
+    fn sum_of(head: &[u8; V4_LEN]) -> u16 {
+        let pseudo_header = checksum::pseudo_header(&head[26..34], protocol::UDP, UDP_LEN as u32);
+        checksum::fold(pseudo_header + u32::from(checksum::fold(checksum::sum(&head[34..]))))
+    }
+
+    #[test]
+    fn a_udp_checksum_that_was_right_is_right_and_none_stays_none() {
+        let relay = pair(0);
+        let (from, to) = relay.from_and_to(true);
+        let none = head(&relay, 0);
+        let mut whole = head(&relay, !sum_of(&none));
+        assert_eq!(sum_of(&whole), 0xffff);
+        assert!(rewrite_v4(&mut whole, from, to));
+        update_checksum(&mut whole, from);
+        assert_eq!(sum_of(&whole), 0xffff);
+        let mut none = none;
+        update_checksum(&mut none, from);
+        assert_eq!(none[40..], [0, 0]);
+    }
+
+    #[test]
+    fn xdp_sends_what_is_whole_and_for_this_host_and_stays_on_its_interface() {
+        let mut ways = [way("192.0.2.1:4000", "192.0.2.9", 1), way("198.51.100.7:60001", "198.51.100.9", 1)];
+        for (way_out, expected) in [None, Some(Exit::Transmit), Some(Exit::Redirect)].map(|exit| (exit, exit))
+        {
+            ways[1].exit = way_out;
+            let relay = Relay::new([&ways[0], &ways[1]], 1, 0).unwrap();
+            let (from, to) = relay.from_and_to(true);
+            let whole = head(&relay, !sum_of(&head(&relay, 0)));
+            assert_eq!(exit(&whole, 1, from, to), expected);
+            assert_eq!(exit(&head(&relay, 0), 1, from, to), expected);
+            assert_eq!(exit(&whole, 2, from, to), None);
+            let mut foreign = whole;
+            foreign[5] ^= 1;
+            assert_eq!(exit(&foreign, 1, from, to), None);
+            let unfinished = checksum::pseudo_header(&whole[26..34], protocol::UDP, UDP_LEN as u32);
+            assert_eq!(exit(&head(&relay, checksum::fold(unfinished)), 1, from, to), None);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! XDP on an underlay interface: take the outer headers off before GRO, so that GRO merges the
-//! inner packets; TC ingress on the same interface then hands them to the virtual device.
+//! inner packets; TC ingress on the same interface then hands them to the virtual device. Relay
+//! frames between others that go out where they came in are sent from here.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated as helpers;
@@ -10,6 +11,7 @@ use ipop_common::{Counter, Cursor};
 
 use crate::cursor::Packet;
 use crate::maps::{Maps, count, count_rx};
+use crate::relay;
 use crate::trace::refused;
 
 /// In the metadata before a packet: decapsulated and checked by this node's XDP program. Nothing
@@ -23,13 +25,13 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let Some(maps) = Maps::open() else { return XDP_PASS };
     match frame(packet(ctx), FrameMeta { len, gso: false }, &maps, maps.now_ns()) {
         Verdict::Deliver(delivery) => decapsulate(ctx, &maps, &delivery),
+        Verdict::Relay(relaying) => relay::transmit(ctx, &maps, len, &relaying),
         // TC ingress decides about these again, and counts them. It can read all of the headers,
         // and tell whether a frame is for this host at all.
         Verdict::NotOurs
         | Verdict::Open(_)
         | Verdict::LeaveToUser
         | Verdict::Handshake(_)
-        | Verdict::Relay(_)
         | Verdict::LeaveToStack(_)
         | Verdict::Refuse(_) => XDP_PASS,
     }
@@ -47,16 +49,22 @@ pub fn marked(metadata: usize, packet: Packet) -> bool {
 }
 
 #[inline(always)]
-fn packet(ctx: &XdpContext) -> Packet {
+pub fn packet(ctx: &XdpContext) -> Packet {
     Packet { data: ctx.data(), end: ctx.data_end() }
+}
+
+/// Drops a frame, and says why.
+#[inline(always)]
+pub fn refuse(ctx: &XdpContext, counter: Counter) -> u32 {
+    refused!(ctx, counter);
+    count(counter);
+    XDP_DROP
 }
 
 /// The frame has lost its headers and cannot go on.
 #[inline(always)]
 fn no_room(ctx: &XdpContext) -> u32 {
-    refused!(ctx, Counter::RxNoRoom);
-    count(Counter::RxNoRoom);
-    XDP_DROP
+    refuse(ctx, Counter::RxNoRoom)
 }
 
 #[inline(always)]

@@ -224,18 +224,22 @@ fn the_corpus_reaches_every_outcome_of_a_sealed_frame() {
     let inputs = files(&corpus().join("sealed")).into_iter().map(|file| read(&file));
     let reached: BTreeSet<&str> = inputs.flat_map(|input| targets::sealed::reached(&input)).collect();
     let wanted = [
+        "delivered by a relay and the kernel path",
+        "delivered by a relay and the user path",
         "delivered by the kernel path",
         "delivered by the user path",
         "keepalive",
         "message",
         "rx_bad_inner",
         "rx_bad_length",
+        "rx_bad_relay_frame",
         "rx_bad_tag",
         "rx_key_expired",
         "rx_replay",
         "rx_too_old",
         "rx_truncated",
         "rx_unknown_index",
+        "rx_unknown_label",
         "rx_wrong_inner_source",
     ];
     assert_eq!(reached, wanted.into_iter().collect());

@@ -21,11 +21,10 @@
 //! | `nat` | hosts behind boxes of every kind: who is reached, how, and how soon |
 //! | `places` | ports that routers give, outside addresses, STUN servers, and lies about them |
 //! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
-//! | `nat` | hosts behind those boxes: who is reached, and how |
 //! | `streams` | TCP where UDP does not pass |
 //! | `roaming` | hosts that move, and boxes that forget, under traffic |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
-//! | `relayed` | sealed links by a relay: both ends in the kernel, MTU, changes of the way, restarts |
+//! | `relayed` | sealed links by a relay: both ends in the kernel, the relay in TC and XDP, MTU, changes of the way, restarts |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
 

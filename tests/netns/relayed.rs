@@ -23,20 +23,35 @@ struct Relayed {
 }
 
 impl Relayed {
-    /// Behind boxes that nobody gets through.
     fn by_ipv4(seal: &str) -> Self {
-        let mut net = Internet::new();
-        let ends = [net.behind(Kind::SymmetricRandom), net.behind(Kind::SymmetricRandom)];
-        Self { net, ends }.up(seal)
+        Self::behind_boxes().up(seal)
     }
 
-    /// On an internet of IPv6 on which they do not find each other.
     fn by_ipv6(seal: &str) -> Self {
-        let mut net = Internet::new();
-        let ends = [net.public(Families::V6), net.public(Families::V6)];
-        let new = Self { net, ends };
+        Self::parted().up(seal)
+    }
+
+    /// Behind boxes that nobody gets through; their daemons do not run yet.
+    fn behind_boxes() -> Self {
+        Self::of(|net| net.behind(Kind::SymmetricRandom))
+    }
+
+    /// On an internet of IPv6 on which they do not find each other; the same.
+    fn parted() -> Self {
+        let new = Self::together();
         new.part("add");
-        new.up(seal)
+        new
+    }
+
+    /// On an internet of IPv6; the same.
+    fn together() -> Self {
+        Self::of(|net| net.public(Families::V6))
+    }
+
+    fn of(mut end: impl FnMut(&mut Internet) -> usize) -> Self {
+        let mut net = Internet::new();
+        let ends = [end(&mut net), end(&mut net)];
+        Self { net, ends }
     }
 
     fn up(mut self, seal: &str) -> Self {
@@ -219,6 +234,74 @@ fn a_relayed_link_is_sealed_in_the_daemons_alone_where_that_is_wanted() {
     });
 }
 
+/// What the relay has passed on by XDP, and otherwise.
+fn passed_on(pair: &Relayed) -> [u64; 2] {
+    ["rx_xdp_relayed", "rx_relayed"].map(|name| pair.relay().counter(name))
+}
+
+/// The relay's only interface is a veth whose other end takes what XDP sends.
+fn with_xdp(mut pair: Relayed, seal: &str) -> Relayed {
+    pair.net.hosts[0].config.datapath.insert("xdp", "native".to_owned());
+    pair.net.set_napi(0, true);
+    let pair = pair.up(seal);
+    assert_eq!(pair.relay().ask("/v1/status")["datapath"]["xdp"], "native");
+    pair
+}
+
+/// Sealed in the kernel, frames have no checksum that a veth would leave unfinished.
+#[test]
+fn a_relay_with_xdp_passes_on_within_the_driver() {
+    run(|| {
+        for pair in [Relayed::behind_boxes(), Relayed::parted()] {
+            let pair = with_xdp(pair, "kernel");
+            pair.wait_for_seal("kernel", SOON);
+            let before = passed_on(&pair);
+            for packets in pair.traffic(16 * MIB) {
+                assert!(packets.kernel > 10_000 && packets.user < 100, "{packets:?}");
+            }
+            let after = passed_on(&pair);
+            let [by_xdp, otherwise] = [after[0] - before[0], after[1] - before[1]];
+            assert!(by_xdp > 20_000 && otherwise < 200, "{by_xdp} and {otherwise}");
+            pair.nothing_is_lost();
+        }
+    });
+}
+
+/// What the daemons at the ends seal has checksums that their veths leave to each other: TC passes these on.
+#[test]
+fn a_relay_with_xdp_leaves_to_tc_what_only_tc_can_pass_on() {
+    run(|| {
+        let pair = with_xdp(Relayed::behind_boxes(), "auto");
+        pair.wait_for_seal("kernel", SOON);
+        let before = passed_on(&pair);
+        pair.traffic(16 * MIB);
+        let after = passed_on(&pair);
+        assert!(after[0] > before[0] + 200 && after[1] > before[1] + 1000, "{before:?}, {after:?}");
+        pair.nothing_is_lost();
+    });
+}
+
+/// Under a connection each of whose bytes is compared.
+#[test]
+fn a_relay_with_xdp_goes_back_to_tc_when_the_driver_sends_no_more() {
+    run(|| {
+        let pair = with_xdp(Relayed::behind_boxes(), "kernel");
+        pair.wait_for_seal("kernel", SOON);
+        let [a, b] = pair.hosts();
+        let tcp = Tcp::start(a, b, b.inner(false), None);
+        pair.relay().wait_for_counter("rx_xdp_relayed", 0, 1000);
+        pair.net.set_napi(0, false);
+        let before = pair.relay().counter("rx_relayed");
+        tcp.wait_for_progress(4 * MIB, SOON);
+        pair.relay().wait_for_counter("rx_relayed", before, 1000);
+        pair.net.set_napi(0, true);
+        let before = pair.relay().counter("rx_xdp_relayed");
+        tcp.wait_for_progress(4 * MIB, SOON);
+        pair.relay().wait_for_counter("rx_xdp_relayed", before, 1000);
+        tcp.finish();
+    });
+}
+
 /// With don't-fragment: the largest packet arrives, and one byte more gives an error that names the MTU.
 #[test]
 fn a_relayed_link_leaves_room_for_the_relays_header() {
@@ -246,9 +329,7 @@ fn a_relayed_link_leaves_room_for_the_relays_header() {
 #[test]
 fn a_link_goes_by_a_relay_and_directly_again_in_the_kernel() {
     run(|| {
-        let mut net = Internet::new();
-        let ends = [net.public(Families::V6), net.public(Families::V6)];
-        let pair = Relayed { net, ends }.up("auto");
+        let pair = Relayed::together().up("auto");
         pair.wait_for_path("direct-kernel", SOON);
         let [a, b] = pair.hosts();
         let tcp = Tcp::start(a, b, b.inner(false), None);
@@ -279,8 +360,7 @@ fn a_link_goes_by_a_relay_and_directly_again_in_the_kernel() {
 #[test]
 fn a_killed_daemon_at_the_end_of_a_relayed_link_is_not_missed() {
     run(|| {
-        let mut net = Internet::new();
-        let ends = [net.behind(Kind::SymmetricRandom), net.behind(Kind::SymmetricRandom)];
+        let Relayed { mut net, ends } = Relayed::behind_boxes();
         for (end, other) in [(ends[0], ends[1]), (ends[1], ends[0])] {
             for (number, endpoint) in [(0, Some("198.51.100.1:15000".to_owned())), (other, None)] {
                 let known = &net.hosts[number];

@@ -9,6 +9,7 @@ mod loaders;
 mod malformed;
 mod relayed;
 mod relays;
+mod relays_xdp;
 mod scenario;
 mod sealed;
 mod sealing;

@@ -2,9 +2,9 @@
 //! by another implementation; what the relay passes on with this label is opened by TC ingress, and nothing
 //! else is. What the relay itself does is in `relays`.
 
+use ipop_common::Counter;
 use ipop_common::maps::Relay;
-use ipop_common::relay::{self, Way};
-use ipop_common::{Address, Counter};
+use ipop_common::relay;
 use ipop_tests::packet;
 use ipop_tests::programs::{Action, Input, Program, Programs};
 use ipop_tests::sealed::{DAEMON_PORT, SealedFrame, Session, padded};
@@ -298,7 +298,7 @@ fn a_node_that_relays_is_an_end_of_other_links_too() {
     let (peer, session) = node.links[0].clone();
     let inner = from_peer(&peer, false);
     let ends = [peer_v4(8), peer_v4(9)];
-    let ways = ends.each_ref().map(|end| way(end, 50_000));
+    let ways = ends.each_ref().map(|end| end.way(50_000));
     let relay = Relay::new([&ways[0], &ways[1]], u64::MAX, 0).expect("one family");
     node.world.relays.insert(LABEL, relay);
     node.programs.install(&node.world.clone());
@@ -307,17 +307,6 @@ fn a_node_that_relays_is_an_end_of_other_links_too() {
         SealedFrame { source: ends[0].remote, source_port: 50_000, ..by_relay(&peer, &session, 1, &inner) };
     let (bytes, relayed) = (between.to_bytes(), [Counter::RxRelayed]);
     expect(&mut node.programs, Program::Ingress, Input::frame(&bytes), Action::Redirect, &relayed);
-}
-
-fn way(end: &Peer, port: u16) -> Way {
-    Way {
-        ifindex: end.ifindex,
-        source_mac: end.local_mac,
-        next_hop_mac: end.remote_mac,
-        local: Address::from(end.local),
-        own_port: DAEMON_PORT,
-        peer: (end.remote, port).into(),
-    }
 }
 
 /// The same three programs as three nodes, one after the other: an end, the relay, the other end.
@@ -339,7 +328,7 @@ fn what_one_end_seals_the_relay_passes_on_and_the_other_end_opens() {
         let mut end_b = World::new(DEVICE, HELPER);
         end_b.add_relayed(&b_to_a, &session.of_peer(b_to_a.reference()), DAEMON_PORT, LABEL);
         let mut between = World::new(DEVICE, HELPER);
-        let ways = [&a, &b].map(|end| way(&Peer { local: relay, ..end.clone() }, DAEMON_PORT));
+        let ways = [&a, &b].map(|end| Peer { local: relay, ..end.clone() }.way(DAEMON_PORT));
         let pair = Relay::new([&ways[0], &ways[1]], u64::MAX, 0).expect("one family");
         between.relays.insert(LABEL, pair);
         for len in [100, 577, 1400] {

@@ -1,9 +1,9 @@
 //! Relay frames to the daemon's port: TC ingress passes on what comes from one of two nodes between which this
 //! one relays, with the headers of a frame to the other, and leaves all else to the daemon.
 
+use ipop_common::Counter;
 use ipop_common::maps::Relay;
-use ipop_common::relay::{self, Way};
-use ipop_common::{Address, Counter};
+use ipop_common::relay;
 use ipop_tests::packet::Mac;
 use ipop_tests::programs::{Action, Input, Program, Programs};
 use ipop_tests::sealed::{DAEMON_PORT, SealedFrame};
@@ -12,46 +12,35 @@ use ipop_tests::{namespace, needs_root};
 
 use crate::scenario::{DEVICE, HELPER, expect, peer_v4, peer_v6, same_bytes};
 
-const LABEL: u32 = 0x0102_0304;
+pub(crate) const LABEL: u32 = 0x0102_0304;
 /// The ports of the two ends, as their NATs have them.
-const PORTS: [u16; 2] = [40_001, 61_000];
+pub(crate) const PORTS: [u16; 2] = [40_001, 61_000];
 
-fn way(peer: &Peer, port: u16) -> Way {
-    Way {
-        ifindex: peer.ifindex,
-        source_mac: peer.local_mac,
-        next_hop_mac: peer.remote_mac,
-        local: Address::from(peer.local),
-        own_port: DAEMON_PORT,
-        peer: (peer.remote, port).into(),
-    }
-}
-
-fn pair(ends: &[Peer; 2], lease_until_ns: u64, limit: u64) -> Relay {
-    let [a, b] = [way(&ends[0], PORTS[0]), way(&ends[1], PORTS[1])];
+pub(crate) fn pair(ends: &[Peer; 2], lease_until_ns: u64, limit: u64) -> Relay {
+    let [a, b] = [ends[0].way(PORTS[0]), ends[1].way(PORTS[1])];
     Relay::new([&a, &b], lease_until_ns, limit).expect("both of one family")
 }
 
 /// Both ends of a pair, of each family.
-fn pairs() -> [[Peer; 2]; 2] {
+pub(crate) fn pairs() -> [[Peer; 2]; 2] {
     [[peer_v4(1), peer_v4(3)], [peer_v6(1), peer_v6(3)]]
 }
 
-fn relaying(relay: Relay) -> Programs {
+pub(crate) fn relaying(relay: Relay) -> Programs {
     namespace::enter_new();
     let mut programs = Programs::load();
     programs.install(&world(relay));
     programs
 }
 
-fn world(relay: Relay) -> World {
+pub(crate) fn world(relay: Relay) -> World {
     let mut world = World::new(DEVICE, HELPER);
     world.relays.insert(LABEL, relay);
     world
 }
 
 /// A frame from one end.
-fn frame(peer: &Peer, port: u16, message: &[u8], has_checksum: bool) -> SealedFrame {
+pub(crate) fn frame(peer: &Peer, port: u16, message: &[u8], has_checksum: bool) -> SealedFrame {
     SealedFrame {
         destination_mac: peer.local_mac,
         source_mac: peer.remote_mac,

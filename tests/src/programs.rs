@@ -66,6 +66,8 @@ pub enum Action {
     Pass,
     Drop,
     Redirect,
+    /// XDP_TX.
+    Transmit,
     /// Anything else, which no program of ours may return.
     Other(u32),
 }
@@ -425,6 +427,8 @@ fn action(program: Program, value: u32) -> Action {
     match (program, value) {
         (Program::Xdp, 1) => Action::Drop,
         (Program::Xdp, 2) => Action::Pass,
+        (Program::Xdp, 3) => Action::Transmit,
+        (Program::Xdp, 4) => Action::Redirect,
         (Program::Xdp, other) => Action::Other(other),
         (_, TC_ACT_UNSPEC) => Action::Pass,
         (_, 2) => Action::Drop,

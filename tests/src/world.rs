@@ -9,6 +9,7 @@ use ipop_common::encapsulation::{Form, Underlay, write_template};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::KERNEL_PORT;
 use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, Relay};
+use ipop_common::relay::Way;
 use ipop_common::session::Agreed;
 use ipop_common::tables::Tables;
 
@@ -80,6 +81,19 @@ impl Peer {
     /// As [`Self::sealed_link`], by a relay that is at `remote` and this port.
     pub fn relayed_link(&self, port: u16, label: u32) -> Link {
         self.link_in(port, Form::Relayed { source_port: DAEMON_PORT, label })
+    }
+
+    /// The way to this peer where it is one of two between which the node relays, by its daemon's port.
+    pub fn way(&self, port: u16) -> Way {
+        Way {
+            ifindex: self.ifindex,
+            source_mac: self.local_mac,
+            next_hop_mac: self.remote_mac,
+            local: Address::from(self.local),
+            own_port: DAEMON_PORT,
+            peer: (self.remote, port).into(),
+            exit: None,
+        }
     }
 
     fn link_in(&self, port: u16, form: Form) -> Link {

@@ -34,6 +34,9 @@ mod variable {
     pub(crate) const VM: &str = "IPOP_TEST_VM";
 }
 
+/// Of the tests of NATs and firewalls: who is reached, what routers and servers say, what the lab's boxes do.
+const NAT: [&str; 3] = ["nat::", "places::", "boxes::"];
+
 // No group: `ci` takes these arguments beside its own.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -106,7 +109,7 @@ fn cargo_test(args: &Args) -> Command {
 
 /// Runs `cargo`, shows what it prints, and counts what its test runners say.
 fn run_counted(mut cargo: Command, args: &Args, tally: &mut Tally) -> Result<()> {
-    let nat = args.nat.then_some(["nat::", "boxes::"]).into_iter().flatten();
+    let nat = args.nat.then_some(NAT).into_iter().flatten();
     cargo.arg("--").args(nat).args(&args.filters);
     let shown = sh::shown(&cargo);
     sh::ends_with_us(&mut cargo);

@@ -394,6 +394,7 @@ impl Daemon {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
             self.tidy_streams(now);
+            self.underlays.look_at_drivers(&self.netlink).await;
             self.renew();
             self.ask_for_silent(now).await;
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipop_common::Counter;
 use ipop_common::filter::WINDOW_NS;
 use ipop_common::limits::LEASE_NS;
-use ipop_common::maps::Relay;
+use ipop_common::maps::{Relay, RelayWindow};
 use ipop_common::relay::{self, Way};
 use ipop_overlay::{Endpoint, NodeAddress, PeerId};
 use tracing::{debug, info, warn};
@@ -18,9 +18,8 @@ use crate::userpath::Table;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair {
     ends: [PeerId; 2],
-    /// What the daemon itself has passed on in the present window, in bytes.
-    window: u64,
-    used: u64,
+    /// Of what the daemon itself has passed on.
+    window: RelayWindow,
 }
 
 impl Daemon {
@@ -29,7 +28,7 @@ impl Daemon {
         let [a, b] = ends.map(|end| self.name_of(end).to_owned());
         info!(label, between = %format_args!("{a} and {b}"), "relays");
         if let Some(overlay) = &mut self.overlay {
-            overlay.relayed.insert(label, Pair { ends, window: 0, used: 0 });
+            overlay.relayed.insert(label, Pair { ends, window: RelayWindow::default() });
         }
         self.apply_relay(label);
         // Before the answer that says so is sent.
@@ -64,15 +63,12 @@ impl Daemon {
 
     /// Passes on a relay frame that the kernel has not, within the limit of its pair.
     pub(super) fn pass_on(&mut self, to: Endpoint, frame: &[u8]) {
-        let (limit, window) = (self.relay_limit(), clock::now().as_nanos() / WINDOW_NS);
+        let limit = self.relay_limit();
         let pair = relay::label(frame, 0)
             .and_then(|label| self.overlay.as_mut().and_then(|overlay| overlay.relayed.get_mut(&label)));
         let Some(pair) = pair else { return self.counters.add(Counter::RxUnknownLabel, 1) };
-        if pair.window != window {
-            (pair.window, pair.used) = (window, 0);
-        }
-        pair.used += frame.len() as u64;
-        if limit != 0 && pair.used > limit {
+        let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        if !pair.window.admits(limit, len, clock::now().as_nanos()) {
             return self.counters.add(Counter::RxRelayLimit, 1);
         }
         self.counters.add(Counter::RxRelayed, 1);
@@ -122,6 +118,7 @@ impl Daemon {
             local: reach.path.source.into(),
             own_port: self.port_for(&place),
             peer: place,
+            exit: self.underlays.exit(reach.path.ifindex),
         })
     }
 

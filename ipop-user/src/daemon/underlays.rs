@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tracing::{info, warn};
+use ipop_common::relay::Exit;
+use tracing::{debug, info, warn};
 
 use crate::api::XdpState;
 use crate::config::Xdp;
@@ -55,6 +56,8 @@ pub(super) enum UnderlayError {
 pub(super) struct Attached {
     pub(super) name: String,
     pub(super) xdp: Option<XdpMode>,
+    /// How the driver sends what our XDP program in it has changed.
+    pub(super) exit: Option<Exit>,
 }
 
 #[derive(Debug)]
@@ -87,7 +90,7 @@ impl Underlays {
             return Ok(());
         }
         kernel.attach_underlay(ifindex)?;
-        let mut attached = Attached { name: name.to_owned(), xdp: None };
+        let mut attached = Attached { name: name.to_owned(), xdp: None, exit: None };
         if let Some(mode) = self.plan.mode {
             match attach_xdp(kernel, netlink, ifindex, mode).await {
                 Ok(()) => attached.xdp = Some(mode),
@@ -104,9 +107,26 @@ impl Underlays {
         } else {
             remove_own_xdp(kernel, netlink, ifindex).await;
         }
-        info!(interface = name, xdp = ?attached.xdp, "kernel path attached");
+        attached.exit = exit(netlink, ifindex, attached.xdp).await;
+        info!(interface = name, xdp = ?attached.xdp, exit = ?attached.exit, "kernel path attached");
         self.attached.insert(ifindex, attached);
         Ok(())
+    }
+
+    /// Asks again what drivers do: with a virtual device that depends on its other end.
+    pub(super) async fn look_at_drivers(&mut self, netlink: &Netlink) {
+        for (ifindex, attached) in &mut self.attached {
+            let exit = exit(netlink, *ifindex, attached.xdp).await;
+            if exit != attached.exit {
+                info!(interface = attached.name, ?exit, "how the driver sends for XDP has changed");
+                attached.exit = exit;
+            }
+        }
+    }
+
+    /// How XDP may send frames that came in at the interface out of it.
+    pub(super) fn exit(&self, ifindex: u32) -> Option<Exit> {
+        self.attached.get(&ifindex)?.exit
     }
 
     /// An interface is gone, and what hung on it.
@@ -165,6 +185,27 @@ async fn attach_xdp(
     let expected = previous.as_ref().map(std::os::fd::AsFd::as_fd);
     netlink.attach_xdp(ifindex, program, mode, expected).await?;
     Ok(())
+}
+
+/// How a driver sends what an XDP program in it has changed. All of hardware transmit, it is part of what native XDP
+/// is. A veth drops such frames without a word unless its other end takes them, which Linux 6.3 tells. Other virtual
+/// devices, and generic XDP, which would send a merged super-packet as it is, are not relied on.
+async fn exit(netlink: &Netlink, ifindex: u32, mode: Option<XdpMode>) -> Option<Exit> {
+    if mode != Some(XdpMode::Native) {
+        return None;
+    }
+    let exit = match netlink.link(ifindex).await {
+        Ok(link) => match link.kind.as_deref() {
+            None => Ok(Some(Exit::Transmit)),
+            Some("veth") => netlink.sends_for_xdp(ifindex).await.map(|sends| sends.then_some(Exit::Redirect)),
+            Some(_) => Ok(None),
+        },
+        Err(error) => Err(error),
+    };
+    exit.unwrap_or_else(|error| {
+        debug!(%error, "relay frames are left to TC");
+        None
+    })
 }
 
 /// Detaches the program of an earlier run that used XDP where this one does not.

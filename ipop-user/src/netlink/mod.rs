@@ -1,5 +1,5 @@
 //! The host's network as the kernel tells it: devices, addresses, routes, neighbours and their
-//! changes, by rtnetlink. Owns the one request socket and the types that the rest of the daemon
+//! changes, by rtnetlink. Owns the request sockets and the types that the rest of the daemon
 //! sees; decides nothing about peers or links, and keeps no state of its own.
 //!
 //! Sockets belong to the network namespace of the thread that opens them, so [`Netlink::connect`]
@@ -13,11 +13,13 @@
 //! | `address`, `route` | bring addresses and routes of our device to a wanted set |
 //! | `path`, `neighbour` | how packets to a peer leave this host |
 //! | `xdp` | XDP attachment that outlives the daemon |
+//! | `generic` | what a driver can do with XDP, by generic netlink |
 //! | `monitor` | what changed |
 //! | `request`, `error` | one request and its answer, errors in words |
 
 mod address;
 mod error;
+mod generic;
 mod link;
 mod monitor;
 mod neighbour;
@@ -34,8 +36,9 @@ pub use path::Path;
 pub use route::{ROUTE_METRIC, ROUTE_PROTOCOL, Route, RouteConflict};
 pub use xdp::{XdpAttachment, XdpMode};
 
-/// A handle to the kernel's rtnetlink. Cheap to clone; all clones share one socket.
+/// A handle to the kernel's rtnetlink and generic netlink. Cheap to clone; all clones share their sockets.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    generic: rtnetlink::proto::ConnectionHandle<generic::Message>,
 }

@@ -1,16 +1,19 @@
 //! One request to the kernel and its whole answer. Knows netlink's envelope (acknowledgement,
 //! error, end of dump, extended acknowledgement) and nothing of what is inside.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use rtnetlink::packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NlasIterator,
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable, NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::proto::{self, Connection};
 use rtnetlink::sys::AsyncSocket;
+use rtnetlink::sys::protocols::NETLINK_GENERIC;
 
 use super::{Error, LinkRef, Netlink, Result};
 
@@ -66,8 +69,8 @@ impl Failure {
 }
 
 impl Netlink {
-    /// Opens the request socket in the caller's network namespace and spawns the task that
-    /// serves it, which ends with the last clone of the handle.
+    /// Opens the request sockets in the caller's network namespace and spawns the tasks that
+    /// serve them, which end with the last clone of the handle.
     ///
     /// # Errors
     /// [`Error::Socket`].
@@ -76,14 +79,14 @@ impl Netlink {
             rtnetlink::new_connection_with_strict_check().map_err(Error::Socket)?;
         // Nothing unsolicited is wanted here: changes have their own socket, the `Monitor`.
         drop(unsolicited);
-        // Only an acknowledgement tells a finished request from a dead connection.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        let socket = connection.socket_mut().socket_mut();
-        socket.set_ext_ack(true).map_err(Error::Socket)?;
-        socket.set_cap_ack(true).map_err(Error::Socket)?;
+        tell_all(&mut connection).map_err(Error::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        let (mut connection, generic, unsolicited) =
+            proto::new_connection(NETLINK_GENERIC).map_err(Error::Socket)?;
+        drop(unsolicited);
+        tell_all(&mut connection).map_err(Error::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self { handle, generic })
     }
 
     /// A request with the given flags (beside REQUEST and ACK), and all that came before the
@@ -146,33 +149,59 @@ impl Netlink {
         }
     }
 
-    async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Answer, Failure> {
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        let message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        let mut stream = self.handle.clone().request(message).map_err(|_| Failure::Closed)?;
-        let answer = async {
-            let mut answer = Answer::default();
-            while let Some(message) = stream.next().await {
-                if answer.take(message)? {
-                    return Ok(answer);
-                }
-            }
-            Err(Failure::Closed)
-        };
-        tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or(Err(Failure::NoAnswer))
+    async fn exchange(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Answer<RouteNetlinkMessage>, Failure> {
+        let messages = self.handle.clone().request(with_flags(message, flags));
+        whole_answer(messages.map_err(|_| Failure::Closed)?).await
     }
 }
 
-#[derive(Debug, Default)]
-struct Answer {
-    messages: Vec<RouteNetlinkMessage>,
+/// Only an acknowledgement tells a finished request from a dead connection.
+fn tell_all<T>(connection: &mut Connection<T>) -> io::Result<()>
+where
+    T: NetlinkSerializable + NetlinkDeserializable + fmt::Debug + Send + Unpin + 'static,
+{
+    connection.set_forward_ack(true);
+    connection.set_forward_done(true);
+    let socket = connection.socket_mut().socket_mut();
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)
+}
+
+pub(super) fn with_flags<T>(message: T, flags: u16) -> NetlinkMessage<T> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message))
+}
+
+/// All that comes before the acknowledgement.
+pub(super) async fn whole_answer<T>(
+    mut messages: impl Stream<Item = NetlinkMessage<T>> + Unpin,
+) -> Result<Answer<T>, Failure> {
+    let answer = async {
+        let mut answer = Answer { messages: Vec::new(), interrupted: false };
+        while let Some(message) = messages.next().await {
+            if answer.take(message)? {
+                return Ok(answer);
+            }
+        }
+        Err(Failure::Closed)
+    };
+    tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or(Err(Failure::NoAnswer))
+}
+
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub(super) messages: Vec<T>,
     interrupted: bool,
 }
 
-impl Answer {
+impl<T> Answer<T> {
     /// Takes the next message; `true` when it was the last.
-    fn take(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Result<bool, Failure> {
+    fn take(&mut self, message: NetlinkMessage<T>) -> Result<bool, Failure> {
         self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
         match message.payload {
             NetlinkPayload::InnerMessage(inner) => {
@@ -214,7 +243,11 @@ mod tests {
 
     fn refusal() -> Failure {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(REFUSAL).unwrap();
-        Answer::default().take(message).unwrap_err()
+        empty().take(message).unwrap_err()
+    }
+
+    fn empty() -> Answer<RouteNetlinkMessage> {
+        Answer { messages: Vec::new(), interrupted: false }
     }
 
     fn failure(errno: i32) -> Failure {
@@ -254,7 +287,7 @@ mod tests {
     fn an_interrupted_dump_is_known_as_such() {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_DUMP_INTR;
-        let mut answer = Answer::default();
+        let mut answer = empty();
         assert!(!answer.take(NetlinkMessage::new(header, NetlinkPayload::Noop)).unwrap());
         assert!(answer.interrupted);
     }

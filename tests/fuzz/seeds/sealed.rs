@@ -82,6 +82,8 @@ const FIRST: u8 = 0;
 const SECOND_WITH_THE_SAME_PEER: u8 = 1;
 const OVER_V6: u8 = 2;
 const LEASE_OVER: u8 = 3;
+const BEHIND_A_RELAY: u8 = 8;
+const BEHIND_A_RELAY_OVER_V6: u8 = 8 | 1;
 
 // Choices of a packet.
 const JUMPS_BY_A_WINDOW: u8 = 2;
@@ -90,6 +92,8 @@ const CHECKSUM: u8 = 4;
 const FROM_ELSEWHERE: u8 = 8;
 const CHANGED: u8 = 16;
 const SAME_COUNTER: u8 = 32;
+const OTHER_LABEL: u8 = 64;
+const OTHER_WAY: u8 = 128;
 
 // What a text is; the others of its bits say how long.
 const V4: u8 = 8;
@@ -106,13 +110,18 @@ const fn again(choices: u8) -> [u8; 3] {
     [1, 0, choices]
 }
 
+/// What an event about a session begins with.
+const fn event(session: u8) -> u8 {
+    (session & 3) << 2 | (session & 8) << 2
+}
+
 /// The next packet of a session.
 const fn packet(session: u8, choices: u8, text: u8) -> [u8; 3] {
-    [session << 2, choices, text]
+    [event(session), choices, text]
 }
 
 const fn ends(session: u8) -> [u8; 1] {
-    [3 | 16 | session << 2]
+    [3 | 16 | event(session)]
 }
 
 /// Which bit a change flips.
@@ -132,15 +141,17 @@ const TIME_IS_OVER: [u8; 3] = [3, 0xff, 0xff];
 pub(super) fn frames() -> Inputs {
     let first = packet(FIRST, 0, V4);
     let by_user = packet(FIRST, CHECKSUM, V4);
-    let each_text = |choices: u8| {
-        let texts = [V4, V6, OF_ANOTHER, NOTHING, TOO_LONG].map(|text| packet(FIRST, choices, text)).concat();
-        let message = [&packet(FIRST, choices, MESSAGE)[..], &[0x5a; 60]].concat();
+    let each = |session: u8, choices: u8| {
+        let texts =
+            [V4, V6, OF_ANOTHER, NOTHING, TOO_LONG].map(|text| packet(session, choices, text)).concat();
+        let message = [&packet(session, choices, MESSAGE)[..], &[0x5a; 60]].concat();
         // The length and the version of an IPv4 packet, and noise.
-        let damaged = [&packet(FIRST, choices, DAMAGED)[..], &flip(16)].concat();
-        let other = [&packet(FIRST, choices, DAMAGED)[..], &flip(4)].concat();
-        let noise = [&packet(FIRST, choices, NOISE)[..], &[0x45; 16]].concat();
+        let damaged = [&packet(session, choices, DAMAGED)[..], &flip(16)].concat();
+        let other = [&packet(session, choices, DAMAGED)[..], &flip(4)].concat();
+        let noise = [&packet(session, choices, NOISE)[..], &[0x45; 16]].concat();
         [texts, message, damaged, other, noise].concat()
     };
+    let each_text = |choices: u8| each(FIRST, choices);
     let at_the_window = [
         &packet(FIRST, 0, V4)[..],
         &packet(FIRST, JUMPS_BY_A_WINDOW, V4),
@@ -153,7 +164,42 @@ pub(super) fn frames() -> Inputs {
     let header_alone = [0x45, 0, 0, 21, 0, 0, 0, 0, 64, 17, 0, 0, 10, 64, 1, 1, 10, 64, 0, 1];
     let header = TransportHeader { receiver: 0x1234_0001, counter: 3 }.to_bytes();
     let forged = [&[2, 48][..], &header, &[0x77; 32]].concat();
+    let behind = packet(BEHIND_A_RELAY, 0, V4);
+    let relay_frame = [5, 0, 0, 0, 1, 2, 3, 4];
+    let header = TransportHeader { receiver: 0x1234_0005, counter: 3 }.to_bytes();
+    let raw = |message: &[u8]| [&[2 | event(BEHIND_A_RELAY), message.len() as u8][..], message].concat();
+    let relayed = |choices: u8| {
+        let of = |session: u8, text: u8| packet(session, choices, text);
+        [of(BEHIND_A_RELAY, V4), of(BEHIND_A_RELAY, V6), of(BEHIND_A_RELAY_OVER_V6, V4)].concat()
+    };
+    let flipped = |bit: u16| [&packet(BEHIND_A_RELAY, CHANGED, V4)[..], &flip(bit)].concat();
     [
+        ("relayed", relayed(0)),
+        ("relayed-by-the-user-path", relayed(CHECKSUM)),
+        ("relayed-with-another-label", relayed(OTHER_LABEL)),
+        ("relayed-from-elsewhere", relayed(FROM_ELSEWHERE)),
+        ("relayed-each-text", each(BEHIND_A_RELAY, 0)),
+        ("relayed-each-text-by-the-user-path", each(BEHIND_A_RELAY, CHECKSUM)),
+        ("relayed-peer-directly", relayed(OTHER_WAY)),
+        ("direct-peer-by-a-relay", [packet(FIRST, OTHER_WAY, V4), packet(OVER_V6, OTHER_WAY, V4)].concat()),
+        ("relayed-and-directly", [&behind[..], &packet(BEHIND_A_RELAY, OTHER_WAY, V4), &behind].concat()),
+        ("relayed-replayed", [&behind[..], &again(0), &again(1), &again(0)].concat()),
+        ("relayed-swapped-sessions", [&behind[..], &again(4), &again(5)].concat()),
+        ("relayed-flipped-type", flipped(2)),
+        ("relayed-flipped-zeroes", flipped(9)),
+        ("relayed-flipped-label", flipped(40)),
+        ("relayed-flipped-message-type", flipped(64)),
+        ("relayed-flipped-index", flipped(64 + 60)),
+        ("relayed-flipped-text", flipped(64 + 200)),
+        ("relayed-cut-in-the-label", [&packet(BEHIND_A_RELAY, CHANGED, V4)[..], &cut(6)].concat()),
+        ("relayed-cut-behind-the-label", [&packet(BEHIND_A_RELAY, CHANGED, V4)[..], &cut(8)].concat()),
+        ("relayed-cut-in-the-header", [&packet(BEHIND_A_RELAY, CHANGED, V4)[..], &cut(20)].concat()),
+        ("relayed-ended", [&behind[..], &ends(BEHIND_A_RELAY), &behind].concat()),
+        ("relayed-forged", raw(&[&relay_frame[..], &header, &[0x77; 32]].concat())),
+        (
+            "relay-frame-in-a-relay-frame",
+            raw(&[&relay_frame[..], &relay_frame, &header, &[0x77; 32]].concat()),
+        ),
         ("by-the-kernel-path", first.to_vec()),
         ("by-the-user-path", by_user.to_vec()),
         ("over-ipv6", [packet(OVER_V6, 0, V4), packet(OVER_V6, CHECKSUM, V6)].concat()),

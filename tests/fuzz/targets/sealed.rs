@@ -1,27 +1,29 @@
 //! Sealed frames on their way in, some of them hostile: opened by the kernel path as it can, else by the
-//! user path, which share the sessions' places.
+//! user path, which share the sessions' places. Some of them come in relay frames.
 //!
 //! Input: events. Each begins with a byte: its low two bits say what happens (see [`Run::event`]),
-//! the next two which session it is about (see [`sessions`]).
+//! the next two, and bit 5 above them, which session it is about (see [`node::sessions`]).
+
+mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
 
-use ipop_common::gpe::LinkId;
 use ipop_common::ingress::{self, FrameMeta, Verdict};
-use ipop_common::maps::{Config, Link, LinkRef, LinkStats};
+use ipop_common::maps::LinkStats;
+use ipop_common::relay;
 use ipop_common::sealed::{Memory, Opening, admit, opened};
-use ipop_common::session::{Agreed, REJECT_AFTER_MESSAGES, Session as Place, WINDOW, place};
+use ipop_common::session::{REJECT_AFTER_MESSAGES, WINDOW};
 use ipop_common::tables::Tables;
 use ipop_common::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TYPE_TRANSPORT, TransportHeader};
 use ipop_common::{Address, Counter};
+use ipop_overlay::Endpoint;
 use ipop_tests::packet;
-use ipop_tests::sealed::{SealedFrame, Session};
-use ipop_tests::world::{LEASE_OVER, Peer, World};
-use ipop_user::userpath::{Table, UserSession};
+use ipop_tests::sealed::SealedFrame;
+use ipop_tests::world::Peer;
 
-use super::tables::{EXPIRED, NOW_NS, OVER_V4, OVER_V6, OWN_V4, OWN_V6, peers, user};
+use self::node::{LABEL, Places, is_relayed, place_of, sessions, table};
+use super::tables::{NOW_NS, OVER_V6, OWN_V4, OWN_V6, peers};
 use super::tape::Tape;
 
 /// Events per input, so that one takes milliseconds at most.
@@ -40,6 +42,7 @@ enum Outcome {
     /// The packet, by the kernel path or not.
     Delivered {
         by_kernel: bool,
+        by_relay: bool,
         packet: Vec<u8>,
     },
     Keepalive,
@@ -51,8 +54,10 @@ enum Outcome {
 impl Outcome {
     fn name(&self) -> &'static str {
         match self {
-            Self::Delivered { by_kernel: true, .. } => "delivered by the kernel path",
-            Self::Delivered { by_kernel: false, .. } => "delivered by the user path",
+            Self::Delivered { by_kernel: true, by_relay: false, .. } => "delivered by the kernel path",
+            Self::Delivered { by_kernel: false, by_relay: false, .. } => "delivered by the user path",
+            Self::Delivered { by_kernel: true, .. } => "delivered by a relay and the kernel path",
+            Self::Delivered { by_kernel: false, .. } => "delivered by a relay and the user path",
             Self::Keepalive => "keepalive",
             Self::Message(_) => "message",
             Self::Refused(counter) => counter.name(),
@@ -75,81 +80,6 @@ pub(crate) fn reached(input: &[u8]) -> BTreeSet<&'static str> {
         run.event(&mut tape);
     }
     run.reached
-}
-
-/// Two sessions with one peer, one with a peer over IPv6, one with a peer whose lease is over: its packets
-/// are for the user path, which has no leases.
-fn sessions() -> &'static [(Session, &'static Peer)] {
-    static SESSIONS: LazyLock<Vec<(Session, &'static Peer)>> = LazyLock::new(|| {
-        let peers = [OVER_V4, OVER_V4, OVER_V6, EXPIRED].map(|index| &peers()[index]);
-        peers.into_iter().zip(1..).map(|(peer, n)| (Session::new(n, peer), peer)).collect()
-    });
-    &SESSIONS
-}
-
-/// The kernel path's tables, without the places.
-fn world() -> &'static World {
-    static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let mut world = World::new(1, 1);
-        sessions().iter().for_each(|(session, peer)| world.add_sealed(peer, session));
-        world.change(&peers()[EXPIRED], |link| link.lease_until_ns = LEASE_OVER);
-        world
-    });
-    &WORLD
-}
-
-/// The user path's.
-fn table() -> &'static Table {
-    static TABLE: LazyLock<Table> = LazyLock::new(|| {
-        let mut table = user().clone();
-        for (session, peer) in sessions() {
-            let keys = UserSession::new(session.local, &session.send_key, &session.receive_key);
-            table.insert_session(peer.slot, Arc::new(keys));
-        }
-        table
-    });
-    &TABLE
-}
-
-/// The places of the sessions, by what is the place in their indices: one more than there are.
-struct Places(Vec<Place>);
-
-impl Places {
-    fn new() -> Self {
-        let mut places = vec![Place::vacant()];
-        for (session, _) in sessions() {
-            let place = Place::vacant();
-            place.install(&Agreed { expires_ns: NOW_NS + LIFE_NS, ..session.agreed() }, None);
-            places.push(place);
-        }
-        Self(places)
-    }
-
-    fn of(&self, local: u32) -> Option<&Place> {
-        self.0.get(place(local) as usize)
-    }
-}
-
-impl Tables for Places {
-    fn config(&self) -> Option<&Config> {
-        world().config()
-    }
-
-    fn link(&self, slot: u32) -> Option<&Link> {
-        world().link(slot)
-    }
-
-    fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {
-        world().by_link_id(id)
-    }
-
-    fn by_address(&self, address: &Address) -> Option<LinkRef> {
-        world().by_address(address)
-    }
-
-    fn session(&self, local: u32) -> Option<&Place> {
-        self.of(local)
-    }
 }
 
 /// What the peer has sealed.
@@ -194,7 +124,7 @@ impl Run {
 
     fn event(&mut self, tape: &mut Tape<'_>) {
         let event = tape.u8();
-        let index = usize::from(event >> 2 & 3);
+        let index = usize::from(event >> 2 & 3 | event >> 3 & 4) % sessions().len();
         match event & 3 {
             0 => self.sealed(index, tape),
             1 => self.again(tape),
@@ -204,6 +134,7 @@ impl Run {
                 let frame = SealedFrame {
                     message: tape.bytes(len).to_vec(),
                     has_checksum: event & 16 != 0,
+                    source_port: place_of(index).port(),
                     ..session.frame(peer, 0, &[])
                 };
                 self.arrive(&frame);
@@ -218,7 +149,8 @@ impl Run {
 
     /// The peer seals a text and sends it. Choices: bits 0 and 1, how far the counter jumps; bit 2, it has
     /// a UDP checksum; bit 3, it comes from elsewhere; bit 4, it is changed on its way; bit 5, the counter
-    /// is that of the packet before.
+    /// is that of the packet before; bit 6, it has another label; bit 7, it comes by a relay where the
+    /// session's packets do not, and the other way round.
     fn sealed(&mut self, index: usize, tape: &mut Tape<'_>) {
         let choices = tape.u8();
         let (session, peer) = &sessions()[index];
@@ -237,6 +169,11 @@ impl Run {
         let sealed = frame.message[TRANSPORT_HEADER_LEN..].to_vec();
         known.sealed.entry(counter).or_default().push(Packet { text, sealed });
         frame.has_checksum = choices & 4 != 0;
+        frame.source_port = place_of(index).port();
+        if is_relayed(index) != (choices & 128 != 0) {
+            let label = if choices & 64 == 0 { LABEL } else { LABEL + 1 };
+            frame.message.splice(..0, relay::header(label));
+        }
         if choices & 8 != 0 {
             frame.source = elsewhere(frame.source);
         }
@@ -260,30 +197,44 @@ impl Run {
         if choices & 2 != 0 {
             change(&mut frame.message, tape);
         }
-        if choices & 4 != 0 && frame.message.len() >= TRANSPORT_HEADER_LEN {
+        let message = usize::from(in_relay_frame(&frame.message)) * relay::HEADER_LEN;
+        if choices & 4 != 0 && frame.message.len() >= message + TRANSPORT_HEADER_LEN {
             let other = sessions()[(index + 1) % sessions().len()].0.local;
-            frame.message[4..8].copy_from_slice(&other.to_le_bytes());
+            frame.message[message + 4..message + 8].copy_from_slice(&other.to_le_bytes());
         }
         self.arrive(&frame);
     }
 
     /// One frame, decided by us and by what is known.
     fn arrive(&mut self, frame: &SealedFrame) {
-        if frame.message.first() != Some(&TYPE_TRANSPORT) {
-            // Another target's.
-            return;
-        }
         let bytes = frame.to_bytes();
         let meta = FrameMeta { len: bytes.len() as u32, gso: false };
         let verdict = ingress::frame(&bytes[..], meta, &self.places, self.now_ns);
+        let (way, message) = Way::of(frame);
+        if way != Way::Damaged && message.first() != Some(&TYPE_TRANSPORT) {
+            // Another target's.
+            assert!(!matches!(verdict, Verdict::Open(_)), "{verdict:?} of another message");
+            return;
+        }
         let (by_kernel, outcome) = match verdict {
             Verdict::Open(opening) => (true, self.by_kernel(&bytes, &opening)),
-            Verdict::LeaveToUser | Verdict::NotOurs => (false, self.by_user(&frame.message)),
+            Verdict::LeaveToUser | Verdict::NotOurs => (false, self.by_user(frame)),
+            // A relay frame that ends in its message's header; TC makes sure that there is no more of it.
+            Verdict::Refuse(Counter::RxTruncated) => (false, self.by_user(frame)),
             other => panic!("{other:?} of a frame to the daemon's port"),
         };
         let outcome = outcome.unwrap_or_else(Outcome::Refused);
         assert!(!by_kernel || !frame.has_checksum, "the kernel path has no checksum");
-        self.is_right(&frame.message, by_kernel, &outcome);
+        match way {
+            Way::Damaged => assert_eq!(outcome, Outcome::Refused(Counter::RxBadRelayFrame)),
+            Way::ByStranger => assert_eq!(outcome, Outcome::Refused(Counter::RxUnknownLabel)),
+            Way::Direct | Way::ByRelay { .. } => {
+                if by_kernel {
+                    is_the_links_way(frame, way, message);
+                }
+                self.is_right(message, by_kernel, way != Way::Direct, &outcome);
+            }
+        }
         self.reached.insert(outcome.name());
     }
 
@@ -300,11 +251,20 @@ impl Run {
         let opened = opened(&self.places, &mut self.memory, opening)?;
         session.accept(opening.counter)?;
         let packet = self.memory.room()[..usize::from(opened.len)].to_vec();
-        Ok(Outcome::Delivered { by_kernel: true, packet })
+        Ok(Outcome::Delivered { by_kernel: true, by_relay: opening.relayed, packet })
     }
 
     /// As `ipop-user/src/userpath/inbound.rs` does it.
-    fn by_user(&self, message: &[u8]) -> Result<Outcome, Counter> {
+    fn by_user(&self, frame: &SealedFrame) -> Result<Outcome, Counter> {
+        let by_relay = in_relay_frame(&frame.message);
+        let mut message = &frame.message[..];
+        if by_relay {
+            let from = Endpoint::Udp((frame.source, frame.source_port).into());
+            let label = relay::label(message, 0).ok_or(Counter::RxBadRelayFrame)?;
+            assert_eq!(table().next_hop(label, from), None, "it relays for nobody");
+            table().node_at(from).ok_or(Counter::RxUnknownLabel)?;
+            message = &message[relay::HEADER_LEN..];
+        }
         let header = TransportHeader::parse(message).ok_or(Counter::RxTruncated)?;
         let (slot, session) = table().user_session(header.receiver).ok_or(Counter::RxUnknownIndex)?;
         let place = self.places.of(header.receiver).expect("a place");
@@ -318,11 +278,11 @@ impl Run {
         }
         let inner = admit(table(), &text[..], text.len() as u32, slot)?;
         text.truncate(usize::from(inner.total_len));
-        Ok(Outcome::Delivered { by_kernel: false, packet: text })
+        Ok(Outcome::Delivered { by_kernel: false, by_relay, packet: text })
     }
 
     /// Holds an outcome against what the peer has sealed and what has come of it before.
-    fn is_right(&mut self, message: &[u8], by_kernel: bool, outcome: &Outcome) {
+    fn is_right(&mut self, message: &[u8], by_kernel: bool, by_relay: bool, outcome: &Outcome) {
         let Some(header) = TransportHeader::parse(message) else {
             assert_eq!(*outcome, Outcome::Refused(Counter::RxTruncated));
             return;
@@ -343,7 +303,7 @@ impl Run {
             assert_eq!(*outcome, Outcome::Refused(Counter::RxBadTag), "sealed by nobody");
             return;
         };
-        let meaning = meaning(&packet.text, sessions()[index].1, by_kernel);
+        let meaning = meaning(&packet.text, &sessions()[index].1, by_kernel, by_relay);
         // The kernel path takes note of a packet only if it delivers it; see `ipop-ebpf`.
         if by_kernel && matches!(meaning, Outcome::Refused(_)) {
             assert_eq!(*outcome, meaning);
@@ -365,8 +325,50 @@ impl Run {
     }
 }
 
+/// By which way a message has come, as the format says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Direct,
+    ByRelay {
+        label: u32,
+    },
+    /// A relay frame from where no relay of this node's is.
+    ByStranger,
+    /// What begins like a relay frame and is none.
+    Damaged,
+}
+
+impl Way {
+    fn of(frame: &SealedFrame) -> (Self, &[u8]) {
+        let is_known = sessions().iter().enumerate().any(|(index, _)| {
+            is_relayed(index) && place_of(index) == (frame.source, frame.source_port).into()
+        });
+        match frame.message.split_first_chunk() {
+            _ if !in_relay_frame(&frame.message) => (Self::Direct, &frame.message),
+            Some(([5, 0, 0, 0, a, b, c, d], message)) if is_known => {
+                (Self::ByRelay { label: u32::from_be_bytes([*a, *b, *c, *d]) }, message)
+            }
+            Some(([5, 0, 0, 0, ..], message)) => (Self::ByStranger, message),
+            _ => (Self::Damaged, &[]),
+        }
+    }
+}
+
+fn in_relay_frame(message: &[u8]) -> bool {
+    message.first() == Some(&relay::TYPE)
+}
+
+/// What the kernel path opens has come as the packets of the session's link do, and no other way.
+fn is_the_links_way(frame: &SealedFrame, way: Way, message: &[u8]) {
+    let receiver = TransportHeader::parse(message).expect("a whole header").receiver;
+    let index = sessions().iter().position(|(session, _)| session.local == receiver).expect("a session");
+    let expected = if is_relayed(index) { Way::ByRelay { label: LABEL } } else { Way::Direct };
+    assert_eq!(way, expected, "another way than the link's");
+    assert_eq!(place_of(index), (frame.source, frame.source_port).into(), "from elsewhere");
+}
+
 /// What a text of a peer is, as the format says.
-fn meaning(text: &[u8], peer: &Peer, by_kernel: bool) -> Outcome {
+fn meaning(text: &[u8], peer: &Peer, by_kernel: bool, by_relay: bool) -> Outcome {
     let refused = Outcome::Refused;
     let is_message = text.first().is_some_and(|first| first >> 4 == 0);
     if text.is_empty() || is_message && !by_kernel {
@@ -397,7 +399,7 @@ fn meaning(text: &[u8], peer: &Peer, by_kernel: bool) -> Outcome {
     if owner.map(|owner| LinkStats::index(owner.slot)) != Some(LinkStats::index(peer.slot)) {
         return refused(Counter::RxWrongInnerSource);
     }
-    Outcome::Delivered { by_kernel, packet: text[..usize::from(len)].to_vec() }
+    Outcome::Delivered { by_kernel, by_relay, packet: text[..usize::from(len)].to_vec() }
 }
 
 /// A text for a peer to seal. Choices: low three bits, what it is; the others, how long it is.

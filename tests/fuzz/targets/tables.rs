@@ -31,7 +31,7 @@ pub(crate) const ROUTER: usize = 5;
 pub(crate) const OWN_V4: &str = "10.64.0.1";
 pub(crate) const OWN_V6: &str = "fd00:64::ffff";
 
-fn address(text: &str) -> IpAddr {
+pub(super) fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 

@@ -235,6 +235,16 @@ impl Internet {
         above.ip(&format!("link set host{} {}", host + 1, if is_in { "up" } else { "down" }));
     }
 
+    /// Has the other end of a host's first wire take frames that XDP sends, or take none: a veth takes them by NAPI,
+    /// which is on with GRO.
+    pub(crate) fn set_napi(&self, host: usize, is_on: bool) {
+        let above = self.behind[host].map_or(&self.backbone, |parent| &self.boxes[parent].ns);
+        above.succeed(
+            "ethtool",
+            &["-K", &format!("host{}", host + 1), "gro", if is_on { "on" } else { "off" }],
+        );
+    }
+
     /// Gives a host another device, in the network behind a box or on the internet itself. The last one that was
     /// plugged in has the way out.
     pub(crate) fn plug_in(&mut self, host: usize, device: &str, to: Option<usize>) {
