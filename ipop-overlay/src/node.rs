@@ -149,6 +149,10 @@ pub enum Output {
     Silent {
         peer: PeerId,
     },
+    /// A peer answers neither by UDP, by which it is reached, nor by way of others: something may let no UDP pass.
+    Unheard {
+        peer: PeerId,
+    },
     /// What goes to a peer is to go this way from now on.
     Move {
         peer: PeerId,
@@ -221,6 +225,7 @@ impl Output {
             | Self::Pong { peer, .. }
             | Self::Addresses { peer, .. }
             | Self::Silent { peer }
+            | Self::Unheard { peer }
             | Self::Move { peer, .. }
             | Self::Unlink { peer } => Some(*peer),
             Self::Link { .. }

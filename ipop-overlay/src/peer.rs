@@ -224,6 +224,8 @@ pub(crate) struct Doubt {
     is_of_hello: bool,
     /// Of the echo that goes round, by which it is known that the peer is there.
     pub(crate) token: Option<u64>,
+    /// It has been said that nobody hears of the peer.
+    is_unheard: bool,
 }
 
 impl Doubt {
@@ -233,6 +235,8 @@ impl Doubt {
     const APART: Duration = Duration::from_millis(200);
     /// After so long under traffic it is asked by others too.
     const AROUND: Duration = Duration::from_millis(800);
+    /// So long others have to say that it is there.
+    const UNHEARD: Duration = Duration::from_millis(350);
     /// After so long the peer may be dead, which is for others to find out.
     const OVER: Duration = Duration::from_secs(5);
 
@@ -244,13 +248,20 @@ impl Doubt {
             around_at: now.after(Self::AROUND),
             is_of_hello: false,
             token: None,
+            is_unheard: false,
         }
     }
 
     /// A hello has gone, which is answered at once.
     fn of_hello(rtt: Duration, now: Instant) -> Self {
         let at = now.after(Self::AFTER.max(rtt * 2));
-        Self { since: now, next_at: at, around_at: at, is_of_hello: true, token: None }
+        Self { since: now, next_at: at, around_at: at, is_of_hello: true, token: None, is_unheard: false }
+    }
+
+    /// Whether others had the time to say that the peer is there, and have not; once.
+    pub(crate) fn becomes_unheard(&mut self, now: Instant) -> bool {
+        let is_over = now >= self.around_at.after(Self::UNHEARD);
+        is_over && !core::mem::replace(&mut self.is_unheard, is_over)
     }
 
     /// Puts the next step off; whether the peer is to be asked by others too, `None` where it is over.

@@ -107,6 +107,8 @@ pub struct Ring {
     /// This node's own addresses, as its interfaces have them.
     endpoints: Vec<SocketAddr>,
     turned: Vec<SocketAddr>,
+    /// See [`Edge::of_nat`].
+    of_nat: Option<Duration>,
     /// Outside addresses that lead to it, as its operator or a router says.
     lent: Vec<SocketAddr>,
     /// Where servers are that are no members, where they see this node, and the number of places that it had
@@ -175,6 +177,7 @@ impl Ring {
             public_key,
             endpoints: Vec::new(),
             turned: Vec::new(),
+            of_nat: None,
             lent: Vec::new(),
             servers: Vec::new(),
             table: Table::new(NodeAddress::of_key(&public_key)),
@@ -207,7 +210,10 @@ impl Ring {
     /// This node's own addresses.
     pub fn set_endpoints(&mut self, mut endpoints: Vec<SocketAddr>) {
         endpoints.truncate(ENDPOINTS_MAX);
-        self.endpoints = endpoints;
+        if self.endpoints != endpoints {
+            self.endpoints = endpoints;
+            self.forget_of_nat();
+        }
     }
 
     /// There is a session with a node, which is at `place`.
@@ -242,6 +248,7 @@ impl Ring {
             edge.endpoint = endpoint;
             edge.mine = role;
             edge.flows = flows;
+            edge.of_nat = self.of_nat;
             self.table.insert(address, edge);
         }
         match place {

@@ -388,6 +388,8 @@ impl Daemon {
             Output::Echoed { token, rtt, hops, .. } => self.events.push(Event::Echoed { token, rtt, hops }),
             Output::Broadcast { .. } => self.events.push(Event::Told),
             Output::Taken { address, .. } => self.events.push(Event::Taken(address)),
+            // There is no other transport here.
+            Output::Unheard { .. } => {}
             Output::Pong { .. } | Output::Traced { .. } | Output::Surveyed { .. } => {}
         }
     }

@@ -156,7 +156,12 @@ impl Node {
             && let Some(doubt) = &mut peer.doubt
         {
             let token = *doubt.token.get_or_insert(token);
+            let is_unheard = doubt.becomes_unheard(now);
+            let is_by_udp = peer.endpoint().is_some_and(|endpoint| endpoint.udp().is_some());
             self.echo_behind(address, token, now);
+            if is_unheard && is_by_udp {
+                self.outputs.push_back(Output::Unheard { peer: id });
+            }
         }
     }
 

@@ -53,6 +53,7 @@ counts! {
     Relayed, "overlay_relayed", Ok, "pairs of nodes between which this one began to relay";
     RelayRefused, "overlay_relay_refused", Refused, "pairs of nodes between which this one was asked to relay and does not";
     Detour, "overlay_detour", Ok, "connections that were broken although the other was there, and given up for a way round";
+    MappingExpired, "overlay_mapping_expired", Ok, "times that a NAT was seen to forget this node in a silence: from then on it is shorter";
     Unreachable, "overlay_unreachable", Dropped, "connections that could not be made";
 }
 

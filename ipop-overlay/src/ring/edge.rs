@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::limits::{
     CREDIT, CREDIT_MAX, LOG2_SIZE_MAX, PROBE_APART, PROBE_APART_MAX, PROBES_MAX, SILENCE, SILENCE_NEAR,
-    SILENCE_UNDER_TRAFFIC, UNUSED,
+    SILENCE_TELLING, SILENCE_UNDER_TRAFFIC, UNUSED,
 };
 use super::relays::Upgrade;
 use super::wire::{Beat, Coordinates, Neighbours, Roles};
@@ -81,12 +81,16 @@ pub(super) struct Edge {
     pub(super) theirs: Roles,
     pub(super) since: Instant,
     heard: Instant,
+    /// How long nothing had come before the last time that it was long, and when that ended.
+    silent_for: Option<(Duration, Instant)>,
     /// Since when something has been sent and nothing has come.
     unanswered: Option<Instant>,
     probes: u8,
     probe_at: Instant,
     stamp: u32,
     pub(super) rtt: Smoothed,
+    /// The longest silence that a NAT in front of this node is known to bear, less some.
+    pub(super) of_nat: Option<Duration>,
     /// How much longer this side waits than the other, so that not both ask at once.
     patience: bool,
     pub(super) neighbours: Vec<NodeAddress>,
@@ -123,11 +127,13 @@ impl Edge {
             theirs: Roles::NONE,
             since: now,
             heard: now,
+            silent_for: None,
             unanswered: None,
             probes: 0,
             probe_at: now,
             stamp: 0,
             rtt: Smoothed::default(),
+            of_nat: None,
             patience,
             neighbours: Vec::new(),
             digest: 0,
@@ -166,6 +172,10 @@ impl Edge {
 
     /// A message of `len` bytes has come.
     pub(super) fn hear(&mut self, len: usize, now: Instant) {
+        let silent_for = now.since(self.heard);
+        if silent_for >= SILENCE_TELLING {
+            self.silent_for = Some((silent_for, now));
+        }
         self.heard = now;
         self.unanswered = None;
         self.probes = 0;
@@ -194,9 +204,17 @@ impl Edge {
         }
     }
 
+    /// How long it had been silent, where that has just ended.
+    pub(super) fn was_silent_for(&self, now: Instant) -> Option<Duration> {
+        self.silent_for.filter(|(_, ended)| now.since(*ended) < SILENCE_TELLING).map(|(silence, _)| silence)
+    }
+
+    /// So long nothing may be sent: what is on the way forgets after `of_nat`, if it does.
     fn silence(&self) -> Duration {
         let silence = if self.is_near() { SILENCE_NEAR } else { SILENCE };
-        if self.patience { silence + silence / 8 } else { silence }
+        let silence = self.of_nat.map_or(silence, |of_nat| silence.min(of_nat));
+        // Who is behind the NAT has to be the one that sends.
+        if self.patience && self.of_nat.is_none() { silence + silence / 8 } else { silence }
     }
 
     /// When [`Edge::due`] has something to say, unless something comes before.

@@ -38,6 +38,10 @@ pub(super) const BYPASS_EXAMINE: Duration = Duration::from_secs(300);
 pub(super) const SILENCE_NEAR: Duration = Duration::from_secs(12);
 /// Others likewise: shorter than the shortest NAT mapping in common use, and than a lease.
 pub(super) const SILENCE: Duration = Duration::from_secs(24);
+/// The shortest that either becomes where a NAT on the way has been seen to forget sooner.
+pub(super) const SILENCE_LEAST: Duration = Duration::from_secs(4);
+/// Only a silence of so long, and one that has just ended, tells of what a NAT forgets.
+pub(super) const SILENCE_TELLING: Duration = Duration::from_secs(2);
 /// After so long without a sign of life although something was sent, the other is asked.
 pub(super) const SILENCE_UNDER_TRAFFIC: Duration = Duration::from_secs(1);
 /// Questions without an answer after which a connection is dead.

@@ -3,10 +3,11 @@
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use super::Ring;
 use super::counts::Count;
-use super::limits::{OBSERVERS_ENOUGH, OBSERVERS_FEW};
+use super::limits::{OBSERVERS_ENOUGH, OBSERVERS_FEW, SILENCE_LEAST};
 use super::nat::{self, Known, LENT_MAX, Mapping, Observation, SERVERS_MAX};
 use super::wire::{AskSeen, Seen, TURNED_MAX};
 use crate::address::NodeAddress;
@@ -165,11 +166,36 @@ impl Ring {
         }
         let before = self.places();
         let Some(edge) = self.table.get_mut(from) else { return };
-        edge.sees = Some(seen);
+        // With its address another port: the mapping that there was has gone.
+        let is_forgotten = edge.sees.replace(seen).is_some_and(|old| old != seen && old.ip() == seen.ip());
+        let silence = edge.was_silent_for(now).filter(|_| is_forgotten);
         let joins = core::mem::take(&mut edge.joins_when_seen);
         self.look_again_if_moved(&before);
+        if let Some(silence) = silence {
+            self.mapping_expired(silence);
+        }
         if joins {
             self.join(from, now);
         }
+    }
+
+    /// A NAT in front of this node has forgotten it in a silence of this length: none is to be as long again.
+    fn mapping_expired(&mut self, silence: Duration) {
+        let bearable = (silence / 3 * 2).max(SILENCE_LEAST);
+        if self.of_nat.is_some_and(|of_nat| of_nat <= bearable) {
+            return;
+        }
+        self.counts.add(Count::MappingExpired);
+        self.set_of_nat(Some(bearable));
+    }
+
+    /// This node is in another network, behind other boxes or none.
+    pub(super) fn forget_of_nat(&mut self) {
+        self.set_of_nat(None);
+    }
+
+    fn set_of_nat(&mut self, of_nat: Option<Duration>) {
+        self.of_nat = of_nat;
+        self.table.iter_mut().for_each(|(_, edge)| edge.of_nat = of_nat);
     }
 }

@@ -504,6 +504,7 @@ impl Daemon {
                     self.look_at_sessions(now);
                     self.node.detour(peer, now);
                 }
+                Output::Unheard { peer } => self.try_tcp(peer),
                 Output::Move { peer, to } => self.set_endpoint(peer, Some(to)),
                 Output::Relay { label, ends } => self.relay(label, ends),
                 Output::Unrelay { label } => self.unrelay(label),

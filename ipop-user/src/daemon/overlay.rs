@@ -226,6 +226,18 @@ impl Daemon {
         }
     }
 
+    /// Nothing comes from a peer any more by UDP, nor is it heard of by others: it is called by TCP, beside what is
+    /// done to find out whether it is dead. What comes by TCP counts once nothing has come by UDP for a second.
+    pub(super) fn try_tcp(&mut self, id: PeerId) {
+        let place = self.node.peer(id).and_then(|view| view.endpoint).and_then(Endpoint::udp);
+        let is_found = self.peers.get(&id).is_some_and(|peer| peer.origin == Origin::Found);
+        if let Some(place) = place.filter(|_| is_found) {
+            debug!(peer = self.name_of(id), %place, "nothing comes by UDP: called by TCP");
+            self.set_candidates(id, &[Endpoint::Tcp(place)]);
+            self.sealing.call_candidates(id);
+        }
+    }
+
     /// The ring has no use for a peer any more.
     pub(super) fn unlink(&mut self, id: PeerId) {
         if self.peers.get(&id).is_some_and(|peer| peer.origin == Origin::Found) {

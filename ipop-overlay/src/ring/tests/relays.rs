@@ -2,6 +2,7 @@
 //! what a member that does not keep to the rules gets out of it.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
@@ -248,4 +249,35 @@ fn a_node_at_its_turn_server_is_looked_for_directly_until_it_is_found() {
     assert!(victim.ring.upgrade_at(node(77)).is_some(), "it is known since");
     hear(&mut victim, HOSTILE, &connect_of(77, &[turned]));
     assert!(!rounds(&mut victim, 77).is_empty(), "both sides have to send");
+}
+
+/// A NAT that forgets within a silence is kept awake; where nothing was silent, another port says nothing about that.
+#[test]
+fn silences_become_as_short_as_a_nat_forgets() {
+    let due = |victim: &Victim| victim.ring.poll_timeout().expect("the other is asked").since(victim.now);
+    let mut victim = Victim::new();
+    let see = |victim: &mut Victim, after: Duration, port: u16| {
+        victim.now = victim.now.after(after);
+        hear(victim, HOSTILE, &[2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        hear(victim, HOSTILE, &Seen(([192, 0, 2, 1], port).into()).to_bytes());
+    };
+    see(&mut victim, Duration::from_millis(10), 1000);
+    see(&mut victim, Duration::from_secs(1), 1001);
+    assert_eq!(victim.count(Count::MappingExpired), 0, "in no silence");
+    see(&mut victim, Duration::from_secs(9), 1001);
+    assert_eq!(victim.count(Count::MappingExpired), 0, "not forgotten");
+    see(&mut victim, Duration::from_secs(9), 1002);
+    assert_eq!(victim.count(Count::MappingExpired), 1);
+    assert!(due(&victim) <= Duration::from_secs(6));
+    // The same again does not make it shorter, and it never becomes very short.
+    see(&mut victim, Duration::from_secs(9), 1003);
+    assert_eq!(victim.count(Count::MappingExpired), 1);
+    for port in 1004..1010 {
+        see(&mut victim, Duration::from_secs(3), port);
+    }
+    assert_eq!(victim.count(Count::MappingExpired), 2);
+    // Elsewhere it is as it was.
+    victim.ring.set_endpoints(vec![([10, 9, 9, 9], 15_000).into()]);
+    see(&mut victim, Duration::from_secs(9), 1010);
+    assert_eq!(victim.count(Count::MappingExpired), 3, "it is found out anew");
 }
