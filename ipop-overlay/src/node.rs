@@ -393,6 +393,7 @@ impl Node {
             Command::Underlay { peer, reach } => {
                 if let Some(state) = self.peer_mut(peer) {
                     state.underlay = reach.map(|(local, mtu)| Underlay { local, mtu });
+                    self.tell_mtu(peer);
                     self.decide(peer, now);
                 }
             }
@@ -544,6 +545,9 @@ impl Node {
     fn decide(&mut self, id: PeerId, now: Instant) {
         let kernel = self.kernel_send && self.kernel_port != 0;
         let here = Here { kernel, mtu_max: self.mtu_max, now };
+        let relay_mtu = self.relay_mtu(id);
+        let Some(peer) = self.peer_mut(id) else { return };
+        peer.relay_mtu = relay_mtu;
         let Some(peer) = self.peer_at(id) else { return };
         let path = peer.decide(peer.takes_clear(|address| self.trusts(address)), here);
         if path != peer.path {

@@ -181,6 +181,8 @@ pub(crate) struct Peer {
     pub(crate) link_id: LinkId,
     endpoint: Option<Endpoint>,
     pub(crate) underlay: Option<Underlay>,
+    /// What the wires of the relay take by which it is reached.
+    pub(crate) relay_mtu: Option<u16>,
     /// The session that is sent on.
     session: Option<u32>,
     /// When a packet came that showed the peer to be there, hellos aside.
@@ -302,6 +304,7 @@ impl Peer {
             link_id,
             endpoint,
             underlay: None,
+            relay_mtu: None,
             session: None,
             alive_at: None,
             last: None,
@@ -418,7 +421,7 @@ impl Peer {
             hello.echo_sent_ns = last.sent_ns;
             hello.echo_delay_ns = u64::try_from(now.since(last.at).as_nanos()).unwrap_or(u64::MAX);
         }
-        hello.mtu = self.underlay.map_or(0, |u| u.mtu);
+        hello.mtu = self.own_mtu().unwrap_or(0);
     }
 
     /// Remembers that the hello just stamped is ping `id`; the oldest gives way.
@@ -484,6 +487,13 @@ impl Peer {
         granted
     }
 
+    /// The largest packet in the clear that this end's wire takes, and the relay's where one is on the way: the peer
+    /// hears of that from this end alone.
+    fn own_mtu(&self) -> Option<u16> {
+        let ours = self.underlay.map(|underlay| underlay.mtu);
+        ours.map(|ours| self.relay_mtu.map_or(ours, |relay| ours.min(relay)))
+    }
+
     /// Whether this end trusts the wire to the peer, and so takes clear packets from it.
     pub(crate) fn takes_clear(&self, trusted: impl Fn(IpAddr) -> bool) -> bool {
         let ends = self.endpoint.and_then(Endpoint::udp).zip(self.underlay);
@@ -503,7 +513,7 @@ impl Peer {
             return Path::None(NoPath::Silent);
         }
         // What this host's end of the wire takes, and what the other's does.
-        let ours = self.underlay.map(|underlay| underlay.mtu);
+        let ours = self.own_mtu();
         let theirs = self.said.map(|said| said.mtu).filter(|mtu| *mtu != 0);
         let clear_mtu = ours.into_iter().chain(theirs).min().unwrap_or(u16::MAX);
         let endpoint = match way {

@@ -400,3 +400,26 @@ fn a_killed_daemon_at_the_end_of_a_relayed_link_is_not_missed() {
         });
     });
 }
+
+/// The ends see wires that take more than the relay's, and hear of that from the relay.
+#[test]
+fn a_relay_on_a_narrow_wire_makes_the_links_by_it_narrow() {
+    run(|| {
+        const LESS: u32 = 120;
+        for seal in ["kernel", "auto"] {
+            let pair = Relayed::behind_boxes();
+            let relay = pair.relay();
+            relay.ns.ip(&format!("link set {} mtu {}", relay.device, 1500 - LESS));
+            let pair = pair.up(seal);
+            pair.wait_for_seal("kernel", PATIENCE);
+            let [a, b] = pair.hosts();
+            for (host, other) in [(a, b), (b, a)] {
+                wait_for("the link is as narrow as the relay's wire", SOON, || {
+                    (peer_of(host, other)["mtu"] == LINK_MTU_V4 - LESS).then_some(())
+                });
+            }
+            pair.traffic(4 * MIB);
+            pair.nothing_is_lost();
+        }
+    });
+}

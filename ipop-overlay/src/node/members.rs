@@ -287,6 +287,24 @@ impl Node {
         }
     }
 
+    /// Tells the ring what this host's wire to a member takes.
+    pub(super) fn tell_mtu(&mut self, id: PeerId) {
+        let Some(peer) = self.peer_at(id) else { return };
+        let mtu = peer
+            .underlay
+            .map(|underlay| underlay.mtu)
+            .filter(|_| peer.endpoint().is_some_and(|at| at.udp().is_some()));
+        if let (Some(address), Some(ring)) = (self.address_of(id), &mut self.ring) {
+            ring.set_mtu(address, mtu);
+        }
+    }
+
+    /// What the relay's wires take by which a peer is reached, where it has said so.
+    pub(super) fn relay_mtu(&self, id: PeerId) -> Option<u16> {
+        let by = self.peer_at(id)?.endpoint()?.relay()?;
+        self.ring.as_ref()?.relay_mtu(self.address_of(id)?, by)
+    }
+
     /// A peer with a session that no others carry is a connection of the ring; one that is configured and
     /// may be no node of ours, once it has spoken.
     fn connect_member(&mut self, id: PeerId, now: Instant) {
@@ -305,6 +323,7 @@ impl Node {
                 ring.manage(address, true, now);
             }
         });
+        self.tell_mtu(id);
     }
 
     fn disconnect_member(&mut self, id: PeerId, now: Instant) {

@@ -61,6 +61,8 @@ pub(super) struct Edge {
     pub(super) endpoint: Option<SocketAddr>,
     /// The node that relays between this one and the other, if the connection is not direct.
     pub(super) relay: Option<NodeAddress>,
+    /// The largest packet in the clear that this host's wire to the other takes, where that is known.
+    pub(super) mtu: Option<u16>,
     /// The other's addresses at TURN servers, as it says: one of them is a way to it, and not where it is.
     pub(super) turned: Vec<SocketAddr>,
     /// When a direct one is tried then.
@@ -116,6 +118,7 @@ impl Edge {
             public_key,
             endpoint: None,
             relay: None,
+            mtu: None,
             turned: Vec::new(),
             upgrade: None,
             sees: None,

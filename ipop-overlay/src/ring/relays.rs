@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use ipop_common::limits::MTU_IPV6_MIN;
+
 use super::counts::Count;
 use super::edge::Edge;
 use super::limits::{
@@ -56,6 +58,8 @@ struct Wanted {
 struct Grant {
     by: NodeAddress,
     label: u32,
+    /// As the relay says.
+    mtu: Option<u16>,
     rtt: Duration,
 }
 
@@ -196,7 +200,9 @@ impl Ring {
         }
         let rtt = self.table.get(ask.to).and_then(|edge| edge.rtt.mean()).unwrap_or_default();
         let rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-        let answer = Relay { status, label, to: ask.to, rtt_us }.to_bytes();
+        let mtu_to = |node: NodeAddress| self.table.get(node).and_then(|edge| edge.mtu);
+        let mtu = mtu_to(from).zip(mtu_to(ask.to)).map_or(0, |(one, other)| one.min(other));
+        let answer = Relay { status, label, to: ask.to, rtt_us, mtu }.to_bytes();
         self.pass_on(Some(from), from, &answer, now);
     }
 
@@ -242,11 +248,26 @@ impl Ring {
             return;
         }
         let rtt = rtt.saturating_add(Duration::from_micros(answer.rtt_us.into()));
-        wanted.grants.push(Grant { by, label: answer.label, rtt });
+        // One that says less than all wires take has nothing for it.
+        let mtu = Some(answer.mtu).filter(|mtu| *mtu != 0).map(|mtu| mtu.max(MTU_IPV6_MIN));
+        wanted.grants.push(Grant { by, label: answer.label, mtu, rtt });
         wanted.grants.sort_by_key(|grant| grant.rtt);
         if !self.table.contains(answer.to) {
             wanted.try_at.get_or_insert(now.after(RELAY_GATHER));
         }
+    }
+
+    /// The largest packet in the clear that this host's wire to a node takes.
+    pub fn set_mtu(&mut self, address: NodeAddress, mtu: Option<u16>) {
+        if let Some(edge) = self.table.get_mut(address) {
+            edge.mtu = mtu;
+        }
+    }
+
+    /// The same of a relay's wires to this node and another, as it says.
+    pub fn relay_mtu(&self, to: NodeAddress, by: NodeAddress) -> Option<u16> {
+        let grants = &self.relays.wanted.get(&to)?.grants;
+        grants.iter().find(|grant| grant.by == by)?.mtu
     }
 
     /// A node to which there is a connection is reached by a relay now.

@@ -19,7 +19,7 @@
 //! ask relay   0 type 9 · 1 zeros, 3 bytes · 4 the node to which to pass on ·
 //!             24 zeros, 8 bytes
 //! relay       0 type 10 · 1 status: 0 granted, 1 not by this node, 2 no connection to that node, 3 too many ·
-//!             2 zero u16 · 4 label u32 · 8 that node · 28 round trip to it, microseconds u32
+//!             2 the largest clear packet that its wires to both take u16, or 0 · 4 label u32 · 8 that node · 28 round trip to it, microseconds u32
 //! seen        0 type 8 · 1 zeros, 3 bytes · 4 endpoint (family 4 or 6, address, port u16)
 //! ```
 //!

@@ -109,7 +109,7 @@ fn one_member_has_its_share_of_pairs_and_no_more() {
 #[test]
 fn grants_that_nobody_asked_for_are_refused() {
     let mut victim = Victim::new();
-    let grant = Relay { status: RelayStatus::Granted, label: 7, to: node(2), rtt_us: 0 };
+    let grant = Relay { status: RelayStatus::Granted, label: 7, to: node(2), rtt_us: 0, mtu: 0 };
     let (outputs, _) = hear(&mut victim, HOSTILE, &grant.to_bytes());
     assert_eq!((outputs, victim.count(Count::Unexpected)), (vec![], 1));
 }

@@ -57,8 +57,14 @@ fn golden_vectors_of_a_relay() {
     let ask = AskRelay { to: node(0x22) };
     assert_eq!(documented(&ask.to_bytes()), format!("09000000{}{}", twenty(0x22), "00".repeat(8)));
     assert_eq!(AskRelay::parse(&ask.to_bytes()), Some(ask));
-    let relay = Relay { status: RelayStatus::Granted, label: 0x0102_0304, to: node(0x22), rtt_us: 0x0a0b };
-    assert_eq!(documented(&relay.to_bytes()), format!("0a00000001020304{}00000a0b", twenty(0x22)));
+    let relay = Relay {
+        status: RelayStatus::Granted,
+        label: 0x0102_0304,
+        to: node(0x22),
+        rtt_us: 0x0a0b,
+        mtu: 0x05b8,
+    };
+    assert_eq!(documented(&relay.to_bytes()), format!("0a0005b801020304{}00000a0b", twenty(0x22)));
     assert_eq!(Relay::parse(&relay.to_bytes()), Some(relay));
 }
 
@@ -262,8 +268,8 @@ fn relay() -> impl Strategy<Value = Vec<u8>> {
         Just(RelayStatus::NoConnection),
         Just(RelayStatus::TooMany)
     ];
-    (status, any::<[u32; 2]>(), address())
-        .prop_map(|(status, [label, rtt_us], to)| Relay { status, label, to, rtt_us }.to_bytes())
+    (status, any::<[u32; 2]>(), any::<u16>(), address())
+        .prop_map(|(status, [label, rtt_us], mtu, to)| Relay { status, label, to, rtt_us, mtu }.to_bytes())
 }
 
 fn neighbours() -> impl Strategy<Value = Vec<u8>> {

@@ -41,6 +41,8 @@ pub(crate) struct Relay {
     pub(crate) to: NodeAddress,
     /// Round trip to that node, in microseconds; 0: not known.
     pub(crate) rtt_us: u32,
+    /// The largest packet in the clear that its wires to both nodes take; 0: not known.
+    pub(crate) mtu: u16,
 }
 
 impl AskSeen {
@@ -105,14 +107,16 @@ impl Relay {
             3 => RelayStatus::TooMany,
             _ => return None,
         };
-        reader.zeros::<2>()?;
-        let relay = Self { status, label: reader.u32()?, to: reader.address()?, rtt_us: reader.u32()? };
+        let mtu = reader.u16()?;
+        let (label, to, rtt_us) = (reader.u32()?, reader.address()?, reader.u32()?);
+        let relay = Self { status, label, to, rtt_us, mtu };
         reader.end().map(|()| relay)
     }
 
     pub(crate) fn to_bytes(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(RELAY_LEN);
-        out.extend([RELAY, self.status as u8, 0, 0]);
+        out.extend([RELAY, self.status as u8]);
+        out.extend(self.mtu.to_be_bytes());
         out.extend(self.label.to_be_bytes());
         out.extend(self.to.0);
         out.extend(self.rtt_us.to_be_bytes());
