@@ -67,9 +67,20 @@ pub(crate) struct Node<'a> {
     pub(crate) peer_key: Option<&'a str>,
     /// Ways into the overlay, if the node is to be part of it.
     pub(crate) bootstrap: Option<&'a [String]>,
+    /// A TURN server, as an entry of `underlay.turn`.
+    pub(crate) turn: Option<&'a TurnAccount<'a>>,
     pub(crate) datapath: Datapath,
     /// Public keys of peers that call by themselves, from wherever they are.
     pub(crate) callers: &'a [String],
+}
+
+/// A TURN server, and who a node is there.
+#[derive(Debug, Clone)]
+pub(crate) struct TurnAccount<'a> {
+    /// As RFC 7065 writes it.
+    pub(crate) server: String,
+    pub(crate) username: &'a str,
+    pub(crate) password: &'a str,
 }
 
 /// The `[datapath]` section, in ipopd's own words.
@@ -137,6 +148,14 @@ impl Node<'_> {
             underlay.extend([("bootstrap", list(bootstrap)), ("multicast", "false".to_owned())]);
         }
         section(&mut text, "[underlay]", &underlay);
+        if let Some(turn) = self.turn {
+            let entry = [
+                ("server", quoted(&turn.server)),
+                ("username", quoted(turn.username)),
+                ("password", quoted(turn.password)),
+            ];
+            section(&mut text, "[[underlay.turn]]", &entry);
+        }
         section(
             &mut text,
             "[datapath]",
@@ -223,6 +242,7 @@ mod tests {
             peer_address: Some("10.200.0.1"),
             peer_key: Some("base64="),
             bootstrap: None,
+            turn: None,
             datapath: Datapath { kernel: "off", ..Datapath::CLEAR },
             callers: &["another=".to_owned()],
         };

@@ -268,6 +268,7 @@ impl Daemons {
             peer_key: Some(&far_key),
             bootstrap: None,
             datapath,
+            turn: None,
             callers: &[],
         };
         let far = Node {

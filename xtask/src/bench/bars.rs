@@ -97,13 +97,14 @@ pub(crate) fn of_handshakes(found: &Handshakes) -> [Bar; 3] {
 }
 
 /// Of a link by a relay, beside bare forwarding, coturn, and a direct link over the same two wires.
-pub(crate) fn of_relays(found: &Relays) -> [Bar; 3] {
+pub(crate) fn of_relays(found: &Relays) -> [Bar; 4] {
     let of = |what, limit, measured: Option<Summary>| {
         bar(Wire::Offload, System::Sealed, what, limit, measured.map(|summary| summary.median))
     };
     [
         of("TCP by a relay / forwarding", Limit::AtLeast(0.6), found.tcp_to_forwarding()),
         of("TCP by a relay / coturn", Limit::AtLeast(5.0), found.tcp_to_coturn()),
+        of("TCP by a relay / by coturn", Limit::AtLeast(5.0), found.tcp_to_turned()),
         of("ping by a relay - direct, us", Limit::AtMost(5.0), found.ping_added_to_direct()),
     ]
 }

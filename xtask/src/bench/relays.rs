@@ -35,8 +35,10 @@ pub(crate) struct Relays {
     pub(crate) rows: Vec<RelayRow>,
     /// coturn's version, or why it was not measured.
     pub(crate) coturn: std::result::Result<String, String>,
-    /// TCP by the relay by coturn's stream.
+    /// TCP by the relay by coturn's stream of datagrams.
     pub(crate) tcp_to_coturn: Option<Summary>,
+    /// TCP by the relay by TCP by coturn.
+    pub(crate) tcp_to_turned: Option<Summary>,
     /// What could not be measured, and why.
     pub(crate) problems: Vec<String>,
 }
@@ -66,6 +68,10 @@ impl Relays {
         self.tcp_to_coturn
     }
 
+    pub(crate) fn tcp_to_turned(&self) -> Option<Summary> {
+        self.tcp_to_turned
+    }
+
     pub(crate) fn ping_added_to_direct(&self) -> Option<Summary> {
         self.row(Way::Relay)?.ping_added_to_direct_us
     }
@@ -79,17 +85,21 @@ enum Way {
     Direct,
     /// It forwards nothing, and relays.
     Relay,
+    /// It runs coturn, by which the same link goes.
+    Turned,
+    /// It runs coturn, by which datagrams go, without a link.
     Coturn,
 }
 
 impl Way {
-    const ALL: [Self; 4] = [Self::Forwarding, Self::Direct, Self::Relay, Self::Coturn];
+    const ALL: [Self; 5] = [Self::Forwarding, Self::Direct, Self::Relay, Self::Turned, Self::Coturn];
 
     fn label(self) -> &'static str {
         match self {
             Self::Forwarding => "bare forwarding",
             Self::Direct => "ipop sealed, direct",
             Self::Relay => "ipop sealed, by a relay",
+            Self::Turned => "ipop sealed, by coturn",
             Self::Coturn => "coturn",
         }
     }
@@ -99,6 +109,7 @@ impl Way {
             Self::Forwarding => "fwd",
             Self::Direct => "direct",
             Self::Relay => "relay",
+            Self::Turned => "turned",
             Self::Coturn => "turn",
         }
     }
@@ -160,20 +171,23 @@ impl Bed {
         let row = Row::create(way)?;
         let far: Ipv4Addr = FAR.parse().context("an address")?;
         if way == Way::Coturn {
-            let mut server = Server::start(&row.middle, MIDDLE[0], MIDDLE[1])?;
+            let mut server = Server::start(&row.middle, MIDDLE, None)?;
             let inside = MIDDLE[0].parse().context("an address")?;
             let turn = Turn::open(&mut server, &row.near, &row.far, inside, far)?;
             return Ok(Self { way, load: Ends::Turn(turn), daemons: None, _server: Some(server), row });
         }
+        let account = turn::account(MIDDLE[0]);
+        let server = (way == Way::Turned).then(|| Server::start(&row.middle, MIDDLE, Some(&account)));
+        let server = server.transpose()?;
         let (daemons, target) = match way {
             Way::Forwarding | Way::Coturn => (None, far),
-            Way::Direct | Way::Relay => {
+            Way::Direct | Way::Relay | Way::Turned => {
                 let target = Side::Far.virtual_v4().parse().context("an address")?;
                 (Some(Nodes::start(&row, way, binaries, target)?), target)
             }
         };
         let load = Load::open(&row.near, &row.far, target, &conditions.congestion_control)?;
-        Ok(Self { way, load: Ends::Ip(Box::new(load)), daemons, _server: None, row })
+        Ok(Self { way, load: Ends::Ip(Box::new(load)), daemons, _server: server, row })
     }
 
     /// TCP in Gbit/s, and the median round trip in microseconds.
@@ -210,9 +224,16 @@ impl Nodes {
         let keys = ["near", "far", "middle"].map(|name| daemon::generate_key(binaries, &place(name)));
         let [near_key, far_key, middle_key] = keys;
         let (near_key, far_key, _) = (near_key?, far_key?, middle_key?);
-        let is_relayed = way == Way::Relay;
+        let is_relayed = matches!(way, Way::Relay | Way::Turned);
+        let account = turn::account(MIDDLE[0]);
         let network = format!("bench-row-{}", way.name());
         let ways_in = MIDDLE.map(|address| [format!("udp://{address}:{PORT}")]);
+        // With no member in the middle, the near node finds the far one by the server alone.
+        let by_server = [format!("udp://{FAR}:{PORT}")];
+        let (near_ways_in, far_ways_in): (&[String], &[String]) = match way {
+            Way::Turned => (&by_server, &[]),
+            _ => (&ways_in[0], &ways_in[1]),
+        };
         let near = Node {
             side: Side::Near,
             folder: place("near"),
@@ -222,7 +243,8 @@ impl Nodes {
             wire_prefix: WIRES,
             peer_address: Some(FAR).filter(|_| !is_relayed),
             peer_key: Some(&far_key),
-            bootstrap: is_relayed.then_some(&ways_in[0]),
+            bootstrap: is_relayed.then_some(near_ways_in),
+            turn: (way == Way::Turned).then_some(&account),
             datapath: Datapath::SEALED,
             callers: &[],
         };
@@ -231,7 +253,8 @@ impl Nodes {
             folder: place("far"),
             peer_address: Some(NEAR).filter(|_| !is_relayed),
             peer_key: Some(&near_key),
-            bootstrap: is_relayed.then_some(&ways_in[1]),
+            bootstrap: is_relayed.then_some(far_ways_in),
+            turn: None,
             ..near.clone()
         };
         let middle = Node {
@@ -243,7 +266,8 @@ impl Nodes {
             bootstrap: Some(&[]),
             ..near.clone()
         };
-        let middle = is_relayed.then(|| Daemon::start(binaries, &row.middle, &middle)).transpose()?;
+        let middle =
+            (way == Way::Relay).then(|| Daemon::start(binaries, &row.middle, &middle)).transpose()?;
         let mut near = Daemon::start(binaries, &row.near, &near)?;
         let mut far = Daemon::start(binaries, &row.far, &far)?;
         let path = if is_relayed { "relay" } else { "direct-kernel" };
@@ -252,7 +276,7 @@ impl Nodes {
                 // A way is looked for where there is traffic.
                 let answers = row.near.run(|| Echo::open(target, ECHO_TIMEOUT)?.exchange()).unwrap_or(false);
                 let peer = control.peer()?;
-                let is_in_kernel = peer.path_reason.contains("sealed in the kernel");
+                let is_in_kernel = way == Way::Turned || peer.path_reason.contains("sealed in the kernel");
                 if peer.path != path || !is_in_kernel || !answers {
                     bail!("path is {}: {}", peer.path, peer.path_reason);
                 }
@@ -292,7 +316,7 @@ pub(crate) fn measure(
     let mut beds = Vec::new();
     for way in Way::ALL {
         progress(&format!("relays: setting up {}", way.label()));
-        if way == Way::Coturn && coturn.is_err() {
+        if matches!(way, Way::Coturn | Way::Turned) && coturn.is_err() {
             continue;
         }
         match Bed::set_up(way, conditions, binaries) {
@@ -331,7 +355,9 @@ pub(crate) fn measure(
             rates.insert(bed.way, daemons.kernel_hit_rate()?);
         }
     }
-    Ok(Relays { rows: rows(&samples, &rates), coturn, tcp_to_coturn: to_coturn(&samples), problems })
+    let rows = rows(&samples, &rates);
+    let [tcp_to_coturn, tcp_to_turned] = [Way::Coturn, Way::Turned].map(|way| to_other(&samples, way));
+    Ok(Relays { rows, coturn, tcp_to_coturn, tcp_to_turned, problems })
 }
 
 fn rows(samples: &BTreeMap<Way, Samples>, rates: &BTreeMap<Way, Option<f64>>) -> Vec<RelayRow> {
@@ -348,8 +374,9 @@ fn rows(samples: &BTreeMap<Way, Samples>, rates: &BTreeMap<Way, Option<f64>>) ->
     samples.iter().map(row).collect()
 }
 
-fn to_coturn(samples: &BTreeMap<Way, Samples>) -> Option<Summary> {
-    stats::ratio(&samples.get(&Way::Relay)?.tcp, &samples.get(&Way::Coturn)?.tcp)
+/// TCP by the relay by what another way carries.
+fn to_other(samples: &BTreeMap<Way, Samples>, other: Way) -> Option<Summary> {
+    stats::ratio(&samples.get(&Way::Relay)?.tcp, &samples.get(&other)?.tcp)
 }
 
 #[cfg(test)]
@@ -363,17 +390,20 @@ mod tests {
         all.insert(Way::Forwarding, samples(8.0, 20.0));
         all.insert(Way::Direct, samples(3.0, 30.0));
         all.insert(Way::Relay, samples(4.0, 33.0));
+        all.insert(Way::Turned, samples(0.25, 120.0));
         all.insert(Way::Coturn, samples(0.5, 90.0));
         let rates = BTreeMap::from([(Way::Relay, Some(0.5))]);
         let found = Relays {
             rows: rows(&all, &rates),
             coturn: Ok("1".to_owned()),
-            tcp_to_coturn: to_coturn(&all),
+            tcp_to_coturn: to_other(&all, Way::Coturn),
+            tcp_to_turned: to_other(&all, Way::Turned),
             problems: Vec::new(),
         };
         let median = |summary: Option<Summary>| summary.map(|summary| summary.median);
         assert_eq!(median(found.tcp_to_forwarding()), Some(0.5));
         assert_eq!(median(found.tcp_to_coturn()), Some(8.0));
+        assert_eq!(median(found.tcp_to_turned()), Some(16.0));
         assert_eq!(median(found.ping_added_to_direct()), Some(3.0));
         assert_eq!(found.rows[2].kernel_hit_rate, Some(0.5));
         assert_eq!(found.rows[0].kernel_hit_rate, None);

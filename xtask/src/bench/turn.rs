@@ -17,6 +17,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::core::on_latency_core;
 use super::load::{Exchanges, Measured, SMALL_BYTES, exchange_for};
+use crate::config::TurnAccount;
 use crate::daemon::TempFolder;
 use crate::netns::NetNs;
 use crate::process::{self, Running};
@@ -52,6 +53,12 @@ const BUFFER_BYTES: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_millis(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// Who a node is at a server at this address.
+pub(crate) fn account(address: &str) -> TurnAccount<'static> {
+    let server = format!("turn:{address}:{PORT}");
+    TurnAccount { server, username: "bench", password: "of three hosts in a row" }
+}
+
 /// What coturn says that it is; an error that tells how to install it where it is not there.
 pub(crate) fn version() -> Result<String> {
     let program = sh::find(PROGRAM).with_context(|| {
@@ -69,12 +76,26 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Takes clients at `inside` and relays from `outside`, both addresses of the host; of whoever asks.
-    pub(crate) fn start(host: &NetNs, inside: &str, outside: &str) -> Result<Self> {
+    /// Takes clients at `inside` and relays from `outside`, both addresses of the host; of whoever asks, or of one who
+    /// knows these words.
+    pub(crate) fn start(
+        host: &NetNs,
+        [inside, outside]: [&str; 2],
+        account: Option<&TurnAccount<'_>>,
+    ) -> Result<Self> {
         let folder = TempFolder::create(host.name())?;
         let path = |name: &str| folder.0.join(name).display().to_string();
         let mut command = Command::new(sh::find(PROGRAM).context("coturn is missing")?);
-        command.args(["-n", "--no-auth", "--no-tls", "--no-dtls", "--no-cli", "--simple-log"]);
+        match account {
+            Some(TurnAccount { username, password, .. }) => {
+                let user = format!("{username}:{password}");
+                command.args(["--lt-cred-mech", "--realm", "bench", "--user", &user]);
+            }
+            None => {
+                command.arg("--no-auth");
+            }
+        }
+        command.args(["-n", "--no-tls", "--no-dtls", "--no-cli", "--simple-log"]);
         command.args(["-L", inside, "-E", outside, "-p", &PORT.to_string()]);
         command.args(["--pidfile", &path("pid"), "--userdb", &path("db"), "--log-file", &path("log")]);
         host.enter(&mut command)?;
