@@ -13,15 +13,15 @@ use tracing::{debug, info, warn};
 
 use super::lan::Lan;
 use super::overlay::Overlay;
-use super::{Daemon, clock};
+use super::{Daemon, clock, names};
 use crate::config::{self, Config};
 use crate::key::PublicKey;
 
 /// How often a bootstrap node is asked who it is, at first; half as often each time.
 const ASK: Duration = Duration::from_secs(1);
 const ASK_MAX: Duration = Duration::from_secs(30);
-/// One that has not answered when it is asked this seldom is asked by TCP too.
-const BY_TCP: Duration = Duration::from_secs(2);
+/// From this question on one is asked by TCP too.
+const BY_TCP: u32 = 2;
 /// One that has not answered when it is asked this seldom is spoken of.
 const COMPLAIN: Duration = Duration::from_secs(4);
 /// Names that are being looked up.
@@ -48,6 +48,8 @@ struct Bootstrap {
     /// Of one whose key is configured: the places of which the ring knows.
     told: Vec<SocketAddr>,
     wait: Duration,
+    /// How often it has been asked since this node was alone.
+    asked: u32,
     ask_at: Instant,
     /// It has answered in this run, as this node.
     known: Option<PublicKey>,
@@ -116,7 +118,7 @@ impl WaysIn {
     pub(super) fn note_connected(&mut self, is_connected: bool, now: Instant) {
         if std::mem::replace(&mut self.was_connected, is_connected) && !is_connected {
             for bootstrap in &mut self.configured {
-                (bootstrap.wait, bootstrap.ask_at) = (ASK, now);
+                (bootstrap.wait, bootstrap.ask_at, bootstrap.asked) = (ASK, now, 0);
             }
         }
     }
@@ -146,6 +148,7 @@ impl Bootstrap {
             places: Vec::new(),
             told: Vec::new(),
             wait: ASK,
+            asked: 0,
             ask_at: now,
             known: None,
         }
@@ -189,14 +192,13 @@ impl Daemon {
                 warn!(bootstrap = %bootstrap.config, "no answer: is it there, and of this network?");
             }
             bootstrap.wait = (bootstrap.wait * 2).min(ASK_MAX);
+            bootstrap.asked = bootstrap.asked.saturating_add(1);
             match &bootstrap.config.endpoint {
                 config::Endpoint::Address(address) => {
                     bootstrap.places = vec![*address];
                     found.push(index);
                 }
-                config::Endpoint::Host { name, port } => {
-                    look_up_name(index, name.clone(), *port, ways.names.0.clone());
-                }
+                place @ config::Endpoint::Host { .. } => look_up(index, place.clone(), ways.names.0.clone()),
             }
         }
         let lans = ways.lan.as_mut().map(|lan| lan.due(is_alone, now)).unwrap_or_default();
@@ -211,8 +213,8 @@ impl Daemon {
         let Some(bootstrap) = overlay.ways.configured.get_mut(index) else { return };
         let places = bootstrap.places.clone();
         let by_udp = bootstrap.config.transport == config::Transport::Udp;
-        // It is asked while it has not answered, and then while this node is alone. `wait` is the next one.
-        let by_tcp = !by_udp || bootstrap.wait > BY_TCP;
+        // It is asked while it has not answered, and then while this node is alone.
+        let by_tcp = !by_udp || bootstrap.asked >= BY_TCP;
         match &bootstrap.config.public_key {
             // The ring tries it from then on.
             Some(_) if bootstrap.told == places => {}
@@ -334,12 +336,12 @@ impl Daemon {
     }
 }
 
-fn look_up_name(index: usize, name: String, port: u16, done: mpsc::Sender<Name>) {
+fn look_up(index: usize, place: config::Endpoint, done: mpsc::Sender<Name>) {
     tokio::spawn(async move {
-        match tokio::net::lookup_host((name.as_str(), port)).await {
+        match names::look_up(&place).await {
             // The daemon may have ended meanwhile.
-            Ok(places) => drop(done.try_send((index, places.collect()))),
-            Err(error) => warn!(name, %error, "bootstrap node not found"),
+            Ok(places) => drop(done.try_send((index, places))),
+            Err(error) => warn!(%place, %error, "bootstrap node not found"),
         }
     });
 }

@@ -31,6 +31,7 @@ mod device;
 mod handover;
 mod lan;
 mod members;
+mod names;
 mod overlay;
 mod peers;
 mod pings;

@@ -30,7 +30,7 @@ use super::streams::{self, Streams};
 use super::stun::Stun;
 use super::turn::Turn;
 use super::underlays::{Underlays, XdpPlan};
-use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, shown, signals};
+use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, names, shown, signals};
 use crate::api::DeviceKind;
 use crate::config::{self, Config, Endpoint, Kernel, Mtu};
 use crate::kernel::{KernelPath, Settings, owner};
@@ -372,15 +372,12 @@ pub(super) fn build_sealing(
 
 /// The address of an endpoint; a name that does not resolve now is tried again later.
 pub(super) async fn lookup(endpoint: &Endpoint) -> Option<SocketAddr> {
-    match endpoint {
-        Endpoint::Address(address) => Some(*address),
-        Endpoint::Host { name, port } => match tokio::net::lookup_host((name.as_str(), *port)).await {
-            Ok(mut addresses) => addresses.next(),
-            Err(error) => {
-                warn!(name, %error, "endpoint not resolved");
-                None
-            }
-        },
+    match names::look_up(endpoint).await {
+        Ok(addresses) => addresses.first().copied(),
+        Err(error) => {
+            warn!(%endpoint, %error, "endpoint not resolved");
+            None
+        }
     }
 }
 

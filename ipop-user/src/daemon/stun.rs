@@ -12,7 +12,7 @@ use ipop_overlay::ring::Mapping;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use super::{Daemon, clock};
+use super::{Daemon, clock, names};
 use crate::api;
 use crate::config::{Endpoint, STUN_MAX};
 use crate::stun::{Ear, Heard, Question, Reply, SENDS, Wish};
@@ -299,16 +299,10 @@ impl Daemon {
 
 fn look_up(server: Endpoint, done: mpsc::Sender<Name>) {
     tokio::spawn(async move {
-        let places = match &server {
-            Endpoint::Address(address) => vec![*address],
-            Endpoint::Host { name, port } => match tokio::net::lookup_host((name.as_str(), *port)).await {
-                Ok(places) => places.collect(),
-                Err(error) => {
-                    debug!(%server, %error, "STUN server not found");
-                    Vec::new()
-                }
-            },
-        };
+        let places = names::look_up(&server).await.unwrap_or_else(|error| {
+            debug!(%server, %error, "STUN server not found");
+            Vec::new()
+        });
         // The daemon may have ended meanwhile.
         let _ = done.send((server, places)).await;
     });

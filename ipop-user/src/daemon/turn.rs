@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use turn_client_proto::types::TurnCredentials;
 
-use super::{Daemon, clock};
+use super::{Daemon, clock, names};
 use crate::api;
 use crate::config;
 use crate::turn::{self, Account, Client, Outgoing};
@@ -254,17 +254,11 @@ impl Turn {
 
 /// Where a server is, by its name if it has one.
 async fn account(config: &config::Turn) -> Result<Account, String> {
-    let place = match &config.server {
-        config::Endpoint::Address(address) => *address,
-        config::Endpoint::Host { name, port } => {
-            let places = tokio::net::lookup_host((name.as_str(), *port)).await;
-            let places = places.map_err(|error| format!("its name is not found: {error}"))?;
-            let places: Vec<SocketAddr> = places.collect();
-            // The relayed address is one of IPv4, and so the server has one.
-            let first = places.iter().find(|place| place.is_ipv4()).or(places.first());
-            *first.ok_or("its name stands for no address")?
-        }
-    };
+    let places =
+        names::look_up(&config.server).await.map_err(|error| format!("its name is not found: {error}"))?;
+    // The relayed address is one of IPv4, and so the server has one.
+    let place = places.iter().find(|place| place.is_ipv4()).or(places.first());
+    let place = *place.ok_or("its name stands for no address")?;
     let credentials = TurnCredentials::new(&config.username, config.password.expose_text());
     Ok(Account { place, transport: config.transport, credentials })
 }
