@@ -77,6 +77,12 @@ impl Ear {
     }
 }
 
+/// The question itself, 20 bytes.
+pub fn binding_request(id: TransactionId) -> Vec<u8> {
+    let kind = MessageType::from_class_method(MessageClass::Request, BINDING);
+    Message::builder(kind, id, MessageWriteVec::with_capacity(MessageHeader::LENGTH)).finish()
+}
+
 /// One question to one place, repeated until it is answered or given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -135,8 +141,7 @@ impl Question {
     }
 
     fn to_bytes(self) -> Vec<u8> {
-        let kind = MessageType::from_class_method(MessageClass::Request, BINDING);
-        Message::builder(kind, self.id, MessageWriteVec::with_capacity(MessageHeader::LENGTH)).finish()
+        binding_request(self.id)
     }
 
     /// Whether a datagram is of this question: with its number, from where it went. `None` if not.

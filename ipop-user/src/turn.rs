@@ -19,10 +19,11 @@ use turn_client_proto::api::{
     TurnRecvRet,
 };
 use turn_client_proto::tcp::TurnClientTcp;
-use turn_client_proto::types::{AddressFamily, Instant, TransportType, TurnCredentials};
+use turn_client_proto::types::{Instant, TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
 use crate::config::Transport;
+use crate::stun;
 use crate::userpath::clock::monotonic_ns;
 
 /// How long a TCP connection to the server may take to open.
@@ -30,6 +31,10 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(5);
 /// Requests are repeated as RFC 8489 says, but given up sooner: another server may be there.
 const RTO: Duration = Duration::from_millis(500);
 const RESENDS: u32 = 4;
+/// So often the server is asked whether it is there: that also keeps what is on the way from forgetting this node.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// One that has left so many questions unanswered is gone.
+const UNANSWERED_MAX: u8 = 3;
 /// What one datagram of the server may have.
 const READ_MAX: usize = 64 << 10;
 /// Lengths of the headers (RFC 8489, 5, and RFC 8656, 12.4), and what messages are filled up to by TCP.
@@ -85,9 +90,6 @@ pub async fn live(account: Account, outgoing: mpsc::Receiver<Outgoing>, client: 
     };
     let mut config = TurnConfig::new(account.credentials);
     config.set_request_retransmits(RTO, RTO * 8, RESENDS, RTO * 8);
-    if account.place.is_ipv6() {
-        config.add_address_family(AddressFamily::IPV6);
-    }
     match account.transport {
         Transport::Udp => {
             let turn = TurnClientUdp::allocate(local, account.place, config);
@@ -227,6 +229,9 @@ struct Conversation<'a, T, C> {
     held: VecDeque<Outgoing>,
     /// How many datagrams have been sent to those that may be worth a channel.
     sent: BTreeMap<SocketAddr, u8>,
+    /// When the server was asked last whether it is there, and how often it has said nothing since.
+    asked_at: Instant,
+    unanswered: u8,
     /// The numbers of the last requests.
     requests: VecDeque<TransactionId>,
     /// The last error of the server's, and how often that was one about who this node is.
@@ -247,6 +252,8 @@ impl<'a, T: TurnClientApi, C: Client> Conversation<'a, T, C> {
             permitted: BTreeMap::new(),
             held: VecDeque::new(),
             sent: BTreeMap::new(),
+            asked_at: now(),
+            unanswered: 0,
             requests: VecDeque::new(),
             error: None,
             unauthenticated: 0,
@@ -285,6 +292,7 @@ impl<'a, T: TurnClientApi, C: Client> Conversation<'a, T, C> {
     /// Does what the library wants; says how long it wants nothing.
     fn drive(&mut self) -> Result<Duration, String> {
         let now = now();
+        let left = self.keep_alive(now)?;
         for _ in 0..POLLS_MAX {
             while let Some(transmit) = self.turn.poll_transmit(now) {
                 // A request that is lost is repeated.
@@ -296,12 +304,26 @@ impl<'a, T: TurnClientApi, C: Client> Conversation<'a, T, C> {
             }
             match self.turn.poll(now) {
                 TurnPollRet::Closed => return Err(self.reason("it has ended the allocation")),
-                TurnPollRet::WaitUntil(at) if at > now => return Ok(at.duration_since(now)),
+                TurnPollRet::WaitUntil(at) if at > now => return Ok(left.min(at.duration_since(now))),
                 // The other two are about peers that are reached by TCP.
                 _ => {}
             }
         }
         Ok(Duration::from_millis(1))
+    }
+
+    /// Asks the server whether it is there, when that is due; says how long it is not.
+    fn keep_alive(&mut self, now: Instant) -> Result<Duration, String> {
+        let left = KEEPALIVE.saturating_sub(now.saturating_duration_since(self.asked_at));
+        if left > Duration::ZERO {
+            return Ok(left);
+        }
+        if self.unanswered >= UNANSWERED_MAX {
+            return Err("it does not answer any more".to_owned());
+        }
+        (self.asked_at, self.unanswered) = (now, self.unanswered + 1);
+        self.wire.send(&stun::binding_request(TransactionId::generate()));
+        Ok(KEEPALIVE)
     }
 
     fn event(&mut self, event: &TurnEvent) -> Result<(), String> {
@@ -310,10 +332,7 @@ impl<'a, T: TurnClientApi, C: Client> Conversation<'a, T, C> {
                 (self.error, self.unauthenticated) = (None, 0);
                 self.client.granted(*relayed);
             }
-            // One of another family may still come.
-            TurnEvent::AllocationCreateFailed(family) if *family == AddressFamily::IPV4 => {
-                return Err(self.reason("no answer"));
-            }
+            TurnEvent::AllocationCreateFailed(_) => return Err(self.reason("no answer")),
             TurnEvent::PermissionCreated(_, ip) => self.answered(*ip, Permission::Given),
             TurnEvent::PermissionCreateFailed(_, ip) => self.answered(*ip, Permission::Refused),
             _ => {}
@@ -401,6 +420,7 @@ impl<'a, T: TurnClientApi, C: Client> Conversation<'a, T, C> {
     fn take_in(&mut self) -> io::Result<()> {
         let now = now();
         while let Some(message) = self.wire.next_message()? {
+            self.unanswered = 0;
             self.note_error(&message);
             let (transport, from, to) =
                 (self.turn.transport(), self.turn.remote_addr(), self.turn.local_addr());

@@ -202,7 +202,6 @@ impl Turn {
         };
         let Some(server) = self.servers.get_mut(running.index) else { return false };
         match word.what {
-            // One of each family may come: that by which IPv4 goes is told of.
             What::Granted(relayed, place) if running.granted.is_none() => {
                 info!(server = %server.config, %relayed, "an address at a TURN server");
                 running.granted = Some((relayed, place));
