@@ -140,6 +140,10 @@ counters! {
     RxBadCookie, "rx_bad_cookie", Refused, "a cookie reply to no message of ours, or not authentic";
     RxBadMapping, "rx_bad_mapping", Refused, "a router's answer about a port that cannot be true";
     RxBadStun, "rx_bad_stun", Refused, "a STUN message that is malformed, or answers no question of this node";
+    RxBadDns, "rx_bad_dns", Refused, "a DNS message to this node that is malformed, or no query";
+    RxDnsFlood, "rx_dns_flood", Refused, "a DNS query or connection, and there are more than are answered";
+    RxDnsStranger, "rx_dns_stranger", Refused, "a DNS query or connection of somebody whom this node does not answer";
+    TxDnsUnanswered, "tx_dns_unanswered", Dropped, "a DNS query passed on, and no server has answered it";
     RxUnknownMessage, "rx_unknown_message", Refused, "the first bytes name no format of ours";
 }
 

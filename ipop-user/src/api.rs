@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::key::{NodeAddress, PublicKey};
 
+mod dns;
 mod overlay;
 mod ping;
 
+pub use dns::Dns;
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
     PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder, TurnServer,
@@ -236,6 +238,8 @@ pub struct Status {
     /// `null` where the peers are those of the configuration and no others.
     #[serde(default)]
     pub overlay: Option<Overlay>,
+    #[serde(default)]
+    pub dns: Dns,
     /// What an operator should know, a line each.
     pub warnings: Vec<String>,
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod daemon;
+pub mod dns;
 pub mod kernel;
 pub mod key;
 pub mod mapping;

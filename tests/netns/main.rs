@@ -18,6 +18,7 @@
 //! | `overlay` | nodes that know one address find each other |
 //! | `probes` | what operators ask of the overlay: status, ping, traceroute, crawl |
 //! | `ways_in` | by what a node finds the overlay: keys, names, the LAN, earlier runs |
+//! | `dns` | names of the virtual network, and the host's resolver, which is as it was in the end |
 //! | `nat` | hosts behind boxes of every kind: who is reached, how, and how soon |
 //! | `places` | ports that routers give, outside addresses, STUN servers, and lies about them |
 //! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
@@ -35,6 +36,7 @@ mod change;
 mod coexist;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod content;
+mod dns;
 mod flood;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod forward;

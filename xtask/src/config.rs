@@ -166,6 +166,8 @@ impl Node<'_> {
                 ("security", quoted(self.datapath.security)),
             ],
         );
+        // The machine's resolver is not these nodes' business.
+        section(&mut text, "[dns]", &[("resolver", quoted("off"))]);
         if let Some(key) = self.peer_key {
             let mut entries = vec![
                 ("name", quoted(peer.node_name())),
@@ -261,7 +263,10 @@ mod tests {
             assert!(text.lines().any(|written| written == line), "no line {line} in\n{text}");
         }
         let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
-        assert_eq!(headers, ["[node]", "[network]", "[underlay]", "[datapath]", "[[peer]]", "[[peer]]"]);
+        assert_eq!(
+            headers,
+            ["[node]", "[network]", "[underlay]", "[datapath]", "[dns]", "[[peer]]", "[[peer]]"]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod prefix;
 mod problem;
 mod raw;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,7 +30,7 @@ use crate::secret_file;
 
 pub use endpoint::{Bootstrap, Endpoint, EndpointError, Transport};
 pub use name::InterfaceName;
-pub(crate) use name::is_name;
+pub(crate) use name::{is_domain, is_name};
 pub use prefix::{Prefix, PrefixError};
 pub use problem::{ConfigErrors, Problem};
 
@@ -41,7 +42,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 /// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
 /// `underlay.bootstrap`, `underlay.external`, `underlay.stun`, `underlay.turn`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
-    use super::{Io, Kernel, Mtu, Queues, Seal, Security, Xdp};
+    use super::{Io, Kernel, Mtu, Queues, Resolver, Seal, Security, Xdp};
 
     pub const STATE_DIR: &str = "/var/lib/ipop";
     pub const CONTROL_SOCKET: &str = "/run/ipop/ipopd.sock";
@@ -57,6 +58,9 @@ pub mod defaults {
     pub const SECURITY: Security = Security::Sealed;
     pub const SEAL: Seal = Seal::Auto;
     pub const QUEUES: Queues = Queues::Auto;
+    /// `dns.enabled`.
+    pub const DNS: bool = true;
+    pub const RESOLVER: Resolver = Resolver::Auto;
 }
 
 /// `underlay.external`: with the one of a router, as many as a node tells others of.
@@ -65,6 +69,11 @@ pub const EXTERNAL_MAX: usize = ring::LENT_MAX - 1;
 pub const STUN_MAX: usize = ring::SERVERS_MAX;
 /// `[[underlay.turn]]`.
 pub const TURN_MAX: usize = 4;
+/// `dns.forward`: more are not asked within the time that a resolver waits.
+pub const FORWARD_MAX: usize = 4;
+/// Names in `dns.hosts`, and addresses of each.
+pub const DNS_HOSTS_MAX: usize = 4096;
+pub const DNS_ADDRESSES_MAX: usize = 16;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -80,6 +89,7 @@ pub struct Config {
     pub network: Network,
     pub underlay: Underlay,
     pub datapath: Datapath,
+    pub dns: Dns,
     /// The static peers, in the order of the file. Names, keys and prefixes are disjoint.
     pub peers: Vec<Peer>,
 }
@@ -170,6 +180,35 @@ pub struct Datapath {
     pub security: Security,
     pub seal: Seal,
     pub queues: Queues,
+}
+
+/// `[dns]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    pub enabled: bool,
+    pub resolver: Resolver,
+    /// Who is asked for names of elsewhere, by this host's own programs, at most [`FORWARD_MAX`].
+    pub forward: Vec<SocketAddr>,
+    /// The members of the virtual network are answered too.
+    pub serve: bool,
+    /// The network's domain is added to this host's search list.
+    pub search: bool,
+    /// Names of hosts that are no peers, in lower case, with their addresses.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// `dns.resolver`: how this host's programs are led to this node's DNS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolver {
+    /// By systemd-resolved where it runs, else by /etc/resolv.conf.
+    #[default]
+    Auto,
+    #[serde(rename = "systemd-resolved")]
+    Resolved,
+    #[serde(rename = "resolv.conf")]
+    File,
+    Off,
 }
 
 /// `[[peer]]`.

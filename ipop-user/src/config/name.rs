@@ -67,3 +67,8 @@ pub(crate) fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && text.parse::<IpAddr>().is_err()
 }
+
+/// Whether a name, which is one as [`is_name`] says, can be part of a name of the DNS: none of its labels is empty.
+pub(crate) fn is_domain(text: &str) -> bool {
+    text.split('.').all(|label| !label.is_empty())
+}

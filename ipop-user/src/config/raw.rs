@@ -1,6 +1,7 @@
 //! The configuration file as TOML gives it: the known sections and keys, each value with its place
 //! in the text. What the values mean is not decided here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -18,6 +19,8 @@ pub(super) struct RawConfig {
     pub(super) underlay: RawUnderlay,
     #[serde(default)]
     pub(super) datapath: RawDatapath,
+    #[serde(default)]
+    pub(super) dns: RawDns,
     #[serde(default, rename = "peer")]
     pub(super) peers: Vec<Spanned<RawPeer>>,
 }
@@ -95,6 +98,22 @@ pub(super) struct RawDatapath {
     #[serde(default)]
     pub(super) seal: super::Seal,
     pub(super) queues: Option<Spanned<RawAutoOr>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDns {
+    pub(super) enabled: Option<bool>,
+    #[serde(default)]
+    pub(super) resolver: super::Resolver,
+    #[serde(default)]
+    pub(super) forward: Vec<Text>,
+    #[serde(default)]
+    pub(super) serve: bool,
+    #[serde(default)]
+    pub(super) search: bool,
+    #[serde(default)]
+    pub(super) hosts: BTreeMap<Text, Spanned<Vec<Text>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,7 @@ use crate::api::{
     KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
+    Bootstrap, Connections, Coordinates, Dns, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
     PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
@@ -49,6 +49,13 @@ pub(crate) fn status() -> Status {
         peers_total: 2,
         peers_direct: 1,
         overlay: Some(overlay()),
+        dns: Dns {
+            domain: Some("demo.ipop".to_owned()),
+            listen: vec!["10.128.0.1:53".parse().unwrap(), "[fd00:128::1]:53".parse().unwrap()],
+            resolver: Some("resolv.conf".to_owned()),
+            forward: vec!["192.0.2.53:53".parse().unwrap()],
+            ..Dns::default()
+        },
         warnings: vec!["the clock went backwards".to_owned()],
     }
 }

@@ -116,6 +116,7 @@ impl Daemon {
             self.enter(node, sealing, peers)?;
         }
         self.refresh().await;
+        self.follow_dns().await;
         Ok(message)
     }
 
@@ -175,7 +176,8 @@ impl Daemon {
             )
             .unwrap_or(0),
             overlay: self.overlay_status(),
-            warnings: self.warnings.clone(),
+            dns: self.dns.status(),
+            warnings: [self.warnings.clone(), self.dns.warnings()].concat(),
         }
     }
 

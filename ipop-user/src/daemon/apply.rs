@@ -27,6 +27,8 @@ pub(super) struct Stale {
     pub(super) unresolved: BTreeSet<PeerId>,
     /// A path has changed, and with it what the virtual device can carry.
     pub(super) paths: bool,
+    /// Peers have come or gone, or have other names or addresses.
+    pub(super) names: bool,
 }
 
 impl Stale {

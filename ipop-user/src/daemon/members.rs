@@ -47,6 +47,7 @@ impl Daemon {
         info!(peer = config.name, key = %config.public_key, "peer added");
         self.peers.insert(id, PeerState::new(id, link_id, origin, config));
         self.stale.elsewhere(id);
+        self.stale.names = true;
         Ok(id)
     }
 
@@ -68,6 +69,7 @@ impl Daemon {
         self.stale.peers.insert(id);
         self.stale.peers.extend(relayed);
         self.stale.paths = true;
+        self.stale.names = true;
     }
 
     /// Says which inner addresses a peer may use, instead of those that it could.
@@ -98,6 +100,7 @@ impl Daemon {
             self.apply_kernel(id);
             self.stale.peers.insert(id);
             self.stale.paths = true;
+            self.stale.names = true;
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `relays` | what this node passes on between others, and others for it |
 //! | `streams` | TCP, for hosts that UDP does not reach |
 //! | `apply` | bringing host, tables and maps to what the core decided |
+//! | `dns` | the names of the virtual network |
 //! | `answers` | what the control socket asks |
 //! | `ring` | this node's part in the overlay, as an operator sees it |
 //! | `probes` | what an operator asks of other nodes |
@@ -28,6 +29,7 @@ mod apply;
 mod bootstrap;
 mod clock;
 mod device;
+mod dns;
 mod handover;
 mod lan;
 mod members;
@@ -76,6 +78,7 @@ use crate::userpath::{
 
 use apply::Stale;
 use device::VirtualDevice;
+use dns::Dns;
 use overlay::Overlay;
 use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
@@ -188,6 +191,7 @@ struct Daemon {
     port_mapping: PortMapping,
     stun: Stun,
     turn: Turn,
+    dns: Dns,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -422,6 +426,9 @@ impl Daemon {
         for peer in std::mem::take(&mut stale.unresolved) {
             self.resolve_one(peer).await;
         }
+        if stale.names {
+            self.publish_names();
+        }
         let is_published = !stale.is_empty();
         if is_published {
             // Before an answer is sent: a peer may use the session as soon as it has the answer.
@@ -589,6 +596,8 @@ impl Daemon {
         self.remember();
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());
+        // While its address is still there.
+        self.dns.close().await;
         self.port_mapping.close().await;
         self.turn.close().await;
         events.control.shutdown().await;

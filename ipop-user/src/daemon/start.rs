@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::apply::Stale;
 use super::device::VirtualDevice;
+use super::dns::Dns;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
@@ -150,6 +151,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         counters,
         stun: Stun::new(ear),
         turn,
+        dns: Dns::new(),
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,
@@ -204,6 +206,7 @@ impl Daemon {
         self.join_overlay();
         self.refresh_places().await;
         self.node.handle_command(Command::Announce, clock::now());
+        self.follow_dns().await;
         self.report_ready();
         Ok(())
     }

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::namespace::NetNs;
+use super::namespace::{NetNs, mount_over};
 use super::{program, wait_for};
 
 /// For one question to a daemon.
@@ -31,6 +31,11 @@ pub(crate) enum How {
     Without(Vec<u64>),
     /// With a system call, by its number, answered with EPERM.
     Denied(i64),
+    /// With a file mounted over another, in mounts of its own; over itself, it cannot be written.
+    WithFile {
+        file: PathBuf,
+        over: PathBuf,
+    },
     /// With sessions that last so many times shorter.
     Shortened(u32),
 }
@@ -120,6 +125,9 @@ fn command(ns: &NetNs, config: &Path, how: &How) -> Command {
         .args(["--log", "info,ipop_user=debug"])
         .env("NO_COLOR", "1")
         .stdin(Stdio::null());
+    if let How::WithFile { file, over } = how {
+        mount_over(&mut command, file, over);
+    }
     if let How::Shortened(by) = how {
         command.arg("--shorten-sessions").arg(by.to_string());
     }
@@ -129,7 +137,7 @@ fn command(ns: &NetNs, config: &Path, how: &How) -> Command {
         command.pre_exec(move || {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             match &how {
-                How::Plain | How::IpNetnsExec | How::Shortened(_) => Ok(()),
+                How::Plain | How::IpNetnsExec | How::WithFile { .. } | How::Shortened(_) => Ok(()),
                 How::Without(capabilities) => capabilities.iter().try_for_each(|c| drop_capability(*c)),
                 How::Denied(call) => deny(*call),
             }

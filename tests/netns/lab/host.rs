@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) underlay: BTreeMap<&'static str, String>,
     pub(crate) datapath: BTreeMap<&'static str, String>,
     pub(crate) peers: Vec<Peer>,
+    /// Keys of `[dns]`, as they are to be written. The machine's resolver is left alone unless a test has a copy.
+    pub(crate) dns: BTreeMap<&'static str, String>,
     /// Lines for the end of the file.
     pub(crate) more: String,
 }
@@ -95,6 +97,7 @@ impl Host {
             // What clear links do is tested for itself; `Lab::sealed` takes this back.
             datapath: BTreeMap::from([("security", "clear-if-trusted".to_owned())]),
             peers: Vec::new(),
+            dns: BTreeMap::from([("resolver", "\"off\"".to_owned())]),
             more: String::new(),
         };
         Self {
@@ -371,6 +374,10 @@ impl Config {
                 Ok(number) => writeln!(text, "{key} = {number}"),
                 Err(_) => writeln!(text, "{key} = {value:?}"),
             };
+        }
+        text.push_str("[dns]\n");
+        for (key, value) in &self.dns {
+            let _ = writeln!(text, "{key} = {value}");
         }
         for peer in &self.peers {
             let _ = write!(

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// Where iproute2 keeps named namespaces.
 const FOLDER: &str = "/run/netns";
@@ -102,6 +102,25 @@ impl NetNs {
 impl Drop for NetNs {
     fn drop(&mut self) {
         remove(&self.name);
+    }
+}
+
+/// Has a command see `file` where `over` is, in mounts of its own; one over itself is read-only there.
+pub(crate) fn mount_over(command: &mut Command, file: &Path, over: &Path) {
+    let (file, over) = (file.to_owned(), over.to_owned());
+    let none = None::<&str>;
+    // SAFETY: between fork and exec the closure makes system calls alone; what it owns was made before.
+    unsafe {
+        command.pre_exec(move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(Some(&file), &over, none, MsFlags::MS_BIND, none)?;
+            if file == over {
+                let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+                mount(none, &over, none, flags, none)?;
+            }
+            Ok(())
+        });
     }
 }
 

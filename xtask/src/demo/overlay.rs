@@ -194,6 +194,8 @@ impl Host {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let text = with_line(&text, "control_socket", &self.socket());
         let text = with_line(&text, "state_dir", &self.folder.join("state"));
+        // The machine's resolver is not these nodes' business.
+        let text = with_line(&text, "resolver", Path::new("off"));
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(printed)
     }

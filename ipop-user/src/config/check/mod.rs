@@ -1,6 +1,7 @@
 //! The meaning of the file: turns the known keys into valid values, and says of every value that
 //! is not valid what is wrong with it.
 
+mod dns;
 mod network;
 mod peers;
 mod underlay;
@@ -64,14 +65,17 @@ impl Checker<'_> {
         let network = network::check(self, raw.network, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);
         let datapath = self.datapath(&raw.datapath);
+        let dns = dns::check(self, &raw.dns, &raw.node.name, &raw.peers);
         let config = Config {
             node: node?,
             network: network?,
             underlay: underlay?,
             datapath: datapath?,
+            dns: dns?,
             peers: peers?,
         };
         peers::warn(self, &raw.peers, &config);
+        dns::warn(self, &raw.peers, &config);
         underlay::warn(self, &raw.underlay, &config);
         Some(config)
     }

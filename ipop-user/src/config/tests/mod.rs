@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod dns;
 mod peers;
 mod structure;
 mod values;
@@ -148,6 +149,17 @@ fn what_the_file_leaves_out_has_the_documented_defaults() {
         }
     );
     assert!(config.peers.is_empty());
+    assert_eq!(
+        config.dns,
+        Dns {
+            enabled: defaults::DNS,
+            resolver: defaults::RESOLVER,
+            forward: Vec::new(),
+            serve: false,
+            search: false,
+            hosts: BTreeMap::new()
+        }
+    );
     // The defaults that are texts are values of the language.
     let spelled_out = MINIMAL.to_owned()
         + &format!(

@@ -205,6 +205,15 @@ addresses = {addresses}
 #queues = "auto"                    # or a number of threads for the daemon's packets
 #seal = "auto"                      # auto, kernel, user: where packets are sealed
 
+# Names HOST.NETWORK.ipop of this network's hosts, answered at this node's own address.
+[dns]
+#enabled = true
+#resolver = "auto"                  # auto, systemd-resolved, resolv.conf, off: how this host's programs come to ask there
+#forward = []                       # servers for other names, like ["192.0.2.53"]; for this host's programs alone
+#search = false                     # short names too
+#serve = false                      # members of the network are answered too
+#hosts = {{ printer = ["10.128.0.9"] }}
+
 # One for each other node; `ipopctl init --join` there prints it.
 #[[peer]]
 #name = "beta"

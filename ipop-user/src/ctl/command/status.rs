@@ -1,10 +1,13 @@
 //! `ipopctl status`.
 
+use std::net::SocketAddr;
+
 use crate::api::{
-    Attach, Bootstrap, Datapath, DeviceKind, IoBackend, KernelState, Nat, Neighbour, Overlay, PortMapping,
-    Seen, Status, StunServer, TurnServer, XdpState,
+    Attach, Bootstrap, Datapath, DeviceKind, Dns, IoBackend, KernelState, Nat, Neighbour, Overlay,
+    PortMapping, Seen, Status, StunServer, TurnServer, XdpState,
 };
 use crate::ctl::format::{duration, fields, microseconds, or_nothing};
+use crate::dns;
 
 pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
     let mut rows = Vec::new();
@@ -33,6 +36,7 @@ pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
     if let Some(overlay) = &status.overlay {
         overlay_rows(overlay).into_iter().for_each(|(name, value)| row(name, value));
     }
+    row("dns", dns_row(&status.dns));
     for warning in &status.warnings {
         row("warning", warning.clone());
     }
@@ -100,6 +104,35 @@ fn nat(of: &Nat) -> String {
         None => "",
     };
     format!("{} {}{hairpin}: seen at {}", of.family, of.mapping, places.join(", "))
+}
+
+/// `demo.ipop at 10.128.0.1; by resolv.conf, others by 192.0.2.53`
+fn dns_row(of: &Dns) -> String {
+    let list = |of: &[SocketAddr]| of.iter().map(server).collect::<Vec<_>>().join(", ");
+    let Some(domain) = of.domain.as_ref().filter(|_| !of.listen.is_empty()) else {
+        return with_reason("off", of.reason.as_deref());
+    };
+    let mut text = format!("{domain} at {}", list(&of.listen));
+    if of.serve {
+        text.push_str(", for members too");
+    }
+    match (&of.resolver, &of.resolver_reason) {
+        (Some(resolver), _) => text.push_str(&format!("; by {resolver}")),
+        (None, Some(reason)) => text.push_str(&format!("; no resolver leads there: {reason}")),
+        (None, None) => text.push_str("; the resolver is being told"),
+    }
+    if !of.forward.is_empty() {
+        text.push_str(&format!("; other names by {}", list(&of.forward)));
+    }
+    if let Some(reason) = &of.reason {
+        text.push_str(&format!("; {reason}"));
+    }
+    text
+}
+
+/// An address, and its port where that is another than the DNS's.
+fn server(at: &SocketAddr) -> String {
+    if at.port() == dns::PORT { at.ip().to_string() } else { at.to_string() }
 }
 
 fn stun(of: &StunServer) -> String {
@@ -214,6 +247,8 @@ mapped port  198.51.100.7:15000 by PCP of 192.168.1.1, for 19 min 20 s more
 relays       between 3 pairs of others
 bootstrap    udp://alpha.example.org:15000: has not answered
 bootstrap    udp://10.200.0.2:15000: has answered, as SHORT
+dns          demo.ipop at 10.128.0.1, fd00:128::1; by resolv.conf; other names by
+             192.0.2.53
 warning      the clock went backwards
 ";
         let expected = expected.replace("ADDRESS", &fake::key(1).node_address().to_string());
