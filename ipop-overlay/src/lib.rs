@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 mod address;
+pub mod dht;
 mod endpoint;
 pub mod introduction;
 mod keys;

@@ -11,6 +11,7 @@ use ipop_common::hello::{self, Hello};
 use ipop_common::limits::LINKS_MAX;
 
 use crate::address::NodeAddress;
+use crate::dht;
 use crate::endpoint::Endpoint;
 use crate::keys::NetworkKey;
 use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
@@ -18,6 +19,7 @@ use crate::ring::{self, Ring};
 use crate::time::{Instant, Reason};
 
 mod members;
+mod records;
 
 /// A node on the ring is there for at least so long without a word: the ring sees to it that it is alive.
 const MEMBER_LEASE: Duration = Duration::from_secs(90);
@@ -210,6 +212,8 @@ pub enum Output {
         address: IpAddr,
         by: [u8; 32],
     },
+    /// What has become of something in the DHT.
+    Dht(dht::Event),
 }
 
 impl Output {
@@ -232,7 +236,8 @@ impl Output {
             | Self::Surveyed { .. }
             | Self::Found { .. }
             | Self::Broadcast { .. }
-            | Self::Taken { .. } => None,
+            | Self::Taken { .. }
+            | Self::Dht(_) => None,
         }
     }
 }

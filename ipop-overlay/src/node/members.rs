@@ -370,6 +370,7 @@ impl Node {
                 ring::Output::Found { address, public_key } => Output::Found { address, public_key },
                 ring::Output::Broadcast { from, text } => Output::Broadcast { from, text },
                 ring::Output::Taken { address, by } => Output::Taken { address, by },
+                ring::Output::Dht(event) => Output::Dht(event),
             };
             self.outputs.push_back(output);
         }

@@ -78,6 +78,9 @@ pub(super) const RESEND_FIRST: Duration = Duration::from_secs(1);
 pub(super) const RESEND_MIN: Duration = Duration::from_millis(300);
 pub(super) const RESEND_MAX: Duration = Duration::from_secs(8);
 
+/// A node that knows others and finds none of them is a network of its own after so long.
+pub(super) const ALONE: Duration = Duration::from_secs(10);
+
 /// Ways into the network that are known.
 pub(super) const CONTACTS_MAX: usize = 64;
 /// A contact is tried again after so long, then half as often each time.

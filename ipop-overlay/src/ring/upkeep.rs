@@ -73,6 +73,7 @@ impl Ring {
             self.connect_due(),
             self.contacts_due(),
             self.claims_due(),
+            self.records_due(),
             self.relays_due(),
         ];
         edges.chain(fixed.into_iter().flatten()).min()
@@ -83,6 +84,7 @@ impl Ring {
         self.connect_timeout(now);
         self.contacts_timeout(now);
         self.claims_timeout(now);
+        self.records_timeout(now);
         self.relays_timeout(now);
         self.check_edges(now);
         self.trim(now);
@@ -238,6 +240,7 @@ impl Ring {
             self.take_role(address, Roles::NEAR, now);
             self.ask(address, now);
         }
+        self.copies_if_changed(&nearest, now);
         if nearest != self.upkeep.told {
             self.upkeep.gossip_at.get_or_insert(now.after(GOSSIP_DELAY));
             self.upkeep.near_wait = NEAR_RETRY;
