@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 mod address;
+pub mod dhcp;
 pub mod dht;
 mod endpoint;
 pub mod introduction;

@@ -106,8 +106,10 @@ impl Request {
         self.places.iter().filter(|place| place.outcome == Some(outcome)).count()
     }
 
+    /// Places that have said something that counts.
     fn answers(&self) -> usize {
-        self.places.iter().filter(|place| place.outcome.is_some()).count()
+        let counts = |place: &&Place| place.outcome.is_some_and(|outcome| outcome != Outcome::Refused);
+        self.places.iter().filter(counts).count()
     }
 
     fn is_over(&self) -> bool {
@@ -179,7 +181,8 @@ impl Requests {
 
     pub(crate) fn due_at(&self) -> Option<Instant> {
         let times = |request: &Request| {
-            let linger = request.enough_at.filter(|_| !request.is_done).map(|at| at.after(LINGER));
+            let may_linger = !request.is_done && matches!(request.what, What::Get { .. });
+            let linger = request.enough_at.filter(|_| may_linger).map(|at| at.after(LINGER));
             let next = request.places.iter().filter_map(|place| place.next_at).min();
             [next, linger, Some(request.until)].into_iter().flatten().min()
         };
@@ -359,7 +362,7 @@ fn conclude_get(
     out: &mut Outcomes,
 ) {
     let answers = request.answers();
-    let is_all = answers == usize::from(REPLICAS);
+    let is_all = request.places.iter().all(|place| place.outcome.is_some());
     let has_waited = request.enough_at.is_some_and(|at| at.after(LINGER) <= now);
     let mut found: Vec<usize> = newest(request);
     let record = |number: &usize| request.records.get(*number);
@@ -376,7 +379,7 @@ fn conclude_get(
         };
         let best = found.iter().copied().max_by(|a, b| {
             let wins = record(a).zip(record(b)).is_some_and(|(a, b)| a.beats(b));
-            count(a).cmp(&count(b)).then(wins.cmp(&true).reverse())
+            count(a).cmp(&count(b)).then(wins.cmp(&false))
         });
         votes = best.map_or(0, |best| count(&best));
         found = best.into_iter().collect();
@@ -386,7 +389,7 @@ fn conclude_get(
     if !(is_clear || is_all || has_waited || is_late) {
         return;
     }
-    if is_late && answers < MAJORITY && found.is_empty() {
+    if answers < MAJORITY && found.is_empty() {
         out.events.push(Event::Failed { request: id, key });
     } else {
         let records: Vec<Record> = found.iter().filter_map(|number| record(number).cloned()).collect();

@@ -207,7 +207,7 @@ impl Node {
         self.peer_at(id).map(|peer| NodeAddress::of_key(&peer.public_key))
     }
 
-    fn with_ring<T>(&mut self, act: impl FnOnce(&mut Ring) -> T) -> Option<T> {
+    pub(super) fn with_ring<T>(&mut self, act: impl FnOnce(&mut Ring) -> T) -> Option<T> {
         let result = act(self.ring.as_mut()?);
         self.drain_ring();
         Some(result)

@@ -123,6 +123,7 @@ impl Ring {
             };
             self.records.own.insert(id, own);
         }
+        self.ask_all(request, now);
         Ok(request)
     }
 
@@ -152,7 +153,9 @@ impl Ring {
             |record| tombstone(&record),
         );
         let removed = self.records.sign(removed, now).ok_or(Error::NotReady)?;
-        self.begin(What::Store(removed), false, now)
+        let request = self.begin(What::Store(removed), false, now)?;
+        self.ask_all(request, now);
+        Ok(request)
     }
 
     /// A create has not come to a majority: where it was taken, it is taken back.

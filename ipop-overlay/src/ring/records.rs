@@ -17,7 +17,7 @@ use super::wire::{Header, Kind as Payload, Mode};
 use super::{Output, Ring, route};
 use crate::address::NodeAddress;
 use crate::dht::record::{Id, Invalid};
-use crate::dht::requests::{Outcomes, Requests, What};
+use crate::dht::requests::{Outcomes, Request, Requests, What};
 use crate::dht::store::{By, Store, Verdict};
 use crate::dht::wire::{Body, HEAD_LEN, Message, RECORDS_LEN};
 use crate::dht::{Error, Key, Kind, REPLICAS, Record, RequestId, SigningKey};
@@ -120,7 +120,14 @@ impl Ring {
     pub fn get(&mut self, name: &[u8], kind: Kind, now: Instant) -> Result<RequestId, Error> {
         let key = Key::of_name(name).ok_or(Error::NameTooLong)?;
         self.records.wall(now).ok_or(Error::NotReady)?;
-        self.begin(What::Get { key, kind }, false, now)
+        let request = self.begin(What::Get { key, kind }, false, now)?;
+        self.ask_all(request, now);
+        Ok(request)
+    }
+
+    /// Asks all places of a request that has begun.
+    pub(super) fn ask_all(&mut self, request: RequestId, now: Instant) {
+        (0..REPLICAS).for_each(|replica| self.ask_place(request, replica, now));
     }
 
     pub(super) fn begin(&mut self, what: What, is_silent: bool, now: Instant) -> Result<RequestId, Error> {
@@ -288,6 +295,11 @@ impl Ring {
         }
         if self.records.requests.answer(id, replica, body, wall, now).is_none() {
             self.counts.add(Count::DhtFalseAnswer);
+        }
+        // There is more, or there was too little room.
+        let place = |request: &mut Request| Some(request.places.get(usize::from(replica))?.next_at? <= now);
+        if self.records.requests.get_mut(id).and_then(place) == Some(true) {
+            self.ask_place(id, replica, now);
         }
         self.conclude(wall, now);
     }
