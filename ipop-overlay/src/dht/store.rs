@@ -43,6 +43,8 @@ pub(crate) struct Kept {
     pub(crate) record: Record,
     /// Who has this version too.
     pub(crate) given: Vec<NodeAddress>,
+    /// For which of its key's places it has come here, a bit for each.
+    pub(crate) places: u8,
     /// Since when none of its places is this node's.
     pub(crate) strayed: Option<Instant>,
 }
@@ -89,6 +91,13 @@ impl Store {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Id, &Kept)> {
         self.records.iter()
+    }
+
+    /// A record has come for one of its places.
+    pub(crate) fn note_place(&mut self, id: &Id, replica: u8) {
+        if let Some(kept) = self.records.get_mut(id) {
+            kept.places |= 1 << (replica % super::REPLICAS);
+        }
     }
 
     /// All records of a kind under a key whose time is not over, those that were removed among them.
@@ -146,10 +155,11 @@ impl Store {
     pub(crate) fn take(&mut self, record: Record, wall: u64) -> Option<Record> {
         let rival = self.rival(&record, wall).map(Record::id);
         let rival = rival.and_then(|id| self.remove(&id));
+        let places = self.records.get(&record.id()).map_or(0, |kept| kept.places);
         self.remove(&record.id());
         self.bytes += record.len();
         *self.of_owner.entry(record.owner).or_default() += 1;
-        self.records.insert(record.id(), Kept { record, given: Vec::new(), strayed: None });
+        self.records.insert(record.id(), Kept { record, given: Vec::new(), places, strayed: None });
         rival
     }
 

@@ -1,6 +1,7 @@
 //! The node's part in the ring: which peers are connections of it, what it says of itself to them, and
 //! what the ring wants done.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -34,7 +35,9 @@ const CHECKED_MAX: usize = 4;
 impl Node {
     /// Makes the node part of the ring.
     pub fn join(&mut self, random: Random, now: Instant) {
-        self.ring = Some(Ring::new(self.public_key, random, now));
+        let mut ring = Ring::new(self.public_key, random, now);
+        self.signing_key.iter().for_each(|key| ring.set_signing_key(Arc::clone(key)));
+        self.ring = Some(ring);
     }
 
     /// The ring, where the node is part of one.

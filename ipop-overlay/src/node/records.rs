@@ -1,5 +1,7 @@
 //! The node's part in the DHT: what the host wants of it. What comes of it is [`Output::Dht`](super::Output::Dht).
 
+use alloc::sync::Arc;
+
 use super::Node;
 use crate::dht::{Error, Kind, RequestId, SigningKey};
 use crate::ring::Ring;
@@ -12,8 +14,10 @@ impl Node {
         self.with_ring(|ring| ring.set_clock(unix_ms, now));
     }
 
-    /// The key by which this node signs its records.
+    /// The key by which this node signs its records, whenever it is part of the ring.
     pub fn set_signing_key(&mut self, key: SigningKey) {
+        let key = Arc::new(key);
+        self.signing_key = Some(Arc::clone(&key));
         self.with_ring(|ring| ring.set_signing_key(key));
     }
 

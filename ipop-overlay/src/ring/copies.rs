@@ -41,12 +41,12 @@ pub(super) struct Copies {
     queue: BTreeMap<(Id, NodeAddress), Copy>,
     /// When some of them may be sent.
     send_at: Option<Instant>,
-    /// The neighbours when that was last looked at.
-    neighbours: Vec<NodeAddress>,
 }
 
 struct Copy {
     token: u64,
+    /// For which place.
+    replica: u8,
     tries: u8,
     next_at: Instant,
 }
@@ -78,27 +78,25 @@ impl View {
         Some([*self.sorted.get(above).unwrap_or(first), *self.sorted.get(below)?])
     }
 
-    /// Who should keep the records of a key besides this node, and whether this one should.
-    fn keepers(&self, key: Key) -> (Vec<NodeAddress>, bool) {
+    /// Who should keep the records of a key besides this node, each for which place; and whether this one should.
+    /// It has them for these places.
+    fn keepers(&self, key: Key, places: u8) -> (Vec<(NodeAddress, u8)>, bool) {
         let mut others = Vec::new();
         let mut is_own = false;
-        let mut add = |address: NodeAddress| {
-            if address != self.own && !others.contains(&address) {
-                others.push(address);
-            }
-        };
         for replica in 0..REPLICAS {
             let Some(sides) = self.sides(key.place(replica)) else { continue };
-            if sides.contains(&self.own) {
-                is_own = true;
-                sides.into_iter().for_each(&mut add);
+            let is_here = sides.contains(&self.own);
+            is_own |= is_here;
+            // What has come for a place that is others' goes there.
+            if !is_here && places & (1 << replica) == 0 {
+                continue;
             }
-        }
-        if !is_own {
-            // The place that was this node's is the one that is the nearest.
-            let nearest = (0..REPLICAS).map(|replica| key.place(replica));
-            let nearest = nearest.min_by_key(|place| place.distance(self.own));
-            nearest.and_then(|place| self.sides(place)).into_iter().flatten().for_each(add);
+            for address in sides {
+                let is_known = others.iter().any(|(known, _)| *known == address);
+                if address != self.own && !is_known {
+                    others.push((address, replica));
+                }
+            }
         }
         (others, is_own)
     }
@@ -123,14 +121,6 @@ impl Ring {
         }
     }
 
-    /// The neighbours may be others than before.
-    pub(super) fn copies_if_changed(&mut self, neighbours: &[NodeAddress], now: Instant) {
-        if self.records.store.len() > 0 && self.records.copies.neighbours != neighbours {
-            self.records.copies.neighbours = neighbours.to_vec();
-            self.copies_soon(now);
-        }
-    }
-
     pub(super) fn copies_timeout(&mut self, wall: u64, now: Instant) {
         if self.records.copies.look_at.take_if(|at| *at <= now).is_some() {
             self.see_who_lacks(wall, now);
@@ -147,10 +137,10 @@ impl Ring {
             if kept.record.is_over(wall) {
                 continue;
             }
-            let (others, is_own) = view.keepers(id.key);
-            let missing = others.iter().filter(|other| !kept.given.contains(other));
+            let (others, is_own) = view.keepers(id.key, kept.places);
+            let missing = others.iter().filter(|(other, _)| !kept.given.contains(other));
             let before = lacking.len();
-            lacking.extend(missing.map(|other| (*id, *other)));
+            lacking.extend(missing.map(|(other, replica)| ((*id, *other), *replica)));
             if is_own {
                 kept.strayed = None;
             } else if before == lacking.len() && now.since(*kept.strayed.get_or_insert(now)) >= STRAY {
@@ -162,7 +152,7 @@ impl Ring {
         for id in stray {
             self.records.store.remove(&id);
         }
-        for pair in lacking {
+        for (pair, replica) in lacking {
             if self.records.copies.queue.len() >= COPIES_MAX {
                 self.counts.add(Count::DhtFull);
                 has_stray = true;
@@ -170,7 +160,7 @@ impl Ring {
             }
             if !self.records.copies.queue.contains_key(&pair) {
                 let token = self.draw().max(1);
-                self.records.copies.queue.insert(pair, Copy { token, tries: 0, next_at: now });
+                self.records.copies.queue.insert(pair, Copy { token, replica, tries: 0, next_at: now });
             }
         }
         if !self.records.copies.queue.is_empty() {
@@ -198,18 +188,18 @@ impl Ring {
             bytes += kept.record.len();
             copy.next_at = now.after(APART * (1 << copy.tries));
             copy.tries += 1;
-            due.push((*to, copy.token, kept.record.clone()));
+            due.push((*to, (copy.replica, copy.token), kept.record.clone()));
         }
         let next = queue.values().map(|copy| copy.next_at).min();
         self.records.copies.send_at = next.map(|at| at.max(now.after(STEP)));
-        for (to, token, record) in due {
-            self.send_copy(to, token, record, now);
+        for (to, which, record) in due {
+            self.send_copy(to, which, record, now);
         }
     }
 
-    fn send_copy(&mut self, to: NodeAddress, token: u64, record: Record, now: Instant) {
+    fn send_copy(&mut self, to: NodeAddress, (replica, token): (u8, u64), record: Record, now: Instant) {
         self.counts.add(Count::DhtCopied);
-        let message = Message { replica: 0, token, body: Body::Copy(record) };
+        let message = Message { replica, token, body: Body::Copy(record) };
         let header = self.header(Mode::Exact, Payload::Dht, to);
         self.originate(header, Some(to), &message.to_bytes(), None, now);
     }
@@ -219,7 +209,7 @@ impl Ring {
         &mut self,
         from: NodeAddress,
         source: NodeAddress,
-        record: Record,
+        (replica, record): (u8, Record),
         len: usize,
         wall: u64,
         now: Instant,
@@ -229,7 +219,7 @@ impl Ring {
             return None;
         }
         let (id, bytes) = (record.id(), record.signature);
-        let answer = match self.keep_record(from, By::Neighbour, record, wall, now) {
+        let answer = match self.keep_record(from, (By::Neighbour, replica), record, wall, now) {
             Ok(()) => Body::Stored,
             Err(Verdict::Stands(standing)) => return Some(Body::Stands(fitting(standing, len))),
             Err(Verdict::Invalid(why)) => return Some(Body::Refused(why)),
@@ -258,12 +248,12 @@ impl Ring {
         let queue = &self.records.copies.queue;
         let mut pairs = queue.iter().filter(|((_, to), copy)| copy.token == answer.token && *to == source);
         let Some((pair, _)) = pairs.next().filter(|_| from == source) else { return false };
-        let (id, to) = *pair;
+        let ((id, to), replica) = (*pair, answer.replica);
         match &answer.body {
             Body::Refused(crate::dht::record::Invalid::TooMany) => return true,
             Body::Stands(Some(standing)) => {
                 // Refusals are counted there.
-                drop(self.keep_record(from, By::Neighbour, standing.clone(), wall, now));
+                drop(self.keep_record(from, (By::Neighbour, replica), standing.clone(), wall, now));
             }
             _ => {}
         }
@@ -282,16 +272,16 @@ impl Ring {
             for replica in 0..REPLICAS {
                 let sides = view.sides(id.key.place(replica)).into_iter().flatten();
                 for to in sides.filter(|to| !kept.given.contains(to)) {
-                    if bytes < LEAVE_BYTES && !gifts.iter().any(|(other, _, of)| *other == to && of == id) {
+                    if bytes < LEAVE_BYTES && !gifts.iter().any(|(other, _, of, _)| *other == to && of == id) {
                         bytes += kept.record.len();
-                        gifts.push((to, kept.record.clone(), *id));
+                        gifts.push((to, kept.record.clone(), *id, replica));
                     }
                 }
             }
         }
-        for (to, record, _) in gifts {
+        for (to, record, _, replica) in gifts {
             self.counts.add(Count::DhtCopied);
-            let message = Message { replica: 0, token: 0, body: Body::Copy(record) };
+            let message = Message { replica, token: 0, body: Body::Copy(record) };
             let header = self.header(Mode::Exact, Payload::Dht, to);
             self.send(to, header.write(&message.to_bytes()));
         }

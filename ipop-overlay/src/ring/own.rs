@@ -17,7 +17,9 @@ const OWN_MAX: usize = 64;
 /// A record that could not be made again is tried again after so long.
 const RETRY: Duration = Duration::from_secs(5);
 /// Who should have won, but sees another stand, gives up after so long: the places have met by then.
-const CONTEST: Duration = Duration::from_secs(20);
+const CONTEST: Duration = Duration::from_secs(10);
+/// The first times follow each other faster: the ring may not have been whole.
+const FIRST: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(20)];
 /// A record is not made again more often than this because another has told of a conflict.
 const CONFLICTS_APART: Duration = Duration::from_secs(2);
 
@@ -31,6 +33,8 @@ pub(super) struct Own {
     /// Until when others have it, UNIX time in seconds; not yet, if `None`.
     until: Option<u64>,
     contested_since: Option<Instant>,
+    /// How often it has been made.
+    rounds: usize,
     begun: Instant,
 }
 
@@ -119,6 +123,7 @@ impl Ring {
                 request: Some(request),
                 until,
                 contested_since: None,
+                rounds: 0,
                 begun: now,
             };
             self.records.own.insert(id, own);
@@ -219,7 +224,9 @@ impl Ring {
                 own.until = Some(own.record.expires);
                 own.contested_since = None;
                 let half = Duration::from_secs(own.ttl_s) / 2;
-                let spread = self.jitter(half / 8);
+                let half = FIRST.get(own.rounds).map_or(half, |first| half.min(*first));
+                own.rounds += 1;
+                let spread = self.jitter(half / 4);
                 if let Some(own) = self.records.own.get_mut(&id) {
                     own.renew_at = now.after(half.saturating_sub(spread));
                 }

@@ -4,13 +4,16 @@
 //! its time is over. An answer is never longer than its question, and goes on account of the neighbour that brought it.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::copies::Copies;
 use super::counts::Count;
 use super::edge::Smoothed;
-use super::limits::{ALONE, EDGES_MAX, RESEND_FIRST, RESEND_MAX, RESEND_MIN};
+use super::limits::{
+    ALONE, EDGES_MAX, RESEND_FIRST, RESEND_MAX, RESEND_MIN, SETTLED_AFTER, SETTLED_FOR, SETTLING,
+};
 use super::own::Own;
 use super::rates::Rates;
 use super::wire::{Header, Kind as Payload, Mode};
@@ -36,7 +39,7 @@ const EXPIRY_APART: Duration = Duration::from_secs(30);
 pub(super) struct Records {
     /// UNIX time in milliseconds, and when it was so.
     clock: Option<(u64, Instant)>,
-    pub(super) key: Option<SigningKey>,
+    key: Option<Arc<SigningKey>>,
     pub(super) store: Store,
     pub(super) requests: Requests,
     /// Records that this node keeps up.
@@ -49,8 +52,10 @@ pub(super) struct Records {
     expire_at: Option<Instant>,
     /// The number of the newest record that this node has signed.
     sequence: u64,
-    /// Since when there is nobody on the ring.
+    /// Since when there is nobody on the ring, or has been somebody; and since when the neighbours are the same.
+    pub(super) is_alone: bool,
     pub(super) alone_since: Instant,
+    pub(super) same_since: Instant,
 }
 
 impl Records {
@@ -68,7 +73,9 @@ impl Records {
             questions_of: Rates::new(QUESTIONS, SOURCES_MAX),
             expire_at: None,
             sequence: 0,
+            is_alone: true,
             alone_since: now,
+            same_since: now,
         }
     }
 
@@ -87,7 +94,7 @@ impl Records {
     pub(super) fn sign(&mut self, record: Record, now: Instant) -> Option<Record> {
         let sequence = self.wall_ms(now)?.max(self.sequence + 1).max(record.sequence + 1);
         self.sequence = sequence;
-        Some(Record { sequence, ..record }.sign(self.key.as_ref()?))
+        Some(Record { sequence, ..record }.sign(self.key.as_deref()?))
     }
 
     pub(super) fn source_count(&self) -> usize {
@@ -103,8 +110,9 @@ impl Ring {
         self.records.clock = Some((unix_ms, now));
     }
 
-    /// The key by which this node signs its records.
-    pub fn set_signing_key(&mut self, key: SigningKey) {
+    /// The key by which this node signs its records; not another's.
+    pub fn set_signing_key(&mut self, key: Arc<SigningKey>) {
+        assert_eq!(key.public_key(), self.public_key, "a node signs by its own key");
         self.records.key = Some(key);
     }
 
@@ -143,8 +151,20 @@ impl Ring {
 
     /// Whether this node is part of the ring, or is all of it.
     pub(super) fn may_ask(&self, now: Instant) -> bool {
-        let is_on_ring = self.table.structured().next().is_some();
-        is_on_ring || self.contacts.len() == 0 || now.since(self.records.alone_since) >= ALONE
+        let so_far = now.since(self.records.alone_since);
+        if self.records.is_alone {
+            return self.contacts.len() == 0 || so_far >= ALONE;
+        }
+        so_far >= SETTLED_AFTER || now.since(self.records.same_since) >= SETTLED_FOR
+    }
+
+    /// The neighbours on the ring are others than before.
+    pub(super) fn neighbours_changed(&mut self, neighbours: &[NodeAddress], now: Instant) {
+        self.records.same_since = now;
+        if self.records.is_alone != neighbours.is_empty() {
+            (self.records.is_alone, self.records.alone_since) = (neighbours.is_empty(), now);
+        }
+        self.copies_soon(now);
     }
 
     pub(super) fn records_due(&self) -> Option<Instant> {
@@ -155,9 +175,6 @@ impl Ring {
     }
 
     pub(super) fn records_timeout(&mut self, now: Instant) {
-        if self.table.structured().next().is_some() {
-            self.records.alone_since = now;
-        }
         let Some(wall) = self.records.wall(now) else { return };
         if self.records.expire_at.take_if(|at| *at <= now).is_some() {
             self.records.store.expire(wall);
@@ -184,7 +201,7 @@ impl Ring {
         let at = request.key().place(replica);
         let Some(place) = request.places.get_mut(usize::from(replica)) else { return };
         if !may_ask {
-            place.next_at = Some(now.after(RESEND_MIN));
+            place.next_at = Some(now.after(SETTLING));
             return;
         }
         place.tries = place.tries.saturating_add(1);
@@ -263,8 +280,8 @@ impl Ring {
             }
             (Body::Copy(record), Mode::Exact) => {
                 let token = message.token;
-                if let Some(body) = self.copy_message(from, source, record, payload.len(), wall, now) {
-                    let answer = Message { replica: 0, token, body };
+                if let Some(body) = self.copy_message(from, source, (message.replica, record), payload.len(), wall, now) {
+                    let answer = Message { replica: message.replica, token, body };
                     let back = self.header(Mode::Exact, Payload::Dht, source);
                     self.originate(back, None, &answer.to_bytes(), Some(from), now);
                 }
@@ -322,7 +339,7 @@ impl Ring {
             return (token != 0).then_some(Message { replica, token, body });
         }
         let body = match body {
-            Body::Store(record) => match self.keep_record(from, By::Anybody, record, wall, now) {
+            Body::Store(record) => match self.keep_record(from, (By::Anybody, replica), record, wall, now) {
                 Ok(()) => Body::Stored,
                 Err(Verdict::Stands(standing)) => Body::Stands(fitting(standing, len)),
                 Err(Verdict::Invalid(why)) => Body::Refused(why),
@@ -352,13 +369,16 @@ impl Ring {
     pub(super) fn keep_record(
         &mut self,
         from: NodeAddress,
-        by: By,
+        (by, replica): (By, u8),
         record: Record,
         wall: u64,
         now: Instant,
     ) -> Result<(), Verdict> {
         match self.records.store.judge(&record, by, wall) {
-            Verdict::Known => return Ok(()),
+            Verdict::Known => {
+                self.records.store.note_place(&record.id(), replica);
+                return Ok(());
+            }
             Verdict::Take => {}
             refused => {
                 if let Verdict::Invalid(why) = &refused {
@@ -378,11 +398,12 @@ impl Ring {
             self.counts.add(Count::DhtNotSigned);
             return Err(Verdict::Invalid(Invalid::Signature));
         }
-        let winner = record.clone();
+        let (winner, id) = (record.clone(), record.id());
         if let Some(loser) = self.records.store.take(record, wall) {
             self.counts.add(Count::DhtConflict);
             self.tell_loser(&loser, winner, now);
         }
+        self.records.store.note_place(&id, replica);
         self.counts.add(Count::DhtKept);
         self.expiry_later(now);
         self.copies_soon(now);

@@ -27,6 +27,8 @@ pub(super) struct Upkeep {
     bypass_at: Instant,
     /// What the neighbours were told last.
     told: Vec<NodeAddress>,
+    /// Who they were when they were last looked at.
+    nearest: Vec<NodeAddress>,
 }
 
 impl Upkeep {
@@ -40,6 +42,7 @@ impl Upkeep {
             examine_at: now,
             bypass_at: now,
             told: Vec::new(),
+            nearest: Vec::new(),
         }
     }
 }
@@ -240,10 +243,13 @@ impl Ring {
             self.take_role(address, Roles::NEAR, now);
             self.ask(address, now);
         }
-        self.copies_if_changed(&nearest, now);
         if nearest != self.upkeep.told {
             self.upkeep.gossip_at.get_or_insert(now.after(GOSSIP_DELAY));
             self.upkeep.near_wait = NEAR_RETRY;
+        }
+        if nearest != self.upkeep.nearest {
+            self.neighbours_changed(&nearest, now);
+            self.upkeep.nearest = nearest;
         }
         self.repair(now);
     }

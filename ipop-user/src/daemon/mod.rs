@@ -385,6 +385,8 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
+            // It may have been set.
+            self.node.set_clock(clock::unix_ns() / 1_000_000, now);
             self.tidy_streams(now);
             self.renew();
             self.ask_for_silent(now).await;
@@ -512,6 +514,8 @@ impl Daemon {
                 }
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
+                // This host has asked for nothing: what others leave here is the node's business.
+                Output::Dht(event) => debug!(?event, "of the DHT"),
             }
         }
         !is_idle

@@ -42,7 +42,7 @@ fn ring(index: usize, now: Instant) -> Ring {
         }
     };
     let mut ring = Ring::new(key(index), Box::new(random), now);
-    ring.set_signing_key(signer(index));
+    ring.set_signing_key(std::sync::Arc::new(signer(index)));
     ring.set_clock(WALL * 1000 + now.as_nanos() / 1_000_000, now);
     ring
 }
