@@ -394,6 +394,8 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
+            // It may have been set.
+            self.node.set_clock(clock::unix_ns() / 1_000_000, now);
             self.tidy_streams(now);
             self.underlays.look_at_drivers(&self.netlink).await;
             self.renew();
@@ -524,6 +526,8 @@ impl Daemon {
                 }
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
+                // This host has asked for nothing: what others leave here is the node's business.
+                Output::Dht(event) => debug!(?event, "of the DHT"),
             }
         }
         !is_idle
