@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::key::{NodeAddress, PublicKey};
 
+mod dht;
 mod overlay;
 mod ping;
 
+pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
     PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder, TurnServer,
@@ -38,6 +40,8 @@ pub mod paths {
     pub const TRACE: &str = "/v1/traceroute";
     /// `POST` a [`super::SurveyOrder`].
     pub const SURVEY: &str = "/v1/survey";
+    /// `POST` a [`super::DhtOrder`].
+    pub const DHT: &str = "/v1/dht";
     /// `POST` a [`super::KernelOrder`].
     pub const DATAPATH_KERNEL: &str = "/v1/datapath/kernel";
     /// `POST`, no body.

@@ -28,6 +28,7 @@ mod apply;
 mod bootstrap;
 mod clock;
 mod device;
+mod dht;
 mod handover;
 mod lan;
 mod members;
@@ -76,6 +77,7 @@ use crate::userpath::{
 
 use apply::Stale;
 use device::VirtualDevice;
+use dht::Dht;
 use overlay::Overlay;
 use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
@@ -188,6 +190,7 @@ struct Daemon {
     port_mapping: PortMapping,
     stun: Stun,
     turn: Turn,
+    dht: Dht,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -526,8 +529,7 @@ impl Daemon {
                 }
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
-                // This host has asked for nothing: what others leave here is the node's business.
-                Output::Dht(event) => debug!(?event, "of the DHT"),
+                Output::Dht(event) => self.hear_of_records(event),
             }
         }
         !is_idle

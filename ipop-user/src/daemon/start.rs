@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use super::apply::Stale;
 use super::device::VirtualDevice;
+use super::dht::Dht;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
@@ -151,6 +152,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         counters,
         stun: Stun::new(ear),
         turn,
+        dht: Dht::default(),
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,
