@@ -56,7 +56,7 @@ fn what_a_node_leaves_others_find_and_nobody_else_takes() {
         json(&hosts[3], &["create", "the-one", "again"]);
         let why = refusal(&hosts[2], &["create", "the-one", "mine"]);
         let owner = own(&hosts[3]);
-        assert!(why.contains(owner.as_str().expect("an address")), "{why}");
+        assert!(why.contains("there is a record of"), "{why}");
         let found = json(&hosts[0], &["get", "the-one"]);
         assert_eq!((values(&found), &found["records"][0]["owner"]), (vec!["again".to_owned()], &owner));
         let shown = hosts[0].ctl(&["dht", "get", "the-one"]);
@@ -99,7 +99,6 @@ fn what_cannot_be_left_is_refused_in_words() {
             (&["put", "x", &"v".repeat(1025)], "a value has at most 1024 bytes"),
             (&["put", "x", "--base64", "no!"], "the value is no Base64"),
             (&["put", "x", "y", "--ttl", "100000000"], "a record lives for 1 to"),
-            (&["remove", "another"], "this node keeps no such record"),
         ] {
             let shown = refusal(host, arguments);
             assert!(shown.contains(why), "{shown}");
