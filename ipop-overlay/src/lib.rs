@@ -15,6 +15,8 @@ extern crate alloc;
 extern crate std;
 
 mod address;
+pub mod dhcp;
+pub mod dht;
 mod endpoint;
 pub mod introduction;
 mod keys;

@@ -1,6 +1,7 @@
 //! The node: peers, commands, timers and outputs.
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -11,6 +12,7 @@ use ipop_common::hello::{self, Hello};
 use ipop_common::limits::LINKS_MAX;
 
 use crate::address::NodeAddress;
+use crate::dht::{self, SigningKey};
 use crate::endpoint::Endpoint;
 use crate::keys::NetworkKey;
 use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
@@ -18,6 +20,7 @@ use crate::ring::{self, Ring};
 use crate::time::{Instant, Reason};
 
 mod members;
+mod records;
 
 /// A node on the ring is there for at least so long without a word: the ring sees to it that it is alive.
 const MEMBER_LEASE: Duration = Duration::from_secs(90);
@@ -214,6 +217,8 @@ pub enum Output {
         address: IpAddr,
         by: [u8; 32],
     },
+    /// What has become of something in the DHT.
+    Dht(dht::Event),
 }
 
 impl Output {
@@ -237,7 +242,8 @@ impl Output {
             | Self::Surveyed { .. }
             | Self::Found { .. }
             | Self::Broadcast { .. }
-            | Self::Taken { .. } => None,
+            | Self::Taken { .. }
+            | Self::Dht(_) => None,
         }
     }
 }
@@ -263,6 +269,8 @@ pub struct Node {
     jitter: u64,
     /// `None` where the peers are those of the configuration and no others.
     ring: Option<Ring>,
+    /// By which its records are signed.
+    signing_key: Option<Arc<SigningKey>>,
     by_address: BTreeMap<NodeAddress, PeerId>,
     /// This node's own addresses, and since when it has them, UNIX time in seconds.
     addresses: (Vec<IpAddr>, u64),
@@ -295,6 +303,7 @@ impl Node {
             kernel_send: false,
             jitter: seed | 1,
             ring: None,
+            signing_key: None,
             by_address: BTreeMap::new(),
             addresses: (Vec::new(), 0),
             outputs: VecDeque::new(),

@@ -18,6 +18,8 @@
 //! | `seen`, `nat` | where others see this node, and what that tells of NATs |
 //! | `relays` | nodes by way of which others are reached |
 //! | `claims` | who has which address of the virtual network |
+//! | `records`, `copies`, `own` | the DHT: questions and answers, copies at neighbours, this node's own records |
+//! | `rates` | how often others may have something done |
 //! | `coordinates` | where nodes are in terms of round trips |
 //! | `probes` | what an operator asks of other nodes |
 //! | `limits`, `counts` | what bounds it, what is counted |
@@ -27,11 +29,15 @@ mod claims;
 mod connect;
 mod contacts;
 mod coordinates;
+mod copies;
 mod counts;
 mod edge;
 mod limits;
 mod nat;
+mod own;
 mod probes;
+mod rates;
+mod records;
 mod relays;
 mod route;
 mod seen;
@@ -47,6 +53,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use crate::address::NodeAddress;
+use crate::dht;
 use crate::endpoint::Endpoint;
 use crate::session::Random;
 use crate::time::Instant;
@@ -58,12 +65,12 @@ use coordinates::Vivaldi;
 use edge::{Edge, Smoothed};
 use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
 use probes::Probes;
+use records::Records;
 use relays::Relays;
 use table::Table;
 use upkeep::Upkeep;
-use wire::{
-    AskRelay, AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, PAYLOAD_MAX, Relay, Seen,
-};
+pub(crate) use wire::PAYLOAD_MAX;
+use wire::{AskRelay, AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, Relay, Seen};
 
 pub use counts::{Count, Counts};
 pub use nat::{LENT_MAX, Mapping, Observation, Ports, SERVERS_MAX};
@@ -99,6 +106,8 @@ pub enum Output {
     Broadcast { from: NodeAddress, text: Vec<u8> },
     /// Another claims an address of this node's.
     Taken { address: IpAddr, by: [u8; 32] },
+    /// What has become of something in the DHT.
+    Dht(dht::Event),
 }
 
 /// Makes connections to this node known to others, and others to it; see the module's documentation.
@@ -123,6 +132,7 @@ pub struct Ring {
     broadcasts: Broadcasts,
     demands: BTreeMap<NodeAddress, Demand>,
     probes: Probes,
+    records: Records,
     relays: Relays,
     upkeep: Upkeep,
     vivaldi: Vivaldi,
@@ -189,6 +199,7 @@ impl Ring {
             broadcasts: Broadcasts::default(),
             demands: BTreeMap::new(),
             probes: Probes::default(),
+            records: Records::new(now),
             relays: Relays::default(),
             upkeep: Upkeep::new(now),
             vivaldi: Vivaldi::new(),
@@ -364,6 +375,7 @@ impl Ring {
 
     /// This node stops: all others are told.
     pub fn leave(&mut self) {
+        self.give_away();
         let all: Vec<NodeAddress> = self.table.iter().map(|(address, _)| address).collect();
         for address in all {
             self.send(address, CloseReason::Leaving.to_bytes());
@@ -404,6 +416,12 @@ impl Ring {
             ("contacts", self.contacts.len(), limits::CONTACTS_MAX),
             ("demands", self.demands.len(), DEMANDS_MAX),
             ("probes", self.probes.len(), Probes::MAX),
+            ("records", self.records.store.len(), dht::store::RECORDS_MAX),
+            ("bytes of records", self.records.store.bytes(), dht::store::BYTES_MAX),
+            ("records of its own", self.records.own.len(), Records::OWN_MAX),
+            ("requests for records", self.records.requests.len(), dht::requests::REQUESTS_MAX),
+            ("copies under way", self.records.copies.len(), copies::Copies::MAX),
+            ("senders of questions", self.records.source_count(), Records::SOURCES_MAX),
             ("pairs relayed for", self.relays.relayed(), limits::RELAYED_MAX),
             ("nodes wanted by relays", self.relays.wanted(), limits::RELAY_WANTED_MAX),
         ]
@@ -566,6 +584,7 @@ impl Ring {
             Kind::Claim => self.claim_message(from, header, payload, now),
             Kind::Survey => self.survey_message(from, header, payload, now),
             Kind::Broadcast => self.broadcast_message(from, *header, payload, now),
+            Kind::Dht => self.dht_message(from, header, payload, now),
             Kind::Carried => {
                 let datagram = payload.to_vec();
                 self.outputs.push_back(Output::Carried { from: header.source, datagram });

@@ -6,11 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipop_common::relay;
+use ipop_overlay::dhcp;
+use ipop_overlay::dht::{self, SigningKey};
 use ipop_overlay::ring::Ring;
 use ipop_overlay::{
     Command, Config, Endpoint, Instant, NetworkKey, NoPath, Node, NodeAddress, Output, Path, PeerConfig,
     PeerId,
 };
+use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::maps::{Link, LinkKey, Maps};
 use crate::packet::Packet;
@@ -36,6 +39,14 @@ const MTU: u16 = 1450;
 const KERNEL_PORT: u16 = 15_001;
 const LEASE: Duration = Duration::from_secs(30);
 
+/// UNIX time when a world begins, in milliseconds: that of its hosts whose clocks are right.
+const EPOCH_MS: u64 = 1_800_000_000_000;
+
+/// UNIX time by a host's clock, in milliseconds.
+pub fn unix_ms(now: Instant) -> u64 {
+    EPOCH_MS + now.as_nanos() / 1_000_000
+}
+
 /// What is kept of one peer.
 #[derive(Debug)]
 struct Peer {
@@ -56,7 +67,7 @@ struct Peer {
 }
 
 /// What others than the node are told of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     Echoed {
         token: u64,
@@ -69,6 +80,10 @@ pub enum Event {
     Told,
     /// Another node claims an address of this one's.
     Taken(IpAddr),
+    /// What has become of something in the DHT.
+    Dht(dht::Event),
+    /// What has become of the host's lease.
+    Lease(dhcp::Output),
 }
 
 /// A node and everything around it on one host.
@@ -88,6 +103,8 @@ pub struct Daemon {
     waiting: VecDeque<(Packet, Instant)>,
     /// Between whom this host relays, by label.
     relayed: BTreeMap<u32, [PeerId; 2]>,
+    /// Asks for an address, where the host wants one.
+    dhcp: Option<dhcp::Client>,
     tick_at: Option<Instant>,
     node_due: Option<Instant>,
     sessions_due: Option<Instant>,
@@ -99,7 +116,8 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts a node on the host at `place`.
-    pub(crate) fn new(key: [u8; 32], place: SocketAddr, mut random: Random, now: Instant) -> Self {
+    pub(crate) fn new(private: &StaticSecret, place: SocketAddr, mut random: Random, now: Instant) -> Self {
+        let key = PublicKey::from(private).to_bytes();
         let config = Config {
             public_key: key,
             network: NetworkKey::derive("simulated", b"known to all"),
@@ -114,6 +132,8 @@ impl Daemon {
         node.join(Box::new(move |bytes: &mut [u8]| random.fill(bytes)), now);
         node.handle_command(Command::Kernel { port: KERNEL_PORT, send: true }, now);
         node.set_places(vec![place]);
+        node.set_signing_key(SigningKey::new(private));
+        node.set_clock(unix_ms(now), now);
         Self {
             node,
             key,
@@ -126,6 +146,7 @@ impl Daemon {
             absent: BTreeMap::new(),
             waiting: VecDeque::new(),
             relayed: BTreeMap::new(),
+            dhcp: None,
             tick_at: None,
             node_due: None,
             sessions_due: None,
@@ -164,7 +185,8 @@ impl Daemon {
     pub(crate) fn due(&mut self) -> Option<Instant> {
         self.node_due = self.node.poll_timeout().map(|(at, _)| at);
         self.sessions_due = self.sessions.due();
-        [self.node_due, self.sessions_due, self.tick_at].into_iter().flatten().min()
+        let dhcp_due = self.dhcp.as_ref().and_then(dhcp::Client::poll_timeout);
+        [self.node_due, self.sessions_due, self.tick_at, dhcp_due].into_iter().flatten().min()
     }
 
     pub(crate) fn timeout(&mut self, now: Instant) {
@@ -176,6 +198,44 @@ impl Daemon {
         }
         if self.node_due.is_some_and(|at| at <= now) {
             self.node.handle_timeout(now);
+        }
+        if let Some(client) =
+            self.dhcp.as_mut().filter(|client| client.poll_timeout().is_some_and(|at| at <= now))
+        {
+            client.handle_timeout(&mut self.node, now);
+            self.take_lease();
+        }
+    }
+
+    /// Asks for an address from now on.
+    pub(crate) fn lease(&mut self, config: dhcp::Config, now: Instant) {
+        self.dhcp = Some(dhcp::Client::new(config, self.key, now));
+    }
+
+    /// Gives it back.
+    pub(crate) fn release(&mut self, now: Instant) {
+        if let Some(client) = &mut self.dhcp {
+            client.release(&mut self.node, now);
+        }
+    }
+
+    /// The address that the host has by its lease.
+    pub fn leased(&self) -> Option<IpAddr> {
+        self.dhcp.as_ref().and_then(dhcp::Client::address)
+    }
+
+    fn take_lease(&mut self) {
+        let outputs = std::iter::from_fn(|| self.dhcp.as_mut().and_then(dhcp::Client::poll_output));
+        self.events.extend(outputs.map(Event::Lease));
+    }
+
+    fn take_dht(&mut self, event: dht::Event, now: Instant) {
+        let is_lease =
+            self.dhcp.as_mut().is_some_and(|client| client.handle_event(&event, &mut self.node, now));
+        if is_lease {
+            self.take_lease();
+        } else {
+            self.events.push(Event::Dht(event));
         }
     }
 
@@ -390,6 +450,7 @@ impl Daemon {
             Output::Taken { address, .. } => self.events.push(Event::Taken(address)),
             // There is no other transport here.
             Output::Unheard { .. } => {}
+            Output::Dht(event) => self.take_dht(event, now),
             Output::Pong { .. } | Output::Traced { .. } | Output::Surveyed { .. } => {}
         }
     }

@@ -11,11 +11,15 @@ use crate::net::Conditions;
 use crate::world::{HostId, World, place};
 
 mod boxes;
+mod leases;
 mod nodes;
+mod records;
 mod rings;
 
 use boxes::nats;
+use leases::{leases, overlap};
 use nodes::{addresses, clocks, collision, twins};
+use records::dht;
 use rings::{broadcast, churn, join, kill, partition, restart, ring};
 
 /// Nodes that all others know from the start.
@@ -113,6 +117,9 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("churn", "a node leaves and another joins each second", 1060, churn),
     Scenario::new("broadcast", "nodes tell all others something", 1060, broadcast),
     Scenario::new("addresses", "hosts send to each other's virtual addresses", 200, addresses),
+    Scenario::new("dht", "records outlive the nodes that keep them, and their owners", 300, dht),
+    Scenario::new("leases", "all nodes join at once and ask for an address", 2000, leases),
+    Scenario::new("overlap", "a network in halves gives addresses twice, and becomes one", 300, overlap),
     Scenario::new("nats", "hosts behind boxes of every kind", 1000, nats),
     Scenario::new("collision", "two hosts each have the same virtual address", 100, collision),
     Scenario::new("twins", "one key is started twice", 100, twins),

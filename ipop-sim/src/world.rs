@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ipop_overlay::ring::Ring;
 use ipop_overlay::{Instant, Node, NodeAddress};
+use ipop_overlay::{dhcp, dht};
+use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::daemon::{Daemon, Event as Told};
 use crate::invariants::{self, Invariants};
@@ -31,6 +33,8 @@ pub type HostId = usize;
 #[derive(Debug)]
 pub struct Host {
     pub daemon: Daemon,
+    /// As its public key follows from it.
+    private: [u8; 32],
     pub key: [u8; 32],
     pub site: Site,
     /// What it is behind.
@@ -123,6 +127,10 @@ pub struct World {
     pub taken: Vec<(HostId, IpAddr)>,
     /// Hosts that have heard what a node told all, and when.
     pub told: Vec<(HostId, Instant)>,
+    /// What has become of something in the DHT, for whom and when.
+    pub dht: Vec<(HostId, Instant, dht::Event)>,
+    /// What has become of hosts' leases.
+    pub leases: Vec<(HostId, Instant, dhcp::Output)>,
     /// Keys of hosts that have stopped, and when.
     pub down: HashMap<[u8; 32], Instant>,
     /// What a scenario has to show beside its figures.
@@ -153,6 +161,8 @@ impl World {
             delivered: Vec::new(),
             taken: Vec::new(),
             told: Vec::new(),
+            dht: Vec::new(),
+            leases: Vec::new(),
             down: HashMap::new(),
             matrices: Vec::new(),
             heap_before: memory::live(),
@@ -201,7 +211,7 @@ impl World {
 
     /// Starts the key of another host a second time, elsewhere.
     pub fn add_twin(&mut self, of: HostId, contacts: &[HostId]) -> HostId {
-        self.add_with_key(self.hosts[of].key, None, contacts)
+        self.add_with_key(self.hosts[of].private, None, contacts)
     }
 
     fn add_host(&mut self, behind: Option<BoxId>, contacts: &[HostId]) -> HostId {
@@ -210,7 +220,7 @@ impl World {
         self.add_with_key(key, behind, contacts)
     }
 
-    fn add_with_key(&mut self, key: [u8; 32], behind: Option<BoxId>, contacts: &[HostId]) -> HostId {
+    fn add_with_key(&mut self, private: [u8; 32], behind: Option<BoxId>, contacts: &[HostId]) -> HostId {
         let id = self.hosts.len();
         let mut site = self.net.site();
         if let Some(behind) = behind {
@@ -219,10 +229,12 @@ impl World {
                 None => self.boxes[behind].1 = Some(id),
             }
         }
-        let daemon = self.daemon(key, id, contacts, self.now);
+        let daemon = self.daemon(private, id, contacts, self.now);
+        let key = PublicKey::from(&StaticSecret::from(private)).to_bytes();
         self.by_place.insert(place(id), id);
         self.hosts.push(Host {
             daemon,
+            private,
             key,
             site,
             behind,
@@ -240,9 +252,9 @@ impl World {
         id
     }
 
-    fn daemon(&mut self, key: [u8; 32], id: HostId, contacts: &[HostId], now: Instant) -> Daemon {
+    fn daemon(&mut self, private: [u8; 32], id: HostId, contacts: &[HostId], now: Instant) -> Daemon {
         contacts.iter().for_each(|contact| self.hosts[*contact].is_way_in = true);
-        let mut daemon = Daemon::new(key, place(id), self.random.split(), now);
+        let mut daemon = Daemon::new(&private.into(), place(id), self.random.split(), now);
         for contact in contacts {
             daemon.node.add_contact(self.hosts[*contact].key, vec![place(*contact)], true, now);
         }
@@ -259,8 +271,9 @@ impl World {
     /// Starts it again, with nothing remembered.
     pub fn restart(&mut self, id: HostId, contacts: &[HostId]) {
         self.invariants.forget(invariants::counted(self, id));
-        let (key, now) = (self.hosts[id].key, self.hosts[id].local(self.now));
-        let daemon = self.daemon(key, id, contacts, now);
+        let (private, key) = (self.hosts[id].private, self.hosts[id].key);
+        let now = self.hosts[id].local(self.now);
+        let daemon = self.daemon(private, id, contacts, now);
         let host = &mut self.hosts[id];
         (host.daemon, host.is_up, host.wake) = (daemon, true, None);
         self.down.remove(&key);
@@ -289,6 +302,20 @@ impl World {
     pub fn set_address(&mut self, id: HostId, address: IpAddr, since: u64) {
         let host = &mut self.hosts[id];
         host.daemon.set_addresses(vec![address], since, host.local(self.now));
+        self.settle(id);
+    }
+
+    /// A host asks for an address by DHCP.
+    pub fn lease(&mut self, id: HostId, config: dhcp::Config) {
+        let host = &mut self.hosts[id];
+        host.daemon.lease(config, host.local(self.now));
+        self.settle(id);
+    }
+
+    /// A host gives its address back.
+    pub fn release(&mut self, id: HostId) {
+        let host = &mut self.hosts[id];
+        host.daemon.release(host.local(self.now));
         self.settle(id);
     }
 
@@ -393,6 +420,8 @@ impl World {
                 Told::Echoed { token, rtt, hops } => self.echoes.push(Echoed { token, rtt, hops }),
                 Told::Taken(address) => self.taken.push((id, address)),
                 Told::Told => self.told.push((id, now)),
+                Told::Lease(output) => self.leases.push((id, now, output)),
+                Told::Dht(event) => self.dht.push((id, now, event)),
                 Told::Delivered(Packet { id: packet, way, .. }) => {
                     self.delivered.push(Delivered { id: packet, to: id, at: now, way });
                 }

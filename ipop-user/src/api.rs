@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::key::{NodeAddress, PublicKey};
 
+mod dht;
 mod dns;
 mod overlay;
 mod ping;
 
+pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
 pub use dns::Dns;
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
@@ -40,6 +42,8 @@ pub mod paths {
     pub const TRACE: &str = "/v1/traceroute";
     /// `POST` a [`super::SurveyOrder`].
     pub const SURVEY: &str = "/v1/survey";
+    /// `POST` a [`super::DhtOrder`].
+    pub const DHT: &str = "/v1/dht";
     /// `POST` a [`super::KernelOrder`].
     pub const DATAPATH_KERNEL: &str = "/v1/datapath/kernel";
     /// `POST`, no body.

@@ -50,6 +50,7 @@ mod nat;
 mod overlay;
 mod places;
 mod probes;
+mod records;
 mod refuse;
 mod relayed;
 mod reload;

@@ -1,6 +1,7 @@
 //! The node's part in the ring: which peers are connections of it, what it says of itself to them, and
 //! what the ring wants done.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -34,7 +35,9 @@ const CHECKED_MAX: usize = 4;
 impl Node {
     /// Makes the node part of the ring.
     pub fn join(&mut self, random: Random, now: Instant) {
-        self.ring = Some(Ring::new(self.public_key, random, now));
+        let mut ring = Ring::new(self.public_key, random, now);
+        self.signing_key.iter().for_each(|key| ring.set_signing_key(Arc::clone(key)));
+        self.ring = Some(ring);
     }
 
     /// The ring, where the node is part of one.
@@ -217,7 +220,7 @@ impl Node {
         self.peer_at(id).map(|peer| NodeAddress::of_key(&peer.public_key))
     }
 
-    fn with_ring<T>(&mut self, act: impl FnOnce(&mut Ring) -> T) -> Option<T> {
+    pub(super) fn with_ring<T>(&mut self, act: impl FnOnce(&mut Ring) -> T) -> Option<T> {
         let result = act(self.ring.as_mut()?);
         self.drain_ring();
         Some(result)
@@ -399,6 +402,7 @@ impl Node {
                 ring::Output::Found { address, public_key } => Output::Found { address, public_key },
                 ring::Output::Broadcast { from, text } => Output::Broadcast { from, text },
                 ring::Output::Taken { address, by } => Output::Taken { address, by },
+                ring::Output::Dht(event) => Output::Dht(event),
             };
             self.outputs.push_back(output);
         }

@@ -54,6 +54,19 @@ counts! {
     RelayRefused, "overlay_relay_refused", Refused, "pairs of nodes between which this one was asked to relay and does not";
     Detour, "overlay_detour", Ok, "connections that were broken although the other was there, and given up for a way round";
     MappingExpired, "overlay_mapping_expired", Ok, "times that a NAT was seen to forget this node in a silence: from then on it is shorter";
+    DhtKept, "dht_kept", Ok, "records that this node has taken to keep";
+    DhtCopied, "dht_copied", Ok, "copies of records that were sent to neighbours";
+    DhtStands, "dht_stands", Refused, "records not kept because another's, or a newer one, stands";
+    DhtConflict, "dht_conflict", Refused, "records given up because one that was created earlier has come";
+    DhtContested, "dht_contested", Refused, "words of others that a record of this node's is another's now";
+    DhtNotSigned, "dht_not_signed", Refused, "records that their owner has not signed";
+    DhtWrongTime, "dht_wrong_time", Refused, "records that are over, of the future, or live for too long";
+    DhtStale, "dht_stale", Refused, "records that say they were created before what their owner had left";
+    DhtFull, "dht_full", Refused, "records for which there is no room, in all, of their owner or under their key";
+    DhtTooMany, "dht_too_many", Refused, "questions and records beyond what one sender or neighbour may send";
+    DhtNoNeighbour, "dht_no_neighbour", Refused, "copies of records by nodes that are no neighbours on the ring";
+    DhtFalseAnswer, "dht_false_answer", Refused, "answers about records that do not fit, or that nobody has signed";
+    DhtNoClock, "dht_no_clock", Dropped, "messages about records while this node does not know what time it is";
     Unreachable, "overlay_unreachable", Dropped, "connections that could not be made";
 }
 

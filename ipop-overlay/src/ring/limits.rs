@@ -82,6 +82,15 @@ pub(super) const RESEND_FIRST: Duration = Duration::from_secs(1);
 pub(super) const RESEND_MIN: Duration = Duration::from_millis(300);
 pub(super) const RESEND_MAX: Duration = Duration::from_secs(8);
 
+/// A node that knows others and finds none of them is a network of its own after so long.
+pub(super) const ALONE: Duration = Duration::from_secs(10);
+
+/// Who has come to the ring asks for nothing before its neighbours have been the same for so long, or it has been
+/// there for as long: until then others may not know it, and it may not know them.
+pub(super) const SETTLED_FOR: Duration = Duration::from_millis(500);
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(3);
+pub(super) const SETTLING: Duration = Duration::from_millis(100);
+
 /// Ways into the network that are known.
 pub(super) const CONTACTS_MAX: usize = 64;
 /// A contact is tried again after so long, then half as often each time.

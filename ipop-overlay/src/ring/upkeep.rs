@@ -27,6 +27,8 @@ pub(super) struct Upkeep {
     bypass_at: Instant,
     /// What the neighbours were told last.
     told: Vec<NodeAddress>,
+    /// Who they were when they were last looked at.
+    nearest: Vec<NodeAddress>,
 }
 
 impl Upkeep {
@@ -40,6 +42,7 @@ impl Upkeep {
             examine_at: now,
             bypass_at: now,
             told: Vec::new(),
+            nearest: Vec::new(),
         }
     }
 }
@@ -73,6 +76,7 @@ impl Ring {
             self.connect_due(),
             self.contacts_due(),
             self.claims_due(),
+            self.records_due(),
             self.relays_due(),
         ];
         edges.chain(fixed.into_iter().flatten()).min()
@@ -83,6 +87,7 @@ impl Ring {
         self.connect_timeout(now);
         self.contacts_timeout(now);
         self.claims_timeout(now);
+        self.records_timeout(now);
         self.relays_timeout(now);
         self.check_edges(now);
         self.trim(now);
@@ -241,6 +246,10 @@ impl Ring {
         if nearest != self.upkeep.told {
             self.upkeep.gossip_at.get_or_insert(now.after(GOSSIP_DELAY));
             self.upkeep.near_wait = NEAR_RETRY;
+        }
+        if nearest != self.upkeep.nearest {
+            self.neighbours_changed(&nearest, now);
+            self.upkeep.nearest = nearest;
         }
         self.repair(now);
     }

@@ -42,6 +42,7 @@
 //!             network's size u16 · 14 coordinates · 26 how many of them here · 27 zero · 28 for each its
 //!             address, the sender's roles, the other's roles
 //! broadcast (6) 0 token u64 · 8 text
+//! dht (7)     see `dht::wire`
 //! ```
 
 mod probes;
@@ -208,6 +209,7 @@ pub(crate) enum Kind {
     Claim = 4,
     Survey = 5,
     Broadcast = 6,
+    Dht = 7,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -457,6 +459,7 @@ impl Header {
             4 => Kind::Claim,
             5 => Kind::Survey,
             6 => Kind::Broadcast,
+            7 => Kind::Dht,
             _ => return None,
         };
         let (went_uphill, has_via) = (form & 0x40 != 0, form & 0x80 != 0);

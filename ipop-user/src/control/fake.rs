@@ -11,8 +11,8 @@ use crate::api::{
     KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, Dns, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
-    PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
+    Bootstrap, Connections, Coordinates, DhtAnswer, Dns, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay,
+    OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -294,6 +294,10 @@ pub(crate) fn answer(request: Request) {
         Request::Counters(reply) => send(reply, counters()),
         Request::Explain { peer, reply } => send(reply, chosen(&peer).map(|_| explanation())),
         Request::Probe { node, probe } => probed(node.as_ref(), probe),
+        Request::Dht { order, reply } => {
+            let answer = DhtAnswer { verb: order.verb, name: order.name, stored: true, records: Vec::new() };
+            send(reply, Ok(answer));
+        }
         Request::SetKernel { on: true, reply } => {
             send(reply, Err("the kernel path is not available: no CAP_BPF".to_owned()));
         }

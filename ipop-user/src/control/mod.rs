@@ -41,6 +41,11 @@ pub enum Request {
         node: Option<api::Selector>,
         probe: Probe,
     },
+    /// Records in the DHT.
+    Dht {
+        order: api::DhtOrder,
+        reply: Reply<api::DhtAnswer>,
+    },
     /// The answer says what was done.
     SetKernel {
         on: bool,

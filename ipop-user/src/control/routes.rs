@@ -102,6 +102,7 @@ pub(super) fn control(daemon: Daemon) -> Router {
         .route(paths::PING, post(ping))
         .route(paths::TRACE, post(trace))
         .route(paths::SURVEY, post(survey))
+        .route(paths::DHT, post(dht))
         .route(paths::DATAPATH_KERNEL, post(set_kernel))
         .route(paths::RELOAD, post(reload))
         .route(paths::METRICS, get(scrape))
@@ -196,6 +197,14 @@ async fn survey(
     let node = node.as_deref().map(api::Selector::parse);
     let probe = |reply| Request::Probe { node, probe: Probe::Survey { reply } };
     daemon.order(daemon.limits.survey, probe).await.map(Json)
+}
+
+async fn dht(
+    State(daemon): State<Daemon>,
+    order: Result<Json<api::DhtOrder>, JsonRejection>,
+) -> Answer<api::DhtAnswer> {
+    let order = body(order)?;
+    daemon.order(daemon.limits.order, |reply| Request::Dht { order, reply }).await.map(Json)
 }
 
 async fn set_kernel(

@@ -51,6 +51,9 @@ pub(super) enum Command {
     Traceroute(Traceroute),
     /// Walk the overlay's ring: who is there, who is connected to whom, and whether all agree
     Crawl(Crawl),
+    /// Leave records with the nodes of the overlay, and find those of others
+    #[command(subcommand)]
+    Dht(Dht),
     /// Show what happened to packets, by path and verdict
     Counters {
         /// Those that are zero as well
@@ -163,6 +166,53 @@ pub(super) struct Crawl {
     /// Ask so many nodes a second at most
     #[arg(long, value_name = "PER_SECOND", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rate: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Dht {
+    /// Show what there is under a name
+    Get {
+        /// 1 to 128 bytes
+        name: String,
+    },
+    /// Leave one of this node's records under a name, beside those of others
+    Put {
+        #[command(flatten)]
+        leave: DhtLeave,
+        /// Which of this node's records under the name: another number, another record
+        #[arg(long, default_value_t = 0)]
+        slot: u16,
+    },
+    /// Leave the only record under a name, if nobody else has
+    Create {
+        #[command(flatten)]
+        leave: DhtLeave,
+    },
+    /// Take back what this node has left under a name
+    Remove {
+        /// 1 to 128 bytes
+        name: String,
+        /// Which of this node's records
+        #[arg(long, default_value_t = 0)]
+        slot: u16,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DhtLeave {
+    /// 1 to 128 bytes
+    pub(super) name: String,
+    /// Up to 1024 bytes
+    pub(super) value: String,
+    /// The value is Base64
+    #[arg(long)]
+    pub(super) base64: bool,
+    /// Seconds for which it is there
+    #[arg(long, value_name = "SECONDS", default_value_t = crate::api::DHT_TTL_S, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) ttl: u64,
+    /// Have the daemon leave it again before it is over, for as long as it runs
+    #[arg(long)]
+    pub(super) keep: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -71,6 +71,10 @@ impl Client {
         self.post(paths::SURVEY, order).await
     }
 
+    pub(super) async fn dht(&self, order: &api::DhtOrder) -> Answer<api::DhtAnswer> {
+        self.post(paths::DHT, order).await
+    }
+
     pub(super) async fn set_kernel(&self, on: bool) -> Answer<api::Done> {
         self.post(paths::DATAPATH_KERNEL, &api::KernelOrder { on }).await
     }

@@ -34,6 +34,7 @@ impl Daemon {
                 })));
             }
             Request::Probe { node, probe } => self.probe(node.as_ref(), probe),
+            Request::Dht { order, reply } => self.order_of_records(order, reply),
             Request::SetKernel { on, reply } => drop(reply.send(self.set_kernel(on))),
             Request::Reload(reply) => drop(reply.send(self.reload().await)),
         }

@@ -29,6 +29,7 @@ mod apply;
 mod bootstrap;
 mod clock;
 mod device;
+mod dht;
 mod dns;
 mod handover;
 mod lan;
@@ -78,6 +79,7 @@ use crate::userpath::{
 
 use apply::Stale;
 use device::VirtualDevice;
+use dht::Dht;
 use dns::Dns;
 use overlay::Overlay;
 use peers::{Origin, Peers, of_user_slot};
@@ -192,6 +194,7 @@ struct Daemon {
     stun: Stun,
     turn: Turn,
     dns: Dns,
+    dht: Dht,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -398,6 +401,8 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
+            // It may have been set.
+            self.node.set_clock(clock::unix_ns() / 1_000_000, now);
             self.tidy_streams(now);
             self.underlays.look_at_drivers(&self.netlink).await;
             self.renew();
@@ -531,6 +536,7 @@ impl Daemon {
                 }
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
+                Output::Dht(event) => self.hear_of_records(event),
             }
         }
         !is_idle

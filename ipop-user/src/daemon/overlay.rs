@@ -73,6 +73,7 @@ impl Daemon {
         let nodes = overlay.remembered.nodes.clone();
         let now = clock::now();
         self.node.join(random, now);
+        self.node.set_clock(clock::unix_ns() / 1_000_000, now);
         self.node.set_relaying(self.config.underlay.relay);
         self.claim_addresses();
         for node in &nodes {

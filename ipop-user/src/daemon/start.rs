@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LEASE_NS};
 use ipop_common::{Address, sealed};
+use ipop_overlay::dht::SigningKey;
 use ipop_overlay::session::{AddError, Mac1Key, network_psk};
 use ipop_overlay::{AddPeerError, Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
 use tokio::sync::mpsc;
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 
 use super::apply::Stale;
 use super::device::VirtualDevice;
+use super::dht::Dht;
 use super::dns::Dns;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
@@ -152,6 +154,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         stun: Stun::new(ear),
         turn,
         dns: Dns::new(),
+        dht: Dht::default(),
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,
@@ -322,7 +325,7 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
     };
     let name = |id: PeerId| config.peers.get(id.0).map_or("?", |peer| peer.name.as_str());
     let node = Node::new(&node_config, clock::unix_ns(), clock::now());
-    let node = node.map_err(|(id, error)| match error {
+    let mut node = node.map_err(|(id, error)| match error {
         AddPeerError::KeyTaken(other) | AddPeerError::LinkIdTaken(other) => anyhow::anyhow!(
             "peers {} and {} derive the same link id: give one of them another key",
             name(other),
@@ -330,6 +333,7 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
         ),
         AddPeerError::TooMany => anyhow::anyhow!("peer {}: {error}", name(id)),
     })?;
+    node.set_signing_key(SigningKey::new(&(*key.expose()).into()));
     let link_id = |id| node.peer(id).map(|view| view.link_id);
     let states = config.peers.iter().enumerate().filter_map(|(index, peer)| {
         let id = PeerId(index);

@@ -64,6 +64,9 @@ const KIND_ECHO: u8 = 2 << 3;
 const KIND_CARRIED: u8 = 3 << 3;
 const KIND_CLAIM: u8 = 4 << 3;
 const KIND_SURVEY: u8 = 5 << 3;
+const KIND_DHT: u8 = 7 << 3;
+/// To the node nearest to a place.
+const NEAREST: u8 = 1;
 /// A text for a part of the ring.
 const KIND_BROADCAST: u8 = 6 << 3 | 5;
 const BROADCAST: &[u8] = &[0; 41];
@@ -77,6 +80,70 @@ const SURVEY_ANSWER: &[u8] = &[5, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 7];
 /// Of what kind, of which address, of whom, since when.
 fn claim(source: u8, kind: u8, last: u8, since: u8) -> Vec<u8> {
     routed(1, KIND_CLAIM, [1, 10], [source, OWN, 0], &[3, kind, last, source, since])
+}
+
+/// About records: what, of which place, with which argument and how many; then each record.
+fn about(member: u8, mode: u8, what: [u8; 4], records: &[[u8; 8]]) -> Vec<u8> {
+    let payload = [&[6][..], &what, records.as_flattened()].concat();
+    routed(member, KIND_DHT | mode, [1, 10], [member, OWN, 0], &payload)
+}
+
+/// A record by its owner, name, form (1: create, 2: removed, 0xe0: not signed), slot, when it was created, how long it lives,
+/// sequence, and length.
+const fn record(owner: u8, name: u8, form: u8, sequence: u8) -> [u8; 8] {
+    [owner, name, form, 1, 125, 200, sequence, 20]
+}
+
+/// Bits of a message that answers the last question.
+const FITS: u8 = 128;
+
+fn records() -> Vec<u8> {
+    let create = |owner, sequence| record(owner, 1, 1, sequence);
+    [
+        about(1, NEAREST, [1, 0, 0, 0], &[create(1, 0)]),
+        about(1, NEAREST, [1, 0, 0, 0], &[create(2, 0)]),
+        about(1, NEAREST, [1, 0, 0, 0], &[create(1, 0)]),
+        about(1, NEAREST, [1, 3, 0, 0], &[record(1, 2, 0, 0)]),
+        about(1, NEAREST, [1, 3, 0, 0], &[record(1, 2, 0xe0, 1)]),
+        // Older than what stands of the same owner, over, and of the future.
+        about(1, NEAREST, [1, 3, 0, 0], &[[1, 1, 1, 0, 124, 255, 200, 9]]),
+        about(1, NEAREST, [1, 3, 0, 0], &[[3, 3, 1, 0, 0, 1, 0, 9]]),
+        about(1, NEAREST, [1, 3, 0, 0], &[[3, 3, 1, 0, 255, 1, 0, 9]]),
+        // Read, with room for one and without.
+        about(1, NEAREST, [2, 3, 40, 129], &[]),
+        about(1, NEAREST, [2, 3, 0, 1], &[]),
+        // Neighbours keep it as well.
+        pass(3000),
+        about(1, 0, [3, 0, FITS, 0], &[]),
+        about(2, 0, [4, 0, FITS, 0], &[[5, 1, 1, 0, 100, 255, 0, 9]]),
+        about(2, 0, [7, 0, 0, 0], &[[4, 1, 1, 0, 90, 255, 0, 9]]),
+        about(2, 0, [8, 0, 0, 0], &[[4, 1, 1, 0, 90, 255, 0, 9]]),
+        about(1, NEAREST, [1, 0, 0, 0], &[record(4, 1, 3, 255)]),
+        pass(60_000),
+    ]
+    .concat()
+}
+
+fn own_records() -> Vec<u8> {
+    let get = |name| act(1, &[12, name, 1]);
+    [
+        act(1, &[14, 128 | 1, 0, 20, 200]),
+        act(1, &[15, 128 | 2, 3, 20, 200]),
+        about(1, 0, [3, 0, FITS, 0], &[]),
+        about(1, 0, [4, 0, FITS, 0], &[record(2, 2, 0, 0)]),
+        about(1, 0, [5, 0, FITS | 6, 0], &[]),
+        get(1),
+        about(1, 0, [6, 0, FITS, 1], &[record(2, 1, 1, 0)]),
+        get(2),
+        about(1, 0, [6, 0, FITS | 1, 2], &[record(2, 2, 0, 0), record(3, 2, 0xe1, 0)]),
+        pass(5000),
+        about(2, 0, [8, 0, 0, 0], &[[4, 1, 1, 0, 90, 255, 0, 9]]),
+        act(1, &[13, 2, 0]),
+        pass(60_000),
+        pass(60_000),
+        act(1, &[6]),
+    ]
+    .concat()
 }
 
 pub(super) fn runs() -> Inputs {
@@ -114,6 +181,8 @@ pub(super) fn runs() -> Inputs {
                 })
                 .collect(),
         ),
+        ("records", records()),
+        ("own-records", own_records()),
         (
             "too-far",
             [

@@ -11,8 +11,10 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipop_overlay::dht::{self, Key, Kind, SigningKey};
 use ipop_overlay::ring::{BROADCAST_MAX, Count, Output, Ring};
 use ipop_overlay::{Endpoint, Instant, NodeAddress};
 
@@ -58,7 +60,21 @@ pub(crate) fn reached(input: &[u8]) -> BTreeSet<&'static str> {
 }
 
 fn key(member: u8) -> [u8; 32] {
-    [member; 32]
+    if member == OWN { signer(OWN).public_key() } else { [member; 32] }
+}
+
+/// What signs records: of the node itself, and of owners that may be anybody.
+fn signer(number: u8) -> SigningKey {
+    SigningKey::new(&[number; 32].into())
+}
+
+/// UNIX time in seconds when a run starts.
+const WALL: u64 = 1_800_000_000;
+/// Names of records.
+const NAMES: u8 = 4;
+
+fn name(number: u8) -> [u8; 2] {
+    [b'n', number % NAMES]
 }
 
 /// An address of the virtual network.
@@ -92,6 +108,8 @@ struct Run {
     own: usize,
     /// The last request that the node has sent: its mode and its token.
     request: Option<[u8; 8]>,
+    /// The last question about records or copy of one: what it is, of which place, and its token.
+    asked: Option<([u8; 2], Vec<u8>)>,
     /// Labels by which it relays.
     relayed: BTreeSet<u32>,
 }
@@ -108,6 +126,8 @@ impl Run {
         };
         let mut ring = Ring::new(key(OWN), Box::new(random), now);
         ring.set_endpoints(vec![place(1), place(2)]);
+        ring.set_signing_key(Arc::new(signer(OWN)));
+        ring.set_clock(WALL * 1000, now);
         let mut run = Self {
             ring,
             now,
@@ -116,6 +136,7 @@ impl Run {
             accounts: [Account::default(); 32],
             own: 0,
             request: None,
+            asked: None,
             relayed: BTreeSet::new(),
         };
         // Two that are on the ring.
@@ -223,7 +244,7 @@ impl Run {
         let more = if more < 128 { u16::from(more) } else { u16::from(more) << 8 };
         let (hops, most) = (u16::from(hops), u16::from(hops).saturating_add(more));
         let ends = [self.somebody(tape), self.somebody(tape), self.somebody(tape)];
-        let payload = match tape.u8() % 6 {
+        let payload = match tape.u8() % 7 {
             0 => tape.bytes(40).to_vec(),
             1 => [&[tape.u8() % 6, 0, 0, hops as u8][..], &tape.array::<8>()].concat(),
             3 => {
@@ -249,6 +270,7 @@ impl Run {
                 }
                 survey
             }
+            6 => self.about_records(tape),
             _ => {
                 let source = tape.u8();
                 let token = tape.array();
@@ -256,6 +278,56 @@ impl Run {
             }
         };
         self.hear(member, &message(form, hops, most, &ends, &payload));
+    }
+
+    /// A message about records: any, or one that fits the last question.
+    fn about_records(&self, tape: &mut Tape<'_>) -> Vec<u8> {
+        let [what, replica, argument, count] = tape.array();
+        let mut out = vec![what % 9, replica % 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, replica];
+        if let (Some(([_, asked], token)), true) = (&self.asked, argument & 128 != 0) {
+            out[1] = *asked;
+            out[4..12].copy_from_slice(token);
+        }
+        match what % 9 {
+            1 | 7 | 8 => out.extend(self.record(tape)),
+            4 if count & 1 == 0 => out.extend(self.record(tape)),
+            2 => {
+                out[3] = argument & 3;
+                let key = Key::of_name(&name(count)).map(|key| key.0.0);
+                out.extend(key.into_iter().flatten());
+                out.push(count >> 7);
+                out.resize(out.len() + usize::from(argument & 0x7f) * 8, 0);
+            }
+            5 => out[3] = argument & 7,
+            6 => {
+                let count = count % 5;
+                out[3] = argument & 3;
+                out.extend([0, count.saturating_add(argument & 1), count, 0]);
+                (0..count).for_each(|_| out.extend(self.record(tape)));
+            }
+            _ => {}
+        }
+        out
+    }
+
+    /// A record that its owner has signed, as a rule.
+    fn record(&self, tape: &mut Tape<'_>) -> Vec<u8> {
+        let [owner, number, form, slot, created, life, sequence, len] = tape.array();
+        let signer = signer(if owner == OWN { OWN } else { owner & 7 });
+        let is_create = form & 1;
+        let mut head = vec![1, is_create | (form & 2) << 6, 0, if is_create == 1 { 0 } else { slot }];
+        head.extend(Key::of_name(&name(number)).map(|key| key.0.0).into_iter().flatten());
+        head.extend(signer.public_key());
+        let created = WALL + u64::from(created) * 4 - 500;
+        head.extend(created.to_be_bytes());
+        head.extend((created + u64::from(life) * 8).to_be_bytes());
+        head.extend((created * 1000 + u64::from(sequence)).to_be_bytes());
+        let len = if form & 2 != 0 { 0 } else { len };
+        head.extend([0, len, 0, 0]);
+        let value = vec![number; usize::from(len)];
+        let mut signature = signer.sign(&[b"ipop record v1", &head[..], &value].concat());
+        signature[0] ^= u8::from(form >> 5 == 7);
+        [&head[..], &signature, &value].concat()
     }
 
     /// An answer to the last request, in the name of one of the members.
@@ -270,7 +342,18 @@ impl Run {
     /// What the host wants of the node.
     fn own_act(&mut self, member: u8, tape: &mut Tape<'_>) {
         let (to, now) = (address(member), self.now);
-        match tape.u8() % 12 {
+        match tape.u8() % 16 {
+            12 => drop(self.ring.get(&name(tape.u8()), kind(tape.u8()), now)),
+            13 => drop(self.ring.remove(&name(tape.u8()), kind(tape.u8()), 0, now)),
+            what @ (14 | 15) => {
+                let [number, slot, len, ttl] = tape.array();
+                let (value, ttl) = (vec![slot; usize::from(len & 63)], u64::from(ttl));
+                let (name, keep) = (name(number), number & 128 != 0);
+                match what {
+                    14 => drop(self.ring.create(&name, &value, ttl, keep, now)),
+                    _ => drop(self.ring.put(&name, u16::from(slot), &value, ttl, keep, now)),
+                }
+            }
             0 => self.ring.echo(to, tape.u64(), now),
             9 => self.ring.trace(to, tape.u64(), tape.u16(), now),
             10 => self.ring.survey(to, tape.u64(), tape.u8(), now),
@@ -340,6 +423,7 @@ impl Run {
                 // Who claims an address may say anything.
                 Output::Found { .. } => {}
                 Output::Taken { by, .. } => assert_ne!(by, key(OWN), "this node's own claim"),
+                Output::Dht(event) => told(&event),
             }
         }
     }
@@ -362,8 +446,12 @@ impl Run {
                     4 => first >= 3,
                     2 => matches!(first, 1 | 3 | 4),
                     6 => false,
+                    7 => matches!(first, 3..=6),
                     _ => first == 1,
                 };
+                if is_own && kind == 7 && matches!(first, 1 | 2 | 7) {
+                    self.asked = Some(([first, message[payload + 1]], message[payload + 4..][..8].to_vec()));
+                }
                 if is_own && kind == 1 && !answers {
                     self.request = message[payload + 4..].first_chunk().copied();
                 }
@@ -391,6 +479,31 @@ impl Run {
         assert!(self.own <= most, "{} bytes by itself in {seconds} s, {} events", self.own, self.events);
         let [up, down] = self.ring.nearest();
         assert!(up.iter().chain(&down).all(|address| self.ring.is_connected(*address)));
+    }
+}
+
+fn kind(number: u8) -> Kind {
+    if number & 1 == 0 { Kind::Put } else { Kind::Create }
+}
+
+/// What is told of records is signed, of the name that was asked for, and not too much.
+fn told(event: &dht::Event) {
+    let is_right = |key: Key, record: &dht::Record| {
+        record.key == key && record.value.len() <= dht::VALUE_MAX && !record.removed
+    };
+    match event {
+        dht::Event::Got { key, records, votes, answers, .. } => {
+            assert!(*votes <= dht::REPLICAS && *answers <= dht::REPLICAS);
+            assert!(records.iter().all(|record| is_right(*key, record)));
+            let creates = records.iter().filter(|record| record.kind == Kind::Create).count();
+            assert!(creates <= 1, "two have created the same");
+        }
+        dht::Event::Refused { key, standing: Some(standing), .. }
+        | dht::Event::Lost { key, standing: Some(standing) } => assert_eq!(standing.key, *key),
+        dht::Event::Stored { .. }
+        | dht::Event::Failed { .. }
+        | dht::Event::Refused { standing: None, .. }
+        | dht::Event::Lost { standing: None, .. } => {}
     }
 }
 

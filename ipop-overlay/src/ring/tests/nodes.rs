@@ -14,12 +14,20 @@ use super::super::wire::{
 };
 use super::super::{Count, End, Output, Page, Ring};
 use crate::address::NodeAddress;
+use crate::dht::{Event, SigningKey};
 use crate::endpoint::Endpoint;
 use crate::time::Instant;
 
-pub(super) fn key(index: usize) -> [u8; 32] {
-    [index as u8 + 1; 32]
+pub(super) fn signer(index: usize) -> SigningKey {
+    SigningKey::new(&[index as u8 + 1; 32].into())
 }
+
+pub(super) fn key(index: usize) -> [u8; 32] {
+    signer(index).public_key()
+}
+
+/// UNIX time in seconds when these tests begin.
+pub(super) const WALL: u64 = 1_800_000_000;
 
 pub(super) fn node(index: usize) -> NodeAddress {
     NodeAddress::of_key(&key(index))
@@ -34,7 +42,10 @@ fn ring(index: usize, now: Instant) -> Ring {
             *byte = (state >> 56) as u8;
         }
     };
-    Ring::new(key(index), Box::new(random), now)
+    let mut ring = Ring::new(key(index), Box::new(random), now);
+    ring.set_signing_key(std::sync::Arc::new(signer(index)));
+    ring.set_clock(WALL * 1000 + now.as_nanos() / 1_000_000, now);
+    ring
 }
 
 /// Nodes on a network that loses nothing and takes no time. Whoever is up is reached at once.
@@ -50,6 +61,7 @@ pub(super) struct Few {
     /// By whom, which address, and whose it is.
     pub(super) found: Vec<(usize, IpAddr, Option<[u8; 32]>)>,
     pub(super) taken: Vec<(usize, IpAddr, [u8; 32])>,
+    pub(super) dht: Vec<(usize, Event)>,
 }
 
 impl Few {
@@ -66,6 +78,7 @@ impl Few {
             told: Vec::new(),
             found: Vec::new(),
             taken: Vec::new(),
+            dht: Vec::new(),
         }
     }
 
@@ -138,6 +151,7 @@ impl Few {
             Output::Broadcast { from, text } => self.told.push((index, from, text)),
             Output::Found { address, public_key } => self.found.push((index, address, public_key)),
             Output::Taken { address, by } => self.taken.push((index, address, by)),
+            Output::Dht(event) => self.dht.push((index, event)),
         }
     }
 

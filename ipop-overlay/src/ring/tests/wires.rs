@@ -215,7 +215,7 @@ fn a_mode_or_kind_that_there_is_not_is_refused() {
         Header::parse(&message[..len]).is_some()
     });
     // Those of one node or two, and those of a part of the ring.
-    assert_eq!(known.count(), (5 * 5 + 1) * 4);
+    assert_eq!(known.count(), (5 * 6 + 1) * 4);
 }
 
 #[test]
