@@ -57,7 +57,9 @@ pub enum Error {
 impl core::fmt::Display for Error {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::NoNamespace => f.write_str("no node has described the network's addresses; configure a pool on one"),
+            Self::NoNamespace => {
+                f.write_str("no node has described the network's addresses; configure a pool on one")
+            }
             Self::BadNamespace => f.write_str("the description of the network's addresses cannot be read"),
             Self::Exhausted => f.write_str("all addresses of the pool are taken; enlarge it or free some"),
             Self::Taken { by: Some(by) } => write!(f, "the address is {by}'s"),
@@ -74,9 +76,14 @@ impl core::error::Error for Error {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// The node has this address, in a network with a prefix of this length.
-    Bound { address: IpAddr, prefix_len: u8 },
+    Bound {
+        address: IpAddr,
+        prefix_len: u8,
+    },
     /// It has it no more; another is looked for.
-    Lost { address: IpAddr },
+    Lost {
+        address: IpAddr,
+    },
     Failed(Error),
 }
 
@@ -270,8 +277,7 @@ impl Client {
     /// Describes the network, if this node is configured to; whoever is first may.
     fn announce(&mut self, node: &mut Node, now: Instant) {
         if let Some(pool) = &self.config.pool {
-            self.announcing =
-                node.dht_create(&self.namespace(), &pool.to_bytes(), TTL_MAX_S, true, now).ok();
+            self.announcing = node.dht_create(&self.namespace(), &pool.to_bytes(), TTL_MAX_S, true, now).ok();
         }
     }
 
@@ -312,7 +318,9 @@ impl Client {
         let Some(pool) = &self.pool else { return self.again(now) };
         let own = NodeAddress::of_key(&self.public_key);
         let address = match self.wanted() {
-            Some(wanted) if !pool.contains(wanted) || pool.owner(wanted).is_some_and(|owner| owner != own) => {
+            Some(wanted)
+                if !pool.contains(wanted) || pool.owner(wanted).is_some_and(|owner| owner != own) =>
+            {
                 return self.fail(Error::NotInPool, now);
             }
             Some(wanted) => wanted,

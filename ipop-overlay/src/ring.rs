@@ -69,10 +69,8 @@ use records::Records;
 use relays::Relays;
 use table::Table;
 use upkeep::Upkeep;
-use wire::{
-    AskRelay, AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, Relay, Seen,
-};
 pub(crate) use wire::PAYLOAD_MAX;
+use wire::{AskRelay, AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, Relay, Seen};
 
 pub use counts::{Count, Counts};
 pub use nat::{LENT_MAX, Mapping, Observation, Ports, SERVERS_MAX};

@@ -199,7 +199,9 @@ impl Daemon {
         if self.node_due.is_some_and(|at| at <= now) {
             self.node.handle_timeout(now);
         }
-        if let Some(client) = self.dhcp.as_mut().filter(|client| client.poll_timeout().is_some_and(|at| at <= now)) {
+        if let Some(client) =
+            self.dhcp.as_mut().filter(|client| client.poll_timeout().is_some_and(|at| at <= now))
+        {
             client.handle_timeout(&mut self.node, now);
             self.take_lease();
         }

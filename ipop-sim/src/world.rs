@@ -5,9 +5,9 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipop_overlay::{dhcp, dht};
 use ipop_overlay::ring::Ring;
 use ipop_overlay::{Instant, Node, NodeAddress};
+use ipop_overlay::{dhcp, dht};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::daemon::{Daemon, Event as Told};

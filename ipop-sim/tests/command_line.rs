@@ -41,7 +41,11 @@ fn scenarios_are_listed() {
     let rings = ["ring", "large", "join", "kill", "partition", "restart", "churn"];
     assert_eq!(
         names,
-        [&rings[..], &["broadcast", "addresses", "dht", "leases", "overlap", "nats", "collision", "twins", "clocks"]].concat(),
+        [
+            &rings[..],
+            &["broadcast", "addresses", "dht", "leases", "overlap", "nats", "collision", "twins", "clocks"]
+        ]
+        .concat(),
         "{said}"
     );
 }

@@ -92,9 +92,8 @@ impl Pool {
         if !(LEASE_MIN_S..=TTL_MAX_S as u32).contains(&lease_s) {
             return Err(PoolError::Lease);
         }
-        let is_twice = |index: usize, address: &IpAddr| {
-            reserved.iter().take(index).any(|(other, _)| other == address)
-        };
+        let is_twice =
+            |index: usize, address: &IpAddr| reserved.iter().take(index).any(|(other, _)| other == address);
         let mut all = reserved.iter().enumerate();
         if reserved.len() > RESERVED_MAX
             || all.any(|(index, (address, _))| !pool.contains(*address) || is_twice(index, address))

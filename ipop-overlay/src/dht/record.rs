@@ -219,7 +219,8 @@ impl Record {
         let slot = u16::from_be_bytes(bytes.bytes(2)?);
         let key = bytes.bytes::<ADDRESS_LEN>(4)?;
         let is_place = key[ADDRESS_LEN - 1] & 1 == 0;
-        if !is_valid_len || !is_place || bytes.bytes::<2>(82)? != [0; 2] || kind == Kind::Create && slot != 0 {
+        if !is_valid_len || !is_place || bytes.bytes::<2>(82)? != [0; 2] || kind == Kind::Create && slot != 0
+        {
             return None;
         }
         let (value, rest) = bytes.get(RECORD_LEN..)?.split_at_checked(len)?;

@@ -236,7 +236,10 @@ impl Requests {
                     return None;
                 }
                 let may_win = standing.as_ref().is_some_and(|standing| {
-                    own.kind == Kind::Create && !own.removed && standing.owner != own.owner && own.beats(standing)
+                    own.kind == Kind::Create
+                        && !own.removed
+                        && standing.owner != own.owner
+                        && own.beats(standing)
                 });
                 if may_win && place.rivals < RIVAL_TRIES {
                     place.rivals += 1;
@@ -372,9 +375,8 @@ fn conclude_get(
         // Whose is named by the most places.
         let count = |number: &usize| {
             let owner = record(number).map(|record| record.owner);
-            let names = |place: &&Place| {
-                place.has.iter().any(|has| record(has).map(|record| record.owner) == owner)
-            };
+            let names =
+                |place: &&Place| place.has.iter().any(|has| record(has).map(|record| record.owner) == owner);
             request.places.iter().filter(names).count()
         };
         let best = found.iter().copied().max_by(|a, b| {

@@ -42,7 +42,8 @@ impl SigningKey {
         let scalar = Scalar::conditional_select(&scalar, &-scalar, is_negative);
         let point = EdwardsPoint::conditional_select(&point, &-point, is_negative);
         let mut prefix = [0; 32];
-        let digest = Sha512::new().chain_update(b"ipop record nonce v1").chain_update(scalar.to_bytes()).finalize();
+        let digest =
+            Sha512::new().chain_update(b"ipop record nonce v1").chain_update(scalar.to_bytes()).finalize();
         prefix.copy_from_slice(&digest[..32]);
         Self {
             public_key: x25519_dalek::PublicKey::from(private).to_bytes(),

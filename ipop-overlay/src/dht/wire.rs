@@ -95,7 +95,9 @@ impl Message {
         out.extend(u16::to_be_bytes(argument));
         out.extend(self.token.to_be_bytes());
         match &self.body {
-            Body::Store(record) | Body::Copy(record) | Body::Conflict(record) => out.extend(record.to_bytes()),
+            Body::Store(record) | Body::Copy(record) | Body::Conflict(record) => {
+                out.extend(record.to_bytes());
+            }
             Body::Stands(record) => record.iter().for_each(|record| out.extend(record.to_bytes())),
             Body::Get { key, kind, room, .. } => {
                 out.extend(key.0.0);

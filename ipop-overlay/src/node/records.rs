@@ -64,11 +64,20 @@ impl Node {
     ///
     /// # Errors
     /// Why it cannot be done.
-    pub fn dht_remove(&mut self, name: &[u8], kind: Kind, slot: u16, now: Instant) -> Result<RequestId, Error> {
+    pub fn dht_remove(
+        &mut self,
+        name: &[u8],
+        kind: Kind,
+        slot: u16,
+        now: Instant,
+    ) -> Result<RequestId, Error> {
         self.on_ring(|ring| ring.remove(name, kind, slot, now))
     }
 
-    fn on_ring(&mut self, act: impl FnOnce(&mut Ring) -> Result<RequestId, Error>) -> Result<RequestId, Error> {
+    fn on_ring(
+        &mut self,
+        act: impl FnOnce(&mut Ring) -> Result<RequestId, Error>,
+    ) -> Result<RequestId, Error> {
         self.with_ring(act).unwrap_or(Err(Error::NotReady))
     }
 }

@@ -220,10 +220,10 @@ impl Ring {
         }
         let (id, bytes) = (record.id(), record.signature);
         let answer = match self.keep_record(from, (By::Neighbour, replica), record, wall, now) {
-            Ok(()) => Body::Stored,
-            Err(Verdict::Stands(standing)) => return Some(Body::Stands(fitting(standing, len))),
-            Err(Verdict::Invalid(why)) => return Some(Body::Refused(why)),
-            Err(Verdict::Take | Verdict::Known) => return None,
+            Verdict::Known => Body::Stored,
+            Verdict::Stands(standing) => return Some(Body::Stands(fitting(standing, len))),
+            Verdict::Invalid(why) => return Some(Body::Refused(why)),
+            Verdict::Take => return None,
         };
         if let Some(kept) = self.records.store.get_mut(&id).filter(|kept| kept.record.signature == bytes) {
             kept.is_given(source);
@@ -272,7 +272,8 @@ impl Ring {
             for replica in 0..REPLICAS {
                 let sides = view.sides(id.key.place(replica)).into_iter().flatten();
                 for to in sides.filter(|to| !kept.given.contains(to)) {
-                    if bytes < LEAVE_BYTES && !gifts.iter().any(|(other, _, of, _)| *other == to && of == id) {
+                    if bytes < LEAVE_BYTES && !gifts.iter().any(|(other, _, of, _)| *other == to && of == id)
+                    {
                         bytes += kept.record.len();
                         gifts.push((to, kept.record.clone(), *id, replica));
                     }

@@ -137,7 +137,8 @@ pub(super) fn overlap(world: &mut World, nodes: usize) -> Vec<Figure> {
     let healed = until_ring(world, Duration::from_secs(300));
     let resolved = healed + wait_for(world, Duration::from_secs(300), |world| duplicates(world).is_empty());
     let again = wait_for(world, Duration::from_secs(120), |world| leased(world) == nodes);
-    let kept = winners.iter().filter(|(address, id)| world.hosts[*id].daemon.leased() == Some(*address)).count();
+    let kept =
+        winners.iter().filter(|(address, id)| world.hosts[*id].daemon.leased() == Some(*address)).count();
     let total = world.now.since(start).as_secs_f64();
     vec![
         Figure::new("nodes with an address while split", before as f64 / nodes as f64, "").at_least(1.0),

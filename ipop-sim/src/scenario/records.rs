@@ -130,7 +130,8 @@ pub(super) fn dht(world: &mut World, nodes: usize) -> Vec<Figure> {
         Figure::new("found while all is still", still.right as f64 / (RECORDS * 4) as f64, "").at_least(1.0),
         Figure::new("until a record is found, median", median_get, "s"),
         Figure::new("as a multiple of an echo's time", median_get / chain, "").at_most(3.0),
-        Figure::new("found while nodes come and go", gets.right as f64 / asked.max(1) as f64, "").at_least(0.999),
+        Figure::new("found while nodes come and go", gets.right as f64 / asked.max(1) as f64, "")
+            .at_least(0.999),
         Figure::new("records asked for meanwhile", asked as f64, ""),
         Figure::new("until one is found then, median", median(gets.times), "s"),
         Figure::new("leases lost", lost as f64, "").at_most(0.0),
@@ -177,7 +178,8 @@ fn come_and_go(world: &mut World, nodes: usize) -> (Gets, usize, usize) {
         world.run_for(LOOK);
         gets.settle(world);
         let is_lost = |output| matches!(output, ipop_overlay::dhcp::Output::Lost { .. });
-        lost += std::mem::take(&mut world.leases).into_iter().filter(|(_, _, output)| is_lost(*output)).count();
+        lost +=
+            std::mem::take(&mut world.leases).into_iter().filter(|(_, _, output)| is_lost(*output)).count();
         most = most.max(duplicates(world).len());
     }
     world.run_for(Duration::from_secs(20));

@@ -37,9 +37,8 @@ fn names_have_keys_and_places_all_around_the_ring() {
 
 #[test]
 fn times_are_those_of_a_clock_that_may_be_minutes_off() {
-    let at = |created: u64, expires: u64| {
-        Record { expires, ..unsigned(Kind::Put, 1, created) }.wrong_times(WALL)
-    };
+    let at =
+        |created: u64, expires: u64| Record { expires, ..unsigned(Kind::Put, 1, created) }.wrong_times(WALL);
     assert_eq!(at(WALL, WALL + 1), None);
     assert_eq!(at(WALL + SKEW_S, WALL + SKEW_S + 1), None);
     assert_eq!(at(WALL + SKEW_S + 1, WALL + SKEW_S + 2), Some(Invalid::Future));
@@ -99,8 +98,12 @@ fn message() -> impl Strategy<Value = Message> {
         Just(Body::Refused(Invalid::TooMany)),
         (any::<u16>(), any::<u16>(), proptest::collection::vec(record(), 0..4))
             .prop_map(|(from, total, records)| Body::Records { from, total, records }),
-        (record(), any::<u16>(), GET_LEN..=ROOM_MAX)
-            .prop_map(|(record, from, room)| Body::Get { key: record.key, kind: record.kind, from, room }),
+        (record(), any::<u16>(), GET_LEN..=ROOM_MAX).prop_map(|(record, from, room)| Body::Get {
+            key: record.key,
+            kind: record.kind,
+            from,
+            room
+        }),
     ];
     (0..8u8, any::<u64>(), body).prop_map(|(replica, token, body)| Message { replica, token, body })
 }
@@ -160,6 +163,7 @@ proptest! {
 fn the_longest_message_has_the_longest_value() {
     let value = vec![7; VALUE_MAX];
     let record = Record { value, ..unsigned(Kind::Put, 1, WALL) }.sign(&signer(1));
-    let records = Message { replica: 0, token: 1, body: Body::Records { from: 0, total: 1, records: vec![record] } };
+    let records =
+        Message { replica: 0, token: 1, body: Body::Records { from: 0, total: 1, records: vec![record] } };
     assert_eq!(records.to_bytes().len(), ROOM_MAX);
 }

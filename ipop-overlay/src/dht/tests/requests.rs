@@ -91,11 +91,17 @@ fn a_place_that_has_had_enough_is_asked_later() {
 #[test]
 fn a_reader_gets_every_owners_newest_and_leaves_it_where_it_is_missing() {
     let old = put(1, 1, 0);
-    let new = Record { sequence: old.sequence + 1, value: b"new".to_vec(), ..old.clone() }.sign(&super::signer(1));
+    let new =
+        Record { sequence: old.sequence + 1, value: b"new".to_vec(), ..put(1, 1, 0) }.sign(&super::signer(1));
     let other = put(2, 1, 0);
     let mut requests = asked(What::Get { key: key(1), kind: Kind::Put });
-    let bodies =
-        vec![told(&[old.clone()]), told(&[new.clone(), other.clone()]), told(&[]), told(&[new.clone()]), told(&[])];
+    let bodies = vec![
+        told(&[old]),
+        told(&[new.clone(), other.clone()]),
+        told(&[]),
+        told(std::slice::from_ref(&new)),
+        told(&[]),
+    ];
     let outcomes = answered(&mut requests, bodies, at(10));
     let [Event::Got { records, answers: 5, .. }] = &outcomes.events[..] else { panic!("{outcomes:?}") };
     assert_eq!(records.len(), 2);
@@ -109,7 +115,7 @@ fn whose_a_name_is_most_places_say() {
     // One place names somebody who says to have been earlier.
     let (owner, liar) = (create(1, 1, WALL), create(2, 1, WALL - 500));
     let mut requests = asked(What::Get { key: key(1), kind: Kind::Create });
-    let bodies = [vec![told(&[liar]); 2], vec![told(&[owner.clone()]); 5]].concat();
+    let bodies = [vec![told(&[liar]); 2], vec![told(std::slice::from_ref(&owner)); 5]].concat();
     let outcomes = answered(&mut requests, bodies, at(10));
     let [Event::Got { records, votes: 5, .. }] = &outcomes.events[..] else { panic!("{outcomes:?}") };
     assert_eq!(*records, [owner]);
@@ -145,11 +151,8 @@ fn a_place_whose_answer_nobody_has_signed_counts_for_nothing() {
 fn pages_are_asked_for_until_there_are_no_more() {
     let all: Vec<Record> = (0..5).map(|slot| put(1, 1, slot)).collect();
     let mut requests = asked(What::Get { key: key(1), kind: Kind::Put });
-    let page = |from: u16, to: usize| Body::Records {
-        from,
-        total: 5,
-        records: all[usize::from(from)..to].to_vec(),
-    };
+    let page =
+        |from: u16, to: usize| Body::Records { from, total: 5, records: all[usize::from(from)..to].to_vec() };
     // No room for one; then two, and three.
     for (from, to) in [(0, 0), (0, 2), (2, 5)] {
         let Some((_, Body::Get { from: asked, room, .. })) =

@@ -49,10 +49,10 @@ fn whoever_meets_whom_first_the_same_record_stays() {
 fn an_owner_renews_and_takes_back_and_nothing_older_comes_again() {
     let mut store = Store::default();
     let first = create(1, 1, WALL);
-    let again =
-        Record { sequence: first.sequence + 1, expires: first.expires + 300, ..first.clone() }.sign(&signer(1));
-    let removed =
-        Record { sequence: again.sequence + 1, removed: true, value: Vec::new(), ..again.clone() }.sign(&signer(1));
+    let again = Record { sequence: first.sequence + 1, expires: first.expires + 300, ..first.clone() }
+        .sign(&signer(1));
+    let removed = Record { sequence: again.sequence + 1, removed: true, value: Vec::new(), ..again.clone() }
+        .sign(&signer(1));
     for record in [&first, &again, &removed] {
         assert_eq!(offer(&mut store, record, By::Anybody, WALL), (Verdict::Take, None));
         assert_eq!(store.len(), 1);
@@ -69,8 +69,7 @@ fn nobody_becomes_the_first_by_saying_so_later() {
     let mut store = Store::default();
     let first = create(1, 1, WALL);
     offer(&mut store, &first, By::Anybody, WALL);
-    let backdated =
-        Record { sequence: first.sequence + 1, created: WALL - 500, ..first }.sign(&signer(1));
+    let backdated = Record { sequence: first.sequence + 1, created: WALL - 500, ..first }.sign(&signer(1));
     for by in [By::Anybody, By::Neighbour] {
         assert_eq!(offer(&mut store, &backdated, by, WALL).0, Verdict::Invalid(Invalid::Stale));
     }
@@ -103,7 +102,8 @@ fn one_owner_and_one_key_have_so_many_and_no_more() {
     assert_eq!(offer(&mut store, &again, By::Anybody, WALL).0, Verdict::Take);
     let mut store = Store::default();
     for number in 0..=OF_KEY_MAX {
-        let verdict = offer(&mut store, &put(1 + (number / 100) as u8, 1, number as u16), By::Anybody, WALL).0;
+        let verdict =
+            offer(&mut store, &put(1 + (number / 100) as u8, 1, number as u16), By::Anybody, WALL).0;
         assert_eq!(verdict == Verdict::Invalid(Invalid::Full), number == OF_KEY_MAX, "{number}");
     }
 }
