@@ -19,7 +19,7 @@ fn outcome(run: &Run) -> (String, u64, Vec<(&'static str, u64)>) {
 
 #[test]
 fn a_run_is_the_same_each_time_and_another_with_another_seed() {
-    for (name, nodes) in [("churn", 60), ("addresses", 12)] {
+    for (name, nodes) in [("churn", 60), ("addresses", 12), ("leases", 12)] {
         let scenario = scenario(name);
         let [once, again, other] = [7, 7, 8].map(|seed| scenario.run(nodes, seed));
         assert_eq!(outcome(&once), outcome(&again), "{name}");
@@ -58,6 +58,14 @@ fn a_small_network_comes_through_everything() {
 fn whole_nodes_come_through_everything() {
     for name in ["addresses", "collision", "twins", "clocks"] {
         let run = scenario(name).run(20, 1);
+        assert!(run.holds(), "{run:#?}");
+    }
+}
+
+#[test]
+fn nodes_give_themselves_addresses_and_find_records() {
+    for (name, nodes) in [("leases", 40), ("overlap", 30)] {
+        let run = scenario(name).run(nodes, 1);
         assert!(run.holds(), "{run:#?}");
     }
 }

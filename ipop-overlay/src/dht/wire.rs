@@ -96,7 +96,7 @@ impl Message {
         out.extend(self.token.to_be_bytes());
         match &self.body {
             Body::Store(record) | Body::Copy(record) | Body::Conflict(record) => {
-                out.extend(record.to_bytes())
+                out.extend(record.to_bytes());
             }
             Body::Stands(record) => record.iter().for_each(|record| out.extend(record.to_bytes())),
             Body::Get { key, kind, room, .. } => {

@@ -220,10 +220,10 @@ impl Ring {
         }
         let (id, bytes) = (record.id(), record.signature);
         let answer = match self.keep_record(from, (By::Neighbour, replica), record, wall, now) {
-            Ok(()) => Body::Stored,
-            Err(Verdict::Stands(standing)) => return Some(Body::Stands(fitting(standing, len))),
-            Err(Verdict::Invalid(why)) => return Some(Body::Refused(why)),
-            Err(Verdict::Take | Verdict::Known) => return None,
+            Verdict::Known => Body::Stored,
+            Verdict::Stands(standing) => return Some(Body::Stands(fitting(standing, len))),
+            Verdict::Invalid(why) => return Some(Body::Refused(why)),
+            Verdict::Take => return None,
         };
         if let Some(kept) = self.records.store.get_mut(&id).filter(|kept| kept.record.signature == bytes) {
             kept.is_given(source);

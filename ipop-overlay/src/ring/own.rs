@@ -30,6 +30,8 @@ pub(super) struct Own {
     ttl_s: u64,
     pub(super) renew_at: Instant,
     request: Option<RequestId>,
+    /// The host has asked for that, and is told that it is done.
+    is_asked: bool,
     /// Until when others have it, UNIX time in seconds; not yet, if `None`.
     until: Option<u64>,
     contested_since: Option<Instant>,
@@ -121,6 +123,7 @@ impl Ring {
                 ttl_s,
                 renew_at,
                 request: Some(request),
+                is_asked: true,
                 until,
                 contested_since: None,
                 rounds: 0,
@@ -218,6 +221,7 @@ impl Ring {
         let Some((id, own)) = all.find(|(_, own)| own.request == Some(request)) else { return Some(event) };
         let id = *id;
         own.request = None;
+        let is_asked = core::mem::take(&mut own.is_asked);
         let was_kept = own.until.is_some_and(|until| until > wall);
         match event {
             Event::Stored { .. } => {
@@ -230,7 +234,7 @@ impl Ring {
                 if let Some(own) = self.records.own.get_mut(&id) {
                     own.renew_at = now.after(half.saturating_sub(spread));
                 }
-                (!was_kept).then_some(event)
+                is_asked.then_some(event)
             }
             Event::Refused { key, standing, .. } if was_kept => {
                 let should_win = standing.as_ref().is_some_and(|standing| own.record.beats(standing));

@@ -345,10 +345,10 @@ impl Ring {
         }
         let body = match body {
             Body::Store(record) => match self.keep_record(from, (By::Anybody, replica), record, wall, now) {
-                Ok(()) => Body::Stored,
-                Err(Verdict::Stands(standing)) => Body::Stands(fitting(standing, len)),
-                Err(Verdict::Invalid(why)) => Body::Refused(why),
-                Err(Verdict::Take | Verdict::Known) => return None,
+                Verdict::Known => Body::Stored,
+                Verdict::Stands(standing) => Body::Stands(fitting(standing, len)),
+                Verdict::Invalid(why) => Body::Refused(why),
+                Verdict::Take => return None,
             },
             Body::Get { key, kind, from, room } => self.read(key, kind, from, room, wall),
             _ => return None,
@@ -370,7 +370,7 @@ impl Ring {
         Body::Records { from, total, records }
     }
 
-    /// Keeps a record, if it is to be kept. What a neighbour may have this node check is bounded.
+    /// Keeps a record, if it is to be kept: then it is known. What a neighbour may have this node check is bounded.
     pub(super) fn keep_record(
         &mut self,
         from: NodeAddress,
@@ -378,11 +378,11 @@ impl Ring {
         record: Record,
         wall: u64,
         now: Instant,
-    ) -> Result<(), Verdict> {
+    ) -> Verdict {
         match self.records.store.judge(&record, by, wall) {
             Verdict::Known => {
                 self.records.store.note_place(&record.id(), replica);
-                return Ok(());
+                return Verdict::Known;
             }
             Verdict::Take => {}
             refused => {
@@ -391,17 +391,19 @@ impl Ring {
                 } else {
                     self.counts.add(Count::DhtStands);
                 }
-                return Err(refused);
+                return refused;
             }
         }
         let is_own = record.owner == self.public_key && from == self.table.own;
-        if !is_own && !(self.records.checks_of.allow(from, now) && self.records.checks.allow((), now)) {
+        let is_allowed =
+            is_own || self.records.checks_of.allow(from, now) && self.records.checks.allow((), now);
+        if !is_allowed {
             self.counts.add(Count::DhtTooMany);
-            return Err(Verdict::Invalid(Invalid::TooMany));
+            return Verdict::Invalid(Invalid::TooMany);
         }
         if !record.is_signed() {
             self.counts.add(Count::DhtNotSigned);
-            return Err(Verdict::Invalid(Invalid::Signature));
+            return Verdict::Invalid(Invalid::Signature);
         }
         let (winner, id) = (record.clone(), record.id());
         if let Some(loser) = self.records.store.take(record, wall) {
@@ -412,7 +414,7 @@ impl Ring {
         self.counts.add(Count::DhtKept);
         self.expiry_later(now);
         self.copies_soon(now);
-        Ok(())
+        Verdict::Known
     }
 
     fn count_invalid(&mut self, why: Invalid) {

@@ -6,6 +6,7 @@ mod claims;
 mod edges;
 mod nodes;
 mod probes;
+mod records;
 mod relays;
 mod routes;
 mod wires;

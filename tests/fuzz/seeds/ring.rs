@@ -101,12 +101,15 @@ fn records() -> Vec<u8> {
     let create = |owner, sequence| record(owner, 1, 1, sequence);
     [
         about(1, NEAREST, [1, 0, 0, 0], &[create(1, 0)]),
+        CLOCK.to_vec(),
+        pass(1000),
+        about(1, NEAREST, [1, 0, 0, 0], &[create(1, 0)]),
         about(1, NEAREST, [1, 0, 0, 0], &[create(2, 0)]),
         about(1, NEAREST, [1, 0, 0, 0], &[create(1, 0)]),
         about(1, NEAREST, [1, 3, 0, 0], &[record(1, 2, 0, 0)]),
         about(1, NEAREST, [1, 3, 0, 0], &[record(1, 2, 0xe0, 1)]),
-        // Older than what stands of the same owner, over, and of the future.
-        about(1, NEAREST, [1, 3, 0, 0], &[[1, 1, 1, 0, 124, 255, 200, 9]]),
+        // Said to be older than what stands of the same owner; over; and of the future.
+        about(1, NEAREST, [1, 3, 0, 0], &[[1, 1, 1, 0, 120, 255, 200, 9]]),
         about(1, NEAREST, [1, 3, 0, 0], &[[3, 3, 1, 0, 0, 1, 0, 9]]),
         about(1, NEAREST, [1, 3, 0, 0], &[[3, 3, 1, 0, 255, 1, 0, 9]]),
         // Read, with room for one and without.
@@ -117,6 +120,8 @@ fn records() -> Vec<u8> {
         about(1, 0, [3, 0, FITS, 0], &[]),
         about(2, 0, [4, 0, FITS, 0], &[[5, 1, 1, 0, 100, 255, 0, 9]]),
         about(2, 0, [7, 0, 0, 0], &[[4, 1, 1, 0, 90, 255, 0, 9]]),
+        // In the name of another than the neighbour that brings it.
+        routed(1, KIND_DHT, [1, 10], [2, OWN, 0], &[6, 7, 0, 0, 0, 4, 1, 1, 0, 90, 255, 0, 9]),
         about(2, 0, [8, 0, 0, 0], &[[4, 1, 1, 0, 90, 255, 0, 9]]),
         about(1, NEAREST, [1, 0, 0, 0], &[record(4, 1, 3, 255)]),
         pass(60_000),
@@ -124,9 +129,41 @@ fn records() -> Vec<u8> {
     .concat()
 }
 
+/// The node knows what time it is.
+const CLOCK: &[u8] = &[of(1, 7), 16];
+
+/// Too many records of one owner, and too many questions.
+fn floods() -> [Vec<u8>; 2] {
+    let store = |slot: u8| about(1, NEAREST, [1, 0, 0, 0], &[[1, 1, 0, slot, 125, 255, 0, 1]]);
+    let ask = || about(1, NEAREST, [2, 0, 0, 1], &[]);
+    [
+        [CLOCK.to_vec(), (0..130).flat_map(store).collect()].concat(),
+        [CLOCK.to_vec(), (0..260).flat_map(|_| ask()).collect()].concat(),
+    ]
+}
+
+/// A node that is alone creates a record; then somebody comes and says that another has it.
+fn contested() -> Vec<u8> {
+    [
+        CLOCK.to_vec(),
+        event(1, 1),
+        event(2, 1),
+        pass(40_000),
+        act(1, &[14, 128 | 1, 0, 20, 200]),
+        connect(1),
+        beat(1, 1, 1),
+        pass(5000),
+        about(1, 0, [8, 0, 0, 0], &[[4, 1, 1, 0, 90, 255, 0, 9]]),
+        pass(30_000),
+    ]
+    .concat()
+}
+
 fn own_records() -> Vec<u8> {
     let get = |name| act(1, &[12, name, 1]);
     [
+        CLOCK.to_vec(),
+        pass(1000),
         act(1, &[14, 128 | 1, 0, 20, 200]),
         act(1, &[15, 128 | 2, 3, 20, 200]),
         about(1, 0, [3, 0, FITS, 0], &[]),
@@ -148,6 +185,7 @@ fn own_records() -> Vec<u8> {
 
 pub(super) fn runs() -> Inputs {
     let joined = [connect(3), connect(4), connect(5), beat(3, 1, 1), beat(4, 1, 2), beat(5, 1, 8)].concat();
+    let [records_of_one, questions] = floods();
     let hops = [1, 10];
     let to = |member: u8| [member, OWN, 0];
     [
@@ -182,6 +220,9 @@ pub(super) fn runs() -> Inputs {
                 .collect(),
         ),
         ("records", records()),
+        ("records-of-one-owner", records_of_one),
+        ("questions", questions),
+        ("contested", contested()),
         ("own-records", own_records()),
         (
             "too-far",

@@ -127,7 +127,6 @@ impl Run {
         let mut ring = Ring::new(key(OWN), Box::new(random), now);
         ring.set_endpoints(vec![place(1), place(2)]);
         ring.set_signing_key(Arc::new(signer(OWN)));
-        ring.set_clock(WALL * 1000, now);
         let mut run = Self {
             ring,
             now,
@@ -321,7 +320,7 @@ impl Run {
         let created = WALL + u64::from(created) * 4 - 500;
         head.extend(created.to_be_bytes());
         head.extend((created + u64::from(life) * 8).to_be_bytes());
-        head.extend((created * 1000 + u64::from(sequence)).to_be_bytes());
+        head.extend(((WALL + u64::from(sequence)) * 1000).to_be_bytes());
         let len = if form & 2 != 0 { 0 } else { len };
         head.extend([0, len, 0, 0]);
         let value = vec![number; usize::from(len)];
@@ -342,7 +341,8 @@ impl Run {
     /// What the host wants of the node.
     fn own_act(&mut self, member: u8, tape: &mut Tape<'_>) {
         let (to, now) = (address(member), self.now);
-        match tape.u8() % 16 {
+        match tape.u8() % 17 {
+            16 => self.ring.set_clock(WALL * 1000, self.started),
             12 => drop(self.ring.get(&name(tape.u8()), kind(tape.u8()), now)),
             13 => drop(self.ring.remove(&name(tape.u8()), kind(tape.u8()), 0, now)),
             what @ (14 | 15) => {

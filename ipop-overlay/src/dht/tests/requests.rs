@@ -92,14 +92,14 @@ fn a_place_that_has_had_enough_is_asked_later() {
 fn a_reader_gets_every_owners_newest_and_leaves_it_where_it_is_missing() {
     let old = put(1, 1, 0);
     let new =
-        Record { sequence: old.sequence + 1, value: b"new".to_vec(), ..old.clone() }.sign(&super::signer(1));
+        Record { sequence: old.sequence + 1, value: b"new".to_vec(), ..put(1, 1, 0) }.sign(&super::signer(1));
     let other = put(2, 1, 0);
     let mut requests = asked(What::Get { key: key(1), kind: Kind::Put });
     let bodies = vec![
-        told(&[old.clone()]),
+        told(&[old]),
         told(&[new.clone(), other.clone()]),
         told(&[]),
-        told(&[new.clone()]),
+        told(std::slice::from_ref(&new)),
         told(&[]),
     ];
     let outcomes = answered(&mut requests, bodies, at(10));
@@ -115,7 +115,7 @@ fn whose_a_name_is_most_places_say() {
     // One place names somebody who says to have been earlier.
     let (owner, liar) = (create(1, 1, WALL), create(2, 1, WALL - 500));
     let mut requests = asked(What::Get { key: key(1), kind: Kind::Create });
-    let bodies = [vec![told(&[liar]); 2], vec![told(&[owner.clone()]); 5]].concat();
+    let bodies = [vec![told(&[liar]); 2], vec![told(std::slice::from_ref(&owner)); 5]].concat();
     let outcomes = answered(&mut requests, bodies, at(10));
     let [Event::Got { records, votes: 5, .. }] = &outcomes.events[..] else { panic!("{outcomes:?}") };
     assert_eq!(*records, [owner]);
