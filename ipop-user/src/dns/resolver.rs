@@ -118,7 +118,11 @@ impl Plan {
         if let Err(error) = noted.and_then(|()| fs::write(self.told(), &self.device)) {
             warn!(path = %self.told().display(), %error, "not noted for the next run");
         }
-        resolved.install(&self.servers, &self.domains, self.search()).await?;
+        if let Err(error) = resolved.install(&self.servers, &self.domains, self.search()).await {
+            // It may have taken a part.
+            self.undo(&Installed::Resolved(resolved)).await;
+            return Err(error);
+        }
         Ok(Installed::Resolved(resolved))
     }
 
