@@ -19,6 +19,9 @@ use crate::config;
 /// In the state folder while systemd-resolved knows the virtual device.
 const TOLD: &str = "systemd-resolved";
 
+/// Processes that are asked which network they are in.
+const ANCESTORS_MAX: usize = 64;
+
 /// Why no resolver leads here.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResolverError {
@@ -115,7 +118,11 @@ impl Plan {
         if let Err(error) = noted.and_then(|()| fs::write(self.told(), &self.device)) {
             warn!(path = %self.told().display(), %error, "not noted for the next run");
         }
-        resolved.install(&self.servers, &self.domains, self.search()).await?;
+        if let Err(error) = resolved.install(&self.servers, &self.domains, self.search()).await {
+            // It may have taken a part.
+            self.undo(&Installed::Resolved(resolved)).await;
+            return Err(error);
+        }
         Ok(Installed::Resolved(resolved))
     }
 
@@ -168,16 +175,31 @@ impl Installed {
     }
 }
 
-/// Whether programs in another network namespace read the same file: they could not reach this node's address. Asked
-/// of the first process, whose network is that of the host, or of the container.
+/// Whether programs in another network namespace read the same file: they could not reach this node's address. Asked of
+/// those by whom this daemon was started, up to the first process, whose network is that of the host or the container.
 fn is_of_another_network(path: &Path) -> bool {
     let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     let Ok(path) = fs::canonicalize(path) else { return false };
-    let theirs = Path::new("/proc/1/root").join(path.strip_prefix("/").unwrap_or(&path));
-    let [our_net, their_net] = ["/proc/self/ns/net", "/proc/1/ns/net"].map(|path| inode(Path::new(path)));
-    // A daemon that may not look runs as a service on the host itself.
-    let is_other_net = their_net.is_some() && our_net != their_net;
-    is_other_net && inode(&theirs).is_some_and(|theirs| inode(&path) == Some(theirs))
+    let (ours, our_net) = (inode(&path), inode(Path::new("/proc/self/ns/net")));
+    ancestors().any(|process| {
+        let process = PathBuf::from(format!("/proc/{process}"));
+        let theirs = process.join("root").join(path.strip_prefix("/").unwrap_or(&path));
+        // One into which this daemon may not look is another service's, or the host's.
+        let is_elsewhere = inode(&process.join("ns/net")).is_some_and(|net| Some(net) != our_net);
+        is_elsewhere && ours.is_some() && inode(&theirs) == ours
+    })
+}
+
+/// The process that has started this one, who has started that, and so on.
+fn ancestors() -> impl Iterator<Item = i32> {
+    let parent = |process: i32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        line.trim().parse().ok().filter(|parent| *parent > 0)
+    };
+    let first = nix::unistd::getppid().as_raw();
+    std::iter::successors(Some(first).filter(|first| *first > 0), move |process| parent(*process))
+        .take(ANCESTORS_MAX)
 }
 
 pub(super) use file::ResolvConf as File;

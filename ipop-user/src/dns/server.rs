@@ -45,6 +45,22 @@ enum Asker {
     Member,
 }
 
+/// What askers of one kind may have of this node at a time: members take nothing from this host's programs.
+#[derive(Debug)]
+struct Share {
+    under_way: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+impl Share {
+    fn new() -> Self {
+        Self {
+            under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        }
+    }
+}
+
 /// What all sockets share.
 #[derive(Debug)]
 pub(super) struct Server<D> {
@@ -57,8 +73,8 @@ pub(super) struct Server<D> {
     /// Members are answered too.
     pub(super) serve: bool,
     limits: Mutex<Limits>,
-    under_way: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    for_host: Share,
+    for_members: Share,
 }
 
 impl<D: Directory> Server<D> {
@@ -77,8 +93,15 @@ impl<D: Directory> Server<D> {
             networks,
             serve,
             limits: Mutex::new(Limits::new(Instant::now())),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            for_host: Share::new(),
+            for_members: Share::new(),
+        }
+    }
+
+    fn share(&self, asker: Asker) -> &Share {
+        match asker {
+            Asker::ThisHost => &self.for_host,
+            Asker::Member => &self.for_members,
         }
     }
 
@@ -97,7 +120,7 @@ impl<D: Directory> Server<D> {
             };
             let Some(asker) = self.admit(from.ip()) else { continue };
             let bytes = buffer[..len].to_vec();
-            let Ok(permit) = Arc::clone(&self.under_way).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&self.share(asker).under_way).try_acquire_owned() else {
                 self.counters.add(Counter::RxDnsFlood, 1);
                 continue;
             };
@@ -124,8 +147,9 @@ impl<D: Directory> Server<D> {
                     continue;
                 }
             };
-            // One that is too many is closed at once.
-            let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            // One of a stranger's, or one that is too many, is closed at once.
+            let Some(asker) = self.admit(from.ip()) else { continue };
+            let Ok(permit) = Arc::clone(&self.share(asker).streams).try_acquire_owned() else {
                 self.counters.add(Counter::RxDnsFlood, 1);
                 continue;
             };

@@ -42,20 +42,20 @@ hosts = { Printer = ["10.128.0.9", "fd00:128::9"], "www.printer" = ["192.0.2.9"]
 fn servers_are_addresses() {
     refuses_keys(
         "forward = [\"dns.example.org\"]",
-        "t.toml:25:12: `dns.example.org` is not the address of a DNS server; \
+        "t.toml:27:12: `dns.example.org` is not the address of a DNS server; \
          write one like 192.0.2.53, or 192.0.2.53:5353",
     );
     refuses_keys(
         "forward = [\"0.0.0.0\"]",
-        "t.toml:25:12: `0.0.0.0` is the address of no host; list DNS servers that this host reaches",
+        "t.toml:27:12: `0.0.0.0` is the address of no host; list DNS servers that this host reaches",
     );
     refuses_keys(
         "forward = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\", \"192.0.2.4\", \"192.0.2.5\"]",
-        "t.toml:25:64: more than 4 servers in `dns.forward`; take some out",
+        "t.toml:27:64: more than 4 servers in `dns.forward`; take some out",
     );
     refuses_keys(
         "resolver = \"dnsmasq\"",
-        "t.toml:25:12: `dns.resolver` has an unknown value; \
+        "t.toml:27:12: `dns.resolver` has an unknown value; \
          use \"auto\", \"systemd-resolved\", \"resolv.conf\", \"off\"",
     );
 }
@@ -66,29 +66,29 @@ fn hosts_have_names_of_their_own_and_addresses() {
     for name in ["a b", ".a", "a..b", "10.0.0.1"] {
         refuses_keys(
             &format!("hosts = {{ \"{name}\" = [\"10.128.0.9\"] }}"),
-            &format!("t.toml:25:11: `{name}` cannot be a name in `dns.hosts`; {advice}"),
+            &format!("t.toml:27:11: `{name}` cannot be a name in `dns.hosts`; {advice}"),
         );
     }
     refuses_keys(
         "hosts = { Beta = [\"10.128.0.9\"] }",
-        "t.toml:25:11: `Beta` is the name of the node in line 28; \
+        "t.toml:27:11: `Beta` is the name of the node in line 30; \
          it has that node's addresses: take it out, or rename it",
     );
     refuses_keys(
         "hosts = { printer = [\"10.128.0.9\"], Printer = [\"10.128.0.8\"] }",
-        "t.toml:25:11: `printer` is there twice: the DNS knows no upper case; put its addresses into one list",
+        "t.toml:27:11: `printer` is there twice: the DNS knows no upper case; put its addresses into one list",
     );
     refuses_keys(
         "hosts = { printer = [] }",
-        "t.toml:25:21: a name in `dns.hosts` has between 1 and 16 addresses; list them, like [\"10.128.0.9\"]",
+        "t.toml:27:21: a name in `dns.hosts` has between 1 and 16 addresses; list them, like [\"10.128.0.9\"]",
     );
     refuses_keys(
         "hosts = { printer = [\"10.128.0.9/24\"] }",
-        "t.toml:25:22: `10.128.0.9/24` is not an address; write it like 10.128.0.9 or fd00:128::9",
+        "t.toml:27:22: `10.128.0.9/24` is not an address; write it like 10.128.0.9 or fd00:128::9",
     );
     refuses_keys(
         "hosts = { printer = [\"127.0.0.1\"] }",
-        "t.toml:25:22: `127.0.0.1` is a loopback address; list addresses of that host",
+        "t.toml:27:22: `127.0.0.1` is a loopback address; list addresses of that host",
     );
 }
 

@@ -212,7 +212,7 @@ addresses = {addresses}
 #forward = []                       # servers for other names, like ["192.0.2.53"]; for this host's programs alone
 #search = false                     # short names too
 #serve = false                      # members of the network are answered too
-#hosts = {{ printer = ["10.128.0.9"] }}
+#hosts = {{}}                         # hosts that are no nodes, like {{ printer = ["10.128.0.9"] }}
 
 # One for each other node; `ipopctl init --join` there prints it.
 #[[peer]]

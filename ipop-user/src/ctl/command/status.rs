@@ -247,8 +247,8 @@ mapped port  198.51.100.7:15000 by PCP of 192.168.1.1, for 19 min 20 s more
 relays       between 3 pairs of others
 bootstrap    udp://alpha.example.org:15000: has not answered
 bootstrap    udp://10.200.0.2:15000: has answered, as SHORT
-dns          demo.ipop at 10.128.0.1, fd00:128::1; by resolv.conf; other names by
-             192.0.2.53
+dns          demo.ipop at 10.128.0.1, fd00:128::1; by resolv.conf; other names
+             by 192.0.2.53
 warning      the clock went backwards
 ";
         let expected = expected.replace("ADDRESS", &fake::key(1).node_address().to_string());

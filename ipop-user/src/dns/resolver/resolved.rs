@@ -51,6 +51,10 @@ impl Resolved {
             }
             Err(_) => return Err(ResolvedError::Absent),
         };
+        Self::on(bus, ifindex).await
+    }
+
+    async fn on(bus: Connection, ifindex: u32) -> Result<Self, ResolvedError> {
         let ifindex = i32::try_from(ifindex).unwrap_or_default();
         let resolved = Self { bus, ifindex };
         if !resolved.ask_bus::<bool>("NameHasOwner").await? {
@@ -114,3 +118,6 @@ impl Resolved {
         Ok(reply.body().deserialize::<T>().map_err(zbus::Error::from)?)
     }
 }
+
+#[cfg(test)]
+mod tests;
