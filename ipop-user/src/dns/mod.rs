@@ -30,10 +30,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use hickory_proto::op::ResponseCode;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use self::forward::Forward;
+use self::message::Query;
 use self::resolver::{Plan, RESOLV_CONF, ResolverError};
 use self::server::{Server, bind};
 use self::zone::Zone;
@@ -87,6 +90,34 @@ impl Settings {
             domains: Vec::new(),
             search: self.dns.search,
         }
+    }
+}
+
+/// What a node answers by UDP to those whom it answers, where it passes nothing on: without sockets, for who wants to
+/// try what may come.
+#[derive(Debug)]
+pub struct Answerer {
+    zone: Zone,
+    hosts: Published,
+}
+
+impl Answerer {
+    /// For the zone of `network`, served by `node`; `None`: a name is none of the DNS.
+    pub fn new(network: &str, node: &str, addresses: &[Prefix], hosts: Hosts) -> Option<Self> {
+        let zone = Zone::new(network, node, addresses).ok()?;
+        Some(Self { zone, hosts: Published(Arc::new(ArcSwap::from_pointee(hosts))) })
+    }
+
+    /// The answer to a message; an error says that it is malformed, and what that is answered.
+    pub fn answer(&self, bytes: &[u8]) -> Result<Vec<u8>, Option<Vec<u8>>> {
+        let query = Query::parse(bytes).map_err(|malformed| malformed.0)?;
+        let found = self.zone.answer(query.name(), query.kind(), &self.hosts);
+        // What is published is there at once.
+        let found = found.now_or_never().and_then(Result::ok).flatten();
+        Ok(match found.filter(|_| query.is_plain()) {
+            Some(answer) => query.answer(answer, false, query.udp_max()),
+            None => query.failure(ResponseCode::Refused),
+        })
     }
 }
 
