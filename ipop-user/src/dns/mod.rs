@@ -170,7 +170,7 @@ impl Service {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::clone(&state);
         let thread = std::thread::Builder::new().name("ipop-dns".to_owned()).spawn(move || {
-            runtime.block_on(run(settings, directory, counters, &shared, stopped));
+            runtime.block_on(run(&settings, directory, counters, &shared, stopped));
             drop(end);
         })?;
         Ok(Self { state, stop, ended, thread })
@@ -191,7 +191,7 @@ impl Service {
 }
 
 async fn run<D: Directory>(
-    settings: Settings,
+    settings: &Settings,
     directory: D,
     counters: Arc<Counters>,
     shared: &ArcSwap<State>,
@@ -200,7 +200,7 @@ async fn run<D: Directory>(
     let mut plan = settings.plan();
     plan.clean_up().await;
     let mut state = State::default();
-    let installed = match begin(&settings, directory, counters, &mut state) {
+    let installed = match begin(settings, directory, counters, &mut state) {
         Ok(servers) => {
             shared.store(Arc::new(state.clone()));
             plan.servers = state.listen.iter().map(SocketAddr::ip).collect();
