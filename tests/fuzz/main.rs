@@ -77,7 +77,7 @@ mod fuzz {
         };
     }
 
-    replays! { aead clear config cut egress frame hello inner merge names node ring sealed sessions stun token wireguard }
+    replays! { aead clear config cut dns egress frame hello inner merge names node ring sealed sessions stun token wireguard }
 }
 
 #[test]

@@ -30,10 +30,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use hickory_proto::op::ResponseCode;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use self::forward::Forward;
+use self::message::Query;
 use self::resolver::{Plan, RESOLV_CONF, ResolverError};
 use self::server::{Server, bind};
 use self::zone::Zone;
@@ -90,6 +93,34 @@ impl Settings {
     }
 }
 
+/// What a node answers by UDP to those whom it answers, where it passes nothing on: without sockets, for who wants to
+/// try what may come.
+#[derive(Debug)]
+pub struct Answerer {
+    zone: Zone,
+    hosts: Published,
+}
+
+impl Answerer {
+    /// For the zone of `network`, served by `node`; `None`: a name is none of the DNS.
+    pub fn new(network: &str, node: &str, addresses: &[Prefix], hosts: Hosts) -> Option<Self> {
+        let zone = Zone::new(network, node, addresses).ok()?;
+        Some(Self { zone, hosts: Published(Arc::new(ArcSwap::from_pointee(hosts))) })
+    }
+
+    /// The answer to a message; an error says that it is malformed, and what that is answered.
+    pub fn answer(&self, bytes: &[u8]) -> Result<Vec<u8>, Option<Vec<u8>>> {
+        let query = Query::parse(bytes).map_err(|malformed| malformed.0)?;
+        let found = self.zone.answer(query.name(), query.kind(), &self.hosts);
+        // What is published is there at once.
+        let found = found.now_or_never().and_then(Result::ok).flatten();
+        Ok(match found.filter(|_| query.is_plain()) {
+            Some(answer) => query.answer(answer, false, query.udp_max()),
+            None => query.failure(ResponseCode::Refused),
+        })
+    }
+}
+
 /// What has come of it so far.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -139,7 +170,7 @@ impl Service {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::clone(&state);
         let thread = std::thread::Builder::new().name("ipop-dns".to_owned()).spawn(move || {
-            runtime.block_on(run(settings, directory, counters, &shared, stopped));
+            runtime.block_on(run(&settings, directory, counters, &shared, stopped));
             drop(end);
         })?;
         Ok(Self { state, stop, ended, thread })
@@ -160,7 +191,7 @@ impl Service {
 }
 
 async fn run<D: Directory>(
-    settings: Settings,
+    settings: &Settings,
     directory: D,
     counters: Arc<Counters>,
     shared: &ArcSwap<State>,
@@ -169,7 +200,7 @@ async fn run<D: Directory>(
     let mut plan = settings.plan();
     plan.clean_up().await;
     let mut state = State::default();
-    let installed = match begin(&settings, directory, counters, &mut state) {
+    let installed = match begin(settings, directory, counters, &mut state) {
         Ok(servers) => {
             shared.store(Arc::new(state.clone()));
             plan.servers = state.listen.iter().map(SocketAddr::ip).collect();

@@ -3,6 +3,7 @@
 
 mod config;
 mod control;
+mod dns;
 mod packets;
 mod ring;
 mod sealed;
@@ -22,11 +23,12 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 17] = [
+    let targets: [(&'static str, Inputs); 18] = [
         ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
         ("cut", userpath::cut()),
+        ("dns", dns::messages()),
         ("egress", packets::egress()),
         ("frame", packets::frame()),
         ("hello", control::hello()),

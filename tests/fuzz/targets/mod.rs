@@ -8,6 +8,7 @@ mod aead;
 mod clear;
 mod config;
 mod cut;
+mod dns;
 pub(crate) mod egress;
 pub(crate) mod frame;
 mod hello;
@@ -38,6 +39,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "clear", run: clear::run },
     Target { name: "config", run: config::run },
     Target { name: "cut", run: cut::run },
+    Target { name: "dns", run: dns::run },
     Target { name: "egress", run: egress::run },
     Target { name: "frame", run: frame::run },
     Target { name: "hello", run: hello::run },
