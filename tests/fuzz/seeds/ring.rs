@@ -77,6 +77,11 @@ const TRACE_NO_WAY: &[u8] = &[1, 4, 0, 0, 0, 0, 0, 0, 0, 7];
 const SURVEY: &[u8] = &[4, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 const SURVEY_ANSWER: &[u8] = &[5, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 7];
 
+/// A member says at which port it sees this node.
+fn seen_at(member: u8, port: u8) -> Vec<u8> {
+    noise(member, &[8, 0, 0, 0, 4, 192, 0, 2, 1, 0x3a, port])
+}
+
 /// Of what kind, of which address, of whom, since when.
 fn claim(source: u8, kind: u8, last: u8, since: u8) -> Vec<u8> {
     routed(1, KIND_CLAIM, [1, 10], [source, OWN, 0], &[3, kind, last, source, since])
@@ -224,6 +229,7 @@ pub(super) fn runs() -> Inputs {
         ("questions", questions),
         ("contested", contested()),
         ("own-records", own_records()),
+        ("a-nat-forgets", [connect(1), seen_at(1, 1), pass(3000), seen_at(1, 2)].concat()),
         (
             "too-far",
             [
