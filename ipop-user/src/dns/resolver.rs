@@ -76,7 +76,7 @@ impl Plan {
         match file.undo() {
             Ok(Undone::Nothing) => {}
             Ok(Undone::Removed) => {
-                info!(path = %file.path().display(), "what an earlier run had written is undone")
+                info!(path = %file.path().display(), "what an earlier run had written is undone");
             }
             Ok(Undone::Rewritten) => {
                 warn!(path = %file.path().display(), "somebody else has written it since the last run: it is left as it is");

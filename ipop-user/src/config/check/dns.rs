@@ -1,6 +1,7 @@
 //! `[dns]`: who is asked for other names, and hosts that are no peers.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 
 use toml::Spanned;
@@ -87,11 +88,18 @@ fn hosts(
                 reason,
                 "it has that node's addresses: take it out, or rename it",
             );
-        } else if hosts.contains_key(&key) {
-            let reason = format!("`{written}` is there twice: the DNS knows no upper case");
-            checker.error::<()>(name.span(), reason, "put its addresses into one list");
-        } else if let Some(addresses) = host_addresses(checker, addresses) {
-            hosts.insert(key, addresses);
+        } else {
+            match hosts.entry(key) {
+                Entry::Occupied(_) => {
+                    let reason = format!("`{written}` is there twice: the DNS knows no upper case");
+                    checker.error::<()>(name.span(), reason, "put its addresses into one list");
+                }
+                Entry::Vacant(place) => {
+                    if let Some(addresses) = host_addresses(checker, addresses) {
+                        place.insert(addresses);
+                    }
+                }
+            }
         }
     }
     hosts

@@ -213,11 +213,11 @@ fn nameserver(text: &str) -> Option<SocketAddr> {
 
 /// The domains that are searched.
 fn searched(text: &str) -> Vec<&str> {
-    let lists = text.lines().filter_map(|line| {
+    let mut lists = text.lines().filter_map(|line| {
         let (word, list) = line.split_once(char::is_whitespace)?;
         ["search", "domain"].contains(&word).then_some(list)
     });
-    lists.last().unwrap_or_default().split_whitespace().collect()
+    lists.next_back().unwrap_or_default().split_whitespace().collect()
 }
 
 /// Gives a file another content, whole or not at all: by renaming where that is possible. A file that is mounted by

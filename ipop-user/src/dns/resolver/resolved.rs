@@ -115,7 +115,7 @@ impl Resolved {
         let (name, path) = BUS;
         let call = self.bus.call_method(Some(name), path, Some(name), method, &(SERVICE,));
         let reply = timeout(PATIENCE, call).await.map_err(|_| ResolvedError::Silent)??;
-        Ok(reply.body().deserialize::<T>().map_err(zbus::Error::from)?)
+        Ok(reply.body().deserialize::<T>()?)
     }
 }
 
