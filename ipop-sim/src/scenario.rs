@@ -117,7 +117,10 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("churn", "a node leaves and another joins each second", 1060, churn),
     Scenario::new("broadcast", "nodes tell all others something", 1060, broadcast),
     Scenario::new("addresses", "hosts send to each other's virtual addresses", 200, addresses),
-    Scenario::new("dht", "records outlive the nodes that keep them, and their owners", 300, dht),
+    Scenario {
+        apart: Some("an hour of virtual time, minutes of real"),
+        ..Scenario::new("dht", "records outlive the nodes that keep them, and their owners", 300, dht)
+    },
     Scenario::new("leases", "all nodes join at once and ask for an address", 2000, leases),
     Scenario::new("overlap", "a network in halves gives addresses twice, and becomes one", 300, overlap),
     Scenario::new("nats", "hosts behind boxes of every kind", 1000, nats),

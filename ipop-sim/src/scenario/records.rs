@@ -117,7 +117,10 @@ pub(super) fn dht(world: &mut World, nodes: usize) -> Vec<Figure> {
     world.run_for(Duration::from_secs(20));
     still.settle(world);
     let lease = pool(16, LEASE_S);
-    up.iter().for_each(|id| world.lease(*id, config(&lease)));
+    for id in &up {
+        world.lease(*id, config(&lease));
+        world.run_for(Duration::from_secs(10) / u32::try_from(nodes).unwrap_or(1));
+    }
     world.run_for(Duration::from_secs(30));
     world.leases.clear();
     let meter = Meter::start(world);
