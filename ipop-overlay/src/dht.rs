@@ -67,8 +67,6 @@ pub enum Error {
     Ttl,
     /// As many requests are under way, or records kept up, as may be.
     Full,
-    /// There is no such record of this node's.
-    NoSuchRecord,
 }
 
 impl core::fmt::Display for Error {
@@ -79,7 +77,6 @@ impl core::fmt::Display for Error {
             Self::ValueTooLong => write!(f, "a value has at most {VALUE_MAX} bytes"),
             Self::Ttl => write!(f, "a record lives for 1 to {TTL_MAX_S} s"),
             Self::Full => f.write_str("too many requests or records at a time; try again later"),
-            Self::NoSuchRecord => f.write_str("this node keeps no such record"),
         }
     }
 }

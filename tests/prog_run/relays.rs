@@ -26,6 +26,24 @@ pub(crate) fn pairs() -> [[Peer; 2]; 2] {
     [[peer_v4(1), peer_v4(3)], [peer_v6(1), peer_v6(3)]]
 }
 
+/// Frames like a good one of `end`, which are not between the two: from another port, and from and to another address.
+pub(crate) fn of_others(good: &SealedFrame, end: &Peer) -> [SealedFrame; 3] {
+    let stranger = if end.local.is_ipv4() { peer_v4(2) } else { peer_v6(2) };
+    [
+        SealedFrame { source_port: PORTS[1], ..good.clone() },
+        SealedFrame { source: stranger.remote, ..good.clone() },
+        SealedFrame { destination: stranger.remote, ..good.clone() },
+    ]
+}
+
+/// A frame of `end` whose time to live, or hop limit, is used up.
+pub(crate) fn on_its_last_hop(good: &[u8], end: &Peer) -> Vec<u8> {
+    let mut old = good.to_vec();
+    let hops = if end.local.is_ipv4() { 22 } else { 21 };
+    old[hops] = 1;
+    old
+}
+
 pub(crate) fn relaying(relay: Relay) -> Programs {
     namespace::enter_new();
     let mut programs = Programs::load();
@@ -115,12 +133,7 @@ fn what_comes_from_elsewhere_or_with_another_label_is_the_daemons() {
     for ends in pairs() {
         let mut programs = relaying(pair(&ends, u64::MAX, 0));
         let good = frame(&ends[0], PORTS[0], &[4, 0, 0, 0], true);
-        let stranger = if ends[0].local.is_ipv4() { peer_v4(2) } else { peer_v6(2) };
-        let mut others = vec![
-            SealedFrame { source_port: PORTS[1], ..good.clone() },
-            SealedFrame { source: stranger.remote, ..good.clone() },
-            SealedFrame { destination: stranger.remote, ..good.clone() },
-        ];
+        let mut others = of_others(&good, &ends[0]).to_vec();
         for bit in 0..32 {
             let mut message = good.message.clone();
             message[4 + bit / 8] ^= 1 << (bit % 8);
@@ -160,9 +173,7 @@ fn what_goes_in_circles_and_what_is_over_the_limit_is_dropped() {
     for ends in pairs() {
         let mut programs = relaying(pair(&ends, u64::MAX, 0));
         let good = frame(&ends[0], PORTS[0], &[7; 1000], true).to_bytes();
-        let mut old = good.clone();
-        let hops = if ends[0].local.is_ipv4() { 22 } else { 21 };
-        old[hops] = 1;
+        let old = on_its_last_hop(&good, &ends[0]);
         expect(&mut programs, Program::Ingress, Input::frame(&old), Action::Drop, &[Counter::RxRelayLoop]);
         // One frame and no more in each window.
         programs.install(&world(pair(&ends, u64::MAX, 1500)));

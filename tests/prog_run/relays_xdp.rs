@@ -10,8 +10,8 @@ use ipop_tests::programs::{Action, Input, Program, Programs};
 use ipop_tests::sealed::SealedFrame;
 use ipop_tests::world::{LEASE_OVER, Peer, World};
 
-use crate::relays::{PORTS, frame, pairs, relaying, world};
-use crate::scenario::{DEVICE, HELPER, expect, peer_v4, peer_v6, same_bytes};
+use crate::relays::{PORTS, frame, of_others, on_its_last_hop, pairs, relaying, world};
+use crate::scenario::{DEVICE, HELPER, expect, same_bytes};
 
 /// By the interface of a test run, whose driver sends what XDP says.
 fn pair(ends: &[Peer; 2], lease_until_ns: u64, limit: u64) -> Relay {
@@ -158,15 +158,11 @@ fn what_is_not_between_the_two_is_left_to_tc() {
     for ends in pairs() {
         let mut programs = relaying(pair(&ends, u64::MAX, 0));
         let good = frame(&ends[0], PORTS[0], &[4, 0, 0, 0], true);
-        let stranger = if ends[0].local.is_ipv4() { peer_v4(2) } else { peer_v6(2) };
         let mut message = good.message.clone();
         message[7] ^= 1;
-        for other in [
-            SealedFrame { source_port: PORTS[1], ..good.clone() },
-            SealedFrame { source: stranger.remote, ..good.clone() },
-            SealedFrame { destination: stranger.remote, ..good.clone() },
-            SealedFrame { message, ..good.clone() },
-        ] {
+        let mut others = of_others(&good, &ends[0]).to_vec();
+        others.push(SealedFrame { message, ..good.clone() });
+        for other in others {
             left_to_tc(&mut programs, &other.to_bytes());
         }
         let bytes = good.to_bytes();
@@ -186,9 +182,7 @@ fn what_goes_in_circles_and_what_is_over_the_limit_is_dropped_by_xdp() {
     for ends in pairs() {
         let mut programs = relaying(pair(&ends, u64::MAX, 0));
         let good = frame(&ends[0], PORTS[0], &[7; 1000], true).to_bytes();
-        let mut old = good.clone();
-        let hops = if ends[0].local.is_ipv4() { 22 } else { 21 };
-        old[hops] = 1;
+        let old = on_its_last_hop(&good, &ends[0]);
         expect(&mut programs, Program::Xdp, Input::frame(&old), Action::Drop, &[Counter::RxRelayLoop]);
         // One frame and no more in each window, whoever passes it on.
         programs.install(&world(pair(&ends, u64::MAX, 1500)));
