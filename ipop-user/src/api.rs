@@ -16,11 +16,13 @@ use crate::key::{NodeAddress, PublicKey};
 
 mod dht;
 mod dns;
+mod groups;
 mod overlay;
 mod ping;
 
 pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
 pub use dns::Dns;
+pub use groups::{Group, GroupLink, Groups};
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
     PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder, TurnServer,
@@ -33,6 +35,7 @@ pub mod paths {
     pub const PEERS: &str = "/v1/peers";
     pub const LINKS: &str = "/v1/links";
     pub const ROUTES: &str = "/v1/routes";
+    pub const GROUPS: &str = "/v1/groups";
     /// `GET` with `?peer=`, a [`super::Selector`] in text form.
     pub const EXPLAIN: &str = "/v1/explain";
     pub const COUNTERS: &str = "/v1/counters";

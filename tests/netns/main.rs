@@ -46,6 +46,7 @@ mod interop;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
 mod mtu;
+mod multicast;
 mod nat;
 mod overlay;
 mod places;

@@ -116,6 +116,10 @@ pub struct Network {
     /// This node's own addresses, at least one, host bits kept: `10.128.0.1/24`.
     pub addresses: Vec<Prefix>,
     pub mtu: Mtu,
+    /// Packets to groups and broadcasts are carried.
+    pub multicast: bool,
+    /// What programs send to groups without choosing a device goes to the virtual network.
+    pub multicast_route: bool,
 }
 
 /// `[underlay]`.

@@ -250,6 +250,7 @@ impl Daemon {
         let mut table =
             table(&self.config.network.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
         self.fill_in_relays(&mut table);
+        self.fill_in_groups(&mut table);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));
         self.user.table_changed();
@@ -283,6 +284,7 @@ impl Daemon {
                 routes.push(Route { prefix: (prefix.addr(), prefix.len()), mtu, source });
             }
         }
+        routes.extend(self.group_routes());
         if let Err(error) = self.device.update(&self.netlink, device, routes).await {
             warn!(%error, "the virtual device is not as it should be");
             let warning = error.to_string();

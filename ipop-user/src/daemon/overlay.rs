@@ -263,6 +263,7 @@ impl Daemon {
 
     /// A packet to an address of the virtual network waits: nobody knows yet who has it.
     pub(super) fn find_owner(&mut self, address: Address) {
+        self.groups.packets_wait_for(address.to_ip());
         self.node.look_up(address.to_ip(), clock::now());
     }
 
@@ -308,7 +309,7 @@ impl Daemon {
     }
 
     /// The peer that has an address.
-    fn holder(&self, address: IpAddr) -> Option<PeerId> {
+    pub(super) fn holder(&self, address: IpAddr) -> Option<PeerId> {
         let mut peers = self.peers.values();
         let has_it = |peer: &&PeerState| peer.config.addresses.iter().any(|prefix| prefix.contains(address));
         peers.find(has_it).map(|peer| peer.id)

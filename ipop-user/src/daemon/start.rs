@@ -22,6 +22,7 @@ use super::apply::Stale;
 use super::device::VirtualDevice;
 use super::dht::Dht;
 use super::dns::Dns;
+use super::groups::Groups;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
@@ -52,6 +53,8 @@ const EVENT_QUEUE: usize = 256;
 const HANDSHAKE_QUEUE: usize = 128;
 /// Datagrams for other nodes to carry likewise: some super-packets, each of which is up to fifty.
 const CARRIED_QUEUE: usize = 512;
+/// Packets to groups likewise.
+const GROUP_QUEUE: usize = 512;
 /// Requests of operators under way.
 const REQUEST_QUEUE: usize = 16;
 /// Of a large host's CPUs no more than this carry the daemon's packets unless it is told to.
@@ -81,11 +84,13 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
     let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
     let (carried_tx, carried) = mpsc::channel(CARRIED_QUEUE);
+    let (group_tx, groups) = mpsc::channel(GROUP_QUEUE);
     let (ear, stun) = Ear::new();
     let listeners = Listeners {
         events: user_tx,
         handshakes: handshake_tx,
         carried: carried_tx,
+        groups: group_tx,
         stun: ear.clone(),
         mac1: Mac1Key::new(private_key.public_key().as_bytes()),
         cookies: Arc::default(),
@@ -154,6 +159,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         stun: Stun::new(ear),
         turn,
         dns: Dns::new(),
+        groups: Groups::default(),
         dht: Dht::default(),
         pings: Pings::default(),
         probes: Probes::default(),
@@ -167,6 +173,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         user: user_rx,
         handshakes,
         carried,
+        groups,
         stun,
         requests,
         monitor,
@@ -210,6 +217,7 @@ impl Daemon {
         self.refresh_places().await;
         self.node.handle_command(Command::Announce, clock::now());
         self.follow_dns().await;
+        self.begin_groups();
         self.report_ready();
         Ok(())
     }
