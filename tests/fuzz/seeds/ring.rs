@@ -216,7 +216,7 @@ fn groups() -> Vec<u8> {
         word(1, 0, 0, 11),
         sent(2),
         sent(2),
-        sent(3),
+        datagrams(1, 0, [0, 9, 60, 11, 3]),
         datagrams(2, 1, [0, 9, 40, 0, 2]),
         datagrams(1, 1, [200, 9, 40, 0, 0]),
         // This node's own: to members and to a group that it is not in.
