@@ -63,8 +63,8 @@ counters! {
     TxToGroup, "tx_to_group", Passed, "to a group or to all, left to the user path";
     TxMulticast, "tx_multicast", Ok, "to a group or to all, and sent by the tree of the group";
     TxMembership, "tx_membership", Passed, "an IGMP or MLD message of this host, which is read and goes no further";
-    TxNeighbourDiscovery, "tx_neighbour_discovery", Refused, "a router or neighbour solicitation of this host: the virtual network has neither";
-    TxNoGroup, "tx_no_group", Refused, "to a group of this host only, or multicast is off";
+    TxNeighbourDiscovery, "tx_neighbour_discovery", Passed, "a router or neighbour solicitation of this host: the virtual network has neither";
+    TxNoGroup, "tx_no_group", Passed, "to a group of this host only, or multicast is off";
     TxGroupFull, "tx_group_full", Dropped, "to a group, and more than the daemon hands on at a time";
     TxGroupRefused, "tx_group_refused", Dropped, "to a group, and too long or too much, or this node is not part of an overlay";
     TxStaleEpoch, "tx_stale_epoch", Passed, "the cached link has changed";

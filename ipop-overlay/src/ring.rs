@@ -74,8 +74,8 @@ use table::Table;
 use upkeep::Upkeep;
 pub(crate) use wire::PAYLOAD_MAX;
 use wire::{
-    AskRelay, AskSeen, Beat, CloseReason, Datagram, EchoKind, GroupMessage, Header, Kind, Mode, Neighbours, Relay,
-    Seen,
+    AskRelay, AskSeen, Beat, CloseReason, Datagram, EchoKind, GroupMessage, Header, Kind, Mode, Neighbours,
+    Relay, Seen,
 };
 
 pub use counts::{Count, Counts};

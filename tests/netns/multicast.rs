@@ -140,7 +140,8 @@ fn a_group_s_members_hear_what_is_sent_to_it_and_others_do_not() {
         let hosts = &crowd.hosts;
         for v6 in [false, true] {
             let to = group(v6);
-            let members: Vec<UdpSocket> = [1, 2].iter().map(|index| member(&hosts[*index], to, PORT)).collect();
+            let members: Vec<UdpSocket> =
+                [1, 2].iter().map(|index| member(&hosts[*index], to, PORT)).collect();
             let outsider = hosts[3].ns.inside(move || {
                 let any: IpAddr =
                     if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
@@ -150,7 +151,8 @@ fn a_group_s_members_hear_what_is_sent_to_it_and_others_do_not() {
             wait_for_tree(&crowd, &to.to_string(), &[1, 2]);
             let before = hosts[3].counter("rx_multicast");
             let from = sender(&hosts[0], v6);
-            let payloads: Vec<Vec<u8>> = (0..20u8).map(|number| vec![number; 100 + usize::from(number)]).collect();
+            let payloads: Vec<Vec<u8>> =
+                (0..20u8).map(|number| vec![number; 100 + usize::from(number)]).collect();
             payloads.iter().for_each(|payload| send(&hosts[0], &from, to, PORT, payload));
             for socket in &members {
                 let all = wait_for_all(socket, payloads.len());
@@ -228,8 +230,31 @@ fn a_broadcast_reaches_all_nodes() {
             }
         }
         // The same by the address of all hosts.
-        let answers = crowd.hosts[0].ns.output("ping", &["-n", "-c", "1", "-W", "5", "-I", "ipop0", "ff02::1"]);
+        let answers =
+            crowd.hosts[0].ns.output("ping", &["-n", "-c", "1", "-W", "5", "-I", "ipop0", "ff02::1"]);
         assert!(answers.status.success(), "{}", String::from_utf8_lossy(&answers.stdout));
+    });
+}
+
+/// The virtual device is the TUN itself then.
+#[test]
+fn groups_work_without_a_kernel_path() {
+    run(|| {
+        let mut crowd = Crowd::new(3);
+        for host in &mut crowd.hosts {
+            host.config.datapath.insert("kernel", "off".to_owned());
+        }
+        let crowd = crowd.up();
+        for v6 in [false, true] {
+            let members = [0, 2].map(|index| member(&crowd.hosts[index], group(v6), PORT));
+            wait_for_tree(&crowd, &group(v6).to_string(), &[0, 2]);
+            let from = sender(&crowd.hosts[1], v6);
+            send(&crowd.hosts[1], &from, group(v6), PORT, b"by the user path");
+            for socket in &members {
+                let expected = (b"by the user path".to_vec(), crowd.hosts[1].inner(v6));
+                assert_eq!(wait_for_all(socket, 1), [expected]);
+            }
+        }
     });
 }
 

@@ -61,8 +61,8 @@ use ipop_common::wireguard::PADDING;
 
 use crate::address::{ADDRESS_LEN, NodeAddress};
 
-pub use groups::{FRAME_MAX, Group};
 pub(crate) use groups::{Datagram, GroupMessage, GroupWord};
+pub use groups::{FRAME_MAX, Group};
 pub(crate) use probes::{Echo, EchoKind, SURVEY_PAGE, Survey, SurveyAnswer, SurveyAsk};
 pub(crate) use traversal::{AskRelay, AskSeen, Relay, RelayStatus, Seen};
 

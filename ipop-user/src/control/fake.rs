@@ -11,8 +11,8 @@ use crate::api::{
     KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, DhtAnswer, Dns, Group, GroupLink, Groups, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay,
-    OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
+    Bootstrap, Connections, Coordinates, DhtAnswer, Dns, Group, GroupLink, Groups, Hop, HopEnd, Nat,
+    Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};

@@ -155,7 +155,8 @@ impl Snapshot {
             .encode_gauge(&overlay.nodes_estimate)?;
         gauge(encoder, "ipop_overlay_connections", "Connections to other nodes of the ring")?
             .encode_gauge(&overlay.connections.total)?;
-        let in_groups = |is_member: bool| self.groups.groups.iter().filter(move |group| group.member == is_member);
+        let in_groups =
+            |is_member: bool| self.groups.groups.iter().filter(move |group| group.member == is_member);
         let mut groups = gauge(encoder, "ipop_groups", "Groups in whose trees this node is")?;
         for (role, count) in [("member", in_groups(true).count()), ("on_the_way", in_groups(false).count())] {
             let count = u32::try_from(count).unwrap_or(u32::MAX);

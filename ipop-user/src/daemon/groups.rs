@@ -150,10 +150,8 @@ impl Daemon {
             let mut addresses = self.config.network.addresses.iter().map(|prefix| prefix.addr());
             addresses.find(|address| address.is_ipv4() == is_ipv4)
         };
-        let all: [(IpAddr, u8); 2] = [
-            (Ipv4Addr::new(224, 0, 0, 0).into(), 4),
-            (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
-        ];
+        let all: [(IpAddr, u8); 2] =
+            [(Ipv4Addr::new(224, 0, 0, 0).into(), 4), (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8)];
         let route = |prefix: (IpAddr, u8)| {
             let source = own(prefix.0.is_ipv4())?;
             Some(Route { prefix, mtu: None, source: Some(source) })
@@ -201,7 +199,8 @@ impl Daemon {
             return Some(false);
         }
         let peer = self.node.peer_of_key(origin).and_then(|id| self.peers.get(&id));
-        let has_it = peer.is_some_and(|peer| peer.config.addresses.iter().any(|theirs| theirs.contains(address)));
+        let has_it =
+            peer.is_some_and(|peer| peer.config.addresses.iter().any(|theirs| theirs.contains(address)));
         if has_it {
             return Some(true);
         }
@@ -246,7 +245,9 @@ impl Daemon {
     /// The ring has said who has an address. Says whether that is for packets to it: what was sent to groups from
     /// there is no reason to connect to its owner.
     pub(super) fn is_for_packets(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) -> bool {
-        let Some(Waiting { packets, is_wanted, .. }) = self.groups.waiting.remove(&address) else { return true };
+        let Some(Waiting { packets, is_wanted, .. }) = self.groups.waiting.remove(&address) else {
+            return true;
+        };
         let now = clock::now();
         if self.groups.owners.len() >= OWNERS_MAX {
             let first = self.groups.owners.iter().min_by_key(|(_, owner)| owner.until).map(|(at, _)| *at);

@@ -183,7 +183,8 @@ pub(super) fn egress() -> Inputs {
         add(&format!("v4-{name}"), 0, 0, &to(peer, false, 20));
         add(&format!("v6-{name}"), 0, 0, &to(peer, true, 20));
     }
-    for (name, group) in [("group", "239.1.2.3"), ("broadcast", "255.255.255.255"), ("group-v6", "ff02::fb")] {
+    for (name, group) in [("group", "239.1.2.3"), ("broadcast", "255.255.255.255"), ("group-v6", "ff02::fb")]
+    {
         let group = address(group);
         add(&format!("to-a-{name}"), 0, 0, &packet::udp(own(group.is_ipv6()), group, (5000, 6000), PAYLOAD));
     }

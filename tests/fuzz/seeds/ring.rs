@@ -235,15 +235,8 @@ fn groups() -> Vec<u8> {
 
 fn floods_of_groups() -> Vec<u8> {
     let unsigned = datagrams(1, 1, [0, 9, 0, 255, 1]);
-    [
-        beat(1, 0, 1),
-        join(0, 70),
-        word(1, 0, 0, 255),
-        word(1, 0, 0, 255),
-        unsigned.repeat(5),
-        pass(60_000),
-    ]
-    .concat()
+    [beat(1, 0, 1), join(0, 70), word(1, 0, 0, 255), word(1, 0, 0, 255), unsigned.repeat(5), pass(60_000)]
+        .concat()
 }
 
 pub(super) fn runs() -> Inputs {

@@ -13,6 +13,7 @@ use super::super::limits::{
 use super::super::wire::{Datagram, FRAME_MAX, GroupMessage, GroupWord};
 use super::super::{Count, GroupView, Output, Ring};
 use super::nodes::{Few, HOSTILE, Victim, key, node, signer};
+use crate::endpoint::Endpoint;
 use crate::ring::Group;
 
 /// Enough for shortcuts.
@@ -358,7 +359,35 @@ fn tables_of_origins_children_and_own_groups_have_limits() {
         .filter(|number| victim.ring.join_group(Group { kind: 9, address: [*number; 16] }, now))
         .count();
     assert_eq!(taken, GROUPS_OWN_MAX - 1);
-    assert!(CHILDREN_MAX < 1024);
+}
+
+#[test]
+fn a_tree_has_so_many_children_and_others_are_told_that_it_is_full() {
+    let mut victim = Victim::new();
+    let others: Vec<usize> = (10..250).collect();
+    for other in &others {
+        victim.ring.connected(key(*other), Endpoint::Udp(([10, 0, 0, 1], 1).into()), victim.now);
+    }
+    let is_above =
+        |group: &Group, other: usize| node(0).distance(place(group)) < node(other).distance(place(group));
+    let group =
+        groups_below().find(|group| others.iter().filter(|other| is_above(group, **other)).count() > 100);
+    let group = group.expect("one of which this node is near");
+    let mut words = Vec::new();
+    for other in others.into_iter().filter(|other| is_above(&group, *other)) {
+        victim.ring.handle_message(node(other), &join(group), victim.now);
+        while let Some(output) = victim.ring.poll_output() {
+            if let Output::Send { to, message } = output
+                && to == node(other)
+            {
+                words.extend(GroupMessage::parse(&message).map(|said| said.word));
+            }
+        }
+    }
+    let taken = words.iter().filter(|word| **word == GroupWord::Joined).count();
+    assert_eq!(taken, CHILDREN_MAX);
+    assert!(words[CHILDREN_MAX..].iter().all(|word| *word == GroupWord::Full));
+    assert_eq!(victim.count(Count::GroupFull), (words.len() - CHILDREN_MAX) as u64);
 }
 
 #[test]

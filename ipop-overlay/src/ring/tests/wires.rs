@@ -92,7 +92,10 @@ fn golden_vectors_of_groups() {
     let head = format!("0c01010300030001{address}{origin}0102030405060708{signature}");
     assert_eq!(documented(&datagram.to_bytes()), format!("{head}616263"));
     assert_eq!(Datagram::parse(&datagram.to_bytes()), Some(datagram));
-    assert_eq!(hex(&datagram.signed()), format!("{}01{address}0102030405060708616263", hex(b"ipop multicast v1")));
+    assert_eq!(
+        hex(&datagram.signed()),
+        format!("{}01{address}0102030405060708616263", hex(b"ipop multicast v1"))
+    );
     for len in 0..datagram.to_bytes().len() {
         assert_eq!(Datagram::parse(&datagram.to_bytes()[..len]), None, "{len} bytes");
     }

@@ -49,8 +49,8 @@ GROUP        HERE        PARENT          CHILDREN
 ff02::fb     on the way  none: the root  beta, gamma
 all          member      looked for
 
-CONNECTION  SENT  RECEIVED
-beta         12k         7
+CONNECTION   SENT  RECEIVED
+beta        12.0k         7
 ";
         let rendered = render(&fake::groups(), 80);
         let trimmed: Vec<&str> = rendered.lines().map(str::trim_end).collect();

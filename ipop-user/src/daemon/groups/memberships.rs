@@ -4,13 +4,17 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Reads the groups of the device with an index out of a list.
+type Read = fn(&str, u32) -> BTreeSet<IpAddr>;
+
 /// Of the calling thread's network namespace.
-const LISTS: [(&str, fn(&str, u32) -> BTreeSet<IpAddr>); 2] =
+const LISTS: [(&str, Read); 2] =
     [("/proc/thread-self/net/igmp", igmp), ("/proc/thread-self/net/igmp6", igmp6)];
 
 /// The groups of the device with this index. A list that the host does not have (it has no IPv6, say) is empty.
 pub(super) fn of_device(ifindex: u32) -> BTreeSet<IpAddr> {
-    let lists = LISTS.iter().filter_map(|(file, parse)| Some(parse(&std::fs::read_to_string(file).ok()?, ifindex)));
+    let lists =
+        LISTS.iter().filter_map(|(file, parse)| Some(parse(&std::fs::read_to_string(file).ok()?, ifindex)));
     lists.flatten().collect()
 }
 
