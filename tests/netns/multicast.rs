@@ -202,7 +202,6 @@ fn thirty_one_members_hear_one_sender_by_a_tree() {
             total += copies;
             by_sender += if *from == sender { copies } else { 0 };
         }
-        eprintln!("{total} copies of {COUNT} datagrams, {by_sender} of them by the sender");
         assert!(total < 40 * COUNT as u64, "{total} copies");
         assert!(by_sender <= 20 * COUNT as u64, "{by_sender} copies by the sender");
     });
