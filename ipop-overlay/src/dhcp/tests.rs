@@ -81,7 +81,7 @@ impl Host {
     }
 
     fn client(&self, pool: Option<Pool>, wanted: Option<IpAddr>) -> Client {
-        let config = Config { namespace: "test".to_string(), pool, wanted, host: "host".to_string() };
+        let config = Config { namespace: "test".to_string(), pool, wanted, preferred: None, host: "host".to_string() };
         Client::new(config, self.key, self.now)
     }
 }

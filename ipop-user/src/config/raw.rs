@@ -21,6 +21,7 @@ pub(super) struct RawConfig {
     pub(super) datapath: RawDatapath,
     #[serde(default)]
     pub(super) dns: RawDns,
+    pub(super) dhcp: Option<Spanned<RawDhcp>>,
     #[serde(default, rename = "peer")]
     pub(super) peers: Vec<Spanned<RawPeer>>,
 }
@@ -114,6 +115,17 @@ pub(super) struct RawDns {
     pub(super) search: bool,
     #[serde(default)]
     pub(super) hosts: BTreeMap<Text, Spanned<Vec<Text>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDhcp {
+    pub(super) pool: Option<Text>,
+    pub(super) ipv6: Option<Text>,
+    pub(super) lease_s: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) reserved: BTreeMap<Text, Text>,
+    pub(super) address: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,7 @@ use crate::api::{
     KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, DhtAnswer, Dns, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay,
+    Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Hop, HopEnd, Lease, Nat, Neighbour, NodeRef, Overlay,
     OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
@@ -284,6 +284,28 @@ fn probed(node: Option<&Selector>, probe: Probe) {
     }
 }
 
+pub(crate) fn dhcp() -> Dhcp {
+    let address = "10.128.0.1".parse().unwrap_or_else(|_| unreachable!("an address"));
+    Dhcp {
+        mode: DhcpMode::Dhcp,
+        pool: Some(DhcpPool {
+            network: "10.128.0.0/16".to_owned(),
+            ipv6: Some("fd00:128::/64".to_owned()),
+            lease_s: 3600,
+            size: 65_534,
+            reserved: BTreeMap::new(),
+        }),
+        trouble: None,
+        leases: vec![Lease {
+            address,
+            owner: node(1, None).address,
+            host: Some("alpha".to_owned()),
+            expires_s: None,
+            is_own: true,
+        }],
+    }
+}
+
 /// Answers one request.
 pub(crate) fn answer(request: Request) {
     match request {
@@ -291,6 +313,7 @@ pub(crate) fn answer(request: Request) {
         Request::Peers(reply) => send(reply, peers()),
         Request::Links(reply) => send(reply, links()),
         Request::Routes(reply) => send(reply, routes()),
+        Request::Dhcp(reply) => send(reply, dhcp()),
         Request::Counters(reply) => send(reply, counters()),
         Request::Explain { peer, reply } => send(reply, chosen(&peer).map(|_| explanation())),
         Request::Probe { node, probe } => probed(node.as_ref(), probe),

@@ -54,6 +54,9 @@ pub(super) enum Command {
     /// Leave records with the nodes of the overlay, and find those of others
     #[command(subcommand)]
     Dht(Dht),
+    /// Show which addresses of the virtual network are leased, and to whom
+    #[command(subcommand)]
+    Dhcp(Dhcp),
     /// Show what happened to packets, by path and verdict
     Counters {
         /// Those that are zero as well
@@ -166,6 +169,12 @@ pub(super) struct Crawl {
     /// Ask so many nodes a second at most
     #[arg(long, value_name = "PER_SECOND", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rate: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Dhcp {
+    /// This node's, and those of others that it has asked about lately
+    Leases,
 }
 
 #[derive(Debug, Subcommand)]

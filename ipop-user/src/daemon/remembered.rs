@@ -29,6 +29,9 @@ pub(super) struct Remembered {
     /// Addresses of this node in it, and since when it has them, UNIX time in seconds.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) since: u64,
+    /// Those that it has leased, with their prefixes. It goes on with them until it hears that they are another's.
+    #[serde(default)]
+    pub(super) leased: Vec<String>,
     /// Nodes to which it was connected.
     #[serde(default)]
     pub(super) nodes: Vec<KnownNode>,

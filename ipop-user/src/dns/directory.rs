@@ -42,25 +42,33 @@ impl Hosts {
 
     /// Gives a host its name. The first that has a name, or an address, keeps it.
     pub fn insert(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        if self.insert_alias(name, &addresses) {
+            for address in addresses {
+                self.addresses.entry(address).or_insert_with(|| name.to_ascii_lowercase());
+            }
+        }
+    }
+
+    /// Gives a host a name that it is found by, and that its addresses do not lead back to. Says whether the name was
+    /// free.
+    pub fn insert_alias(&mut self, name: &str, addresses: &[IpAddr]) -> bool {
         if !is_domain(name) {
-            return;
+            return false;
         }
         let name = name.to_ascii_lowercase();
-        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
         let held = self.names.entry(name.clone()).or_default();
         if !held.is_empty() {
-            return;
+            return false;
         }
-        held.clone_from(&addresses);
+        *held = addresses.to_vec();
         // A name between this one and the domain is there too (RFC 8020).
         let mut rest = name.as_str();
         while let Some((_, above)) = rest.split_once('.') {
             self.names.entry(above.to_owned()).or_default();
             rest = above;
         }
-        for address in addresses {
-            self.addresses.entry(address).or_insert_with(|| name.clone());
-        }
+        true
     }
 
     pub fn serial(&self) -> u32 {

@@ -67,12 +67,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn new(config: &Config, device: &str, ifindex: u32) -> Self {
+    pub fn new(config: &Config, addresses: &[Prefix], device: &str, ifindex: u32) -> Self {
         Self {
             dns: config.dns.clone(),
             network: config.network.name.clone(),
             node: config.node.name.clone(),
-            addresses: config.network.addresses.clone(),
+            addresses: addresses.to_vec(),
             device: device.to_owned(),
             ifindex,
             state_dir: config.node.state_dir.clone(),
