@@ -336,17 +336,11 @@ impl Daemon {
         let mut own = Vec::new();
         let mut is_open = false;
         for address in &addresses {
-            let Dhcp { client, directory: Some(directory), .. } = &mut self.dhcp else { return Vec::new() };
-            let pool = client.as_ref().and_then(Client::pool);
-            if !pool.is_some_and(|pool| pool.contains(*address)) {
-                if pool.and_then(|pool| pool.stateless_of(&key)) == Some(*address) {
-                    own.push(*address);
-                } else {
-                    debug!(%address, "claimed, and neither of the pool nor what follows from the key");
-                    self.counters.add(Counter::RxRefusedClaim, 1);
-                }
+            if follows_from(*address, &key) {
+                own.push(*address);
                 continue;
             }
+            let Some(directory) = &mut self.dhcp.directory else { return Vec::new() };
             let question = Question::Owner(*address);
             match directory.known(&question, now) {
                 Some(Answer::Owner { public_key, .. }) if *public_key == key => own.push(*address),
