@@ -12,7 +12,7 @@
 
 mod pool;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::collections::VecDeque;
 use alloc::string::String;

@@ -67,8 +67,9 @@ fn dhcp(host: &Host) -> Value {
 #[test]
 fn all_get_an_address_of_their_own_and_find_each_other_by_name() {
     run(|| {
-        let mut crowd =
-            crowd(5, "pool = \"10.128.0.0/24\"\nipv6 = \"fd00:128::/64\"\nlease_s = 600").up();
+        let mut crowd = crowd(5, "pool = \"10.128.0.0/24\"\nipv6 = \"fd00:128::/64\"\nlease_s = 600");
+        crowd.hosts[0].config.dns.insert("services", "{ \"_http._tcp\" = 8080 }".to_owned());
+        let mut crowd = crowd.up();
         let leases: Vec<Ipv4Addr> = crowd.hosts.iter().map(leased).collect();
         assert_eq!(leases.iter().collect::<BTreeSet<_>>().len(), 5, "{leases:?}");
         let shown: Vec<String> = leases.iter().map(ToString::to_string).collect();
@@ -92,6 +93,11 @@ fn all_get_an_address_of_their_own_and_find_each_other_by_name() {
         }
         assert_eq!(short(&crowd.hosts[1], &["-x", &shown[3]]), "n4.test.ipop.");
         assert_eq!(short(&crowd.hosts[1], &["nobody.test.ipop", "A"]), "");
+        // So are services.
+        wait_for("a service", PATIENCE, || {
+            let found = short(&crowd.hosts[4], &["_http._tcp.test.ipop", "SRV"]);
+            (found == "0 0 8080 n1.test.ipop.").then_some(())
+        });
         let text = crowd.hosts[1].ctl(&["dhcp", "leases"]);
         assert!(text.contains("10.128.0.0/24, and fd00:128::/64 by key: 254 addresses"), "{text}");
         assert!(text.contains("this node") && text.contains("renewed"), "{text}");

@@ -43,9 +43,9 @@ mod forward;
 mod hostile;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod interop;
-mod leases;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
+mod leases;
 mod mtu;
 mod nat;
 mod overlay;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
-use super::{host_addresses, host_name};
+use super::{SERVICES_MAX, Service, host_addresses, host_name};
 use crate::dhcp::lease_name;
 use crate::dht::{Event, Kind, Record, RequestId};
 use crate::node::Node;
@@ -20,6 +20,7 @@ const ASKED_MAX: usize = 64;
 /// the same, since whoever has asked is to find it.
 const FRESH: Duration = Duration::from_secs(1800);
 const FRESH_MIN: Duration = Duration::from_secs(1);
+const OFFERED: Duration = Duration::from_secs(30);
 /// So long is taken for granted that there is no record.
 const ABSENT: Duration = Duration::from_secs(3);
 
@@ -30,13 +31,22 @@ pub enum Question {
     Owner(IpAddr),
     /// Which addresses has this host?
     Host(String),
+    /// Which hosts offer a service, like `_http._tcp`?
+    Service(String),
 }
 
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The node with this key has it. An address comes with the name of its host, a name with its addresses.
-    Owner { public_key: [u8; 32], host: String, addresses: Vec<IpAddr>, expires: u64 },
+    Owner {
+        public_key: [u8; 32],
+        host: String,
+        addresses: Vec<IpAddr>,
+        expires: u64,
+    },
+    /// These offer it, each with the key of the node that says so of itself.
+    Offered(Vec<([u8; 32], Service)>),
     Nobody,
 }
 
@@ -69,7 +79,7 @@ impl Directory {
         self.cached.iter().filter(move |(_, cached)| cached.until > now).filter_map(|(question, cached)| {
             match question {
                 Question::Owner(address) => Some((*address, &cached.answer)),
-                Question::Host(_) => None,
+                Question::Host(_) | Question::Service(_) => None,
             }
         })
     }
@@ -82,11 +92,12 @@ impl Directory {
         if self.asked.len() >= ASKED_MAX {
             return false;
         }
-        let name = match &question {
-            Question::Owner(address) => lease_name(&self.namespace, *address),
-            Question::Host(host) => host_name(&self.namespace, host),
+        let (name, kind) = match &question {
+            Question::Owner(address) => (lease_name(&self.namespace, *address), Kind::Create),
+            Question::Host(host) => (host_name(&self.namespace, host), Kind::Create),
+            Question::Service(service) => (Service::name(&self.namespace, service), Kind::Put),
         };
-        match node.dht_get(&name, Kind::Create, now) {
+        match node.dht_get(&name, kind, now) {
             Ok(request) => {
                 self.asked.insert(request, question);
                 true
@@ -118,9 +129,14 @@ impl Directory {
         match event {
             Event::Got { request, records, .. } => {
                 let question = self.asked.remove(request)?;
-                let answer = records.first().and_then(|record| answer(&question, record));
+                let answer = match &question {
+                    Question::Service(_) => offered(records),
+                    _ => records.first().and_then(|record| answer(&question, record)),
+                };
                 let answer = answer.unwrap_or(Answer::Nobody);
                 let fresh = match &answer {
+                    // Others may begin to offer it.
+                    Answer::Offered(_) => OFFERED,
                     Answer::Owner { expires, .. } => {
                         Duration::from_secs(expires.saturating_sub(wall)).clamp(FRESH_MIN, FRESH)
                     }
@@ -152,11 +168,20 @@ fn answer(question: &Question, record: &Record) -> Option<Answer> {
     let (public_key, expires) = (record.owner, record.expires);
     let (host, addresses) = match question {
         // A name that nobody can read is none.
-        Question::Owner(address) => (
-            core::str::from_utf8(&record.value).unwrap_or_default().to_ascii_lowercase(),
-            [*address].into(),
-        ),
+        Question::Owner(address) => {
+            (core::str::from_utf8(&record.value).unwrap_or_default().to_ascii_lowercase(), [*address].into())
+        }
         Question::Host(host) => (host.clone(), host_addresses(&record.value)?),
+        Question::Service(_) => return None,
     };
     Some(Answer::Owner { public_key, host, addresses, expires })
+}
+
+/// Who offers a service, those first that are asked first.
+fn offered(records: &[Record]) -> Option<Answer> {
+    let service = |record: &Record| Some((record.owner, Service::parse(&record.value)?));
+    let mut services: Vec<_> = records.iter().filter_map(service).collect();
+    services.sort_by_key(|(owner, service)| (service.priority, service.weight, *owner));
+    services.truncate(SERVICES_MAX);
+    (!services.is_empty()).then_some(Answer::Offered(services))
 }

@@ -14,6 +14,9 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// One that is another's is tried again after so long: the other may have gone.
 const TAKEN: Duration = Duration::from_secs(300);
 
+/// A node has one record under a name.
+const SLOT: u16 = 0;
+
 /// What has become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -28,6 +31,7 @@ pub enum State {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Registration {
+    kind: Kind,
     name: Vec<u8>,
     value: Vec<u8>,
     ttl_s: u64,
@@ -38,17 +42,23 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// One that is asked for at once.
+    /// One that is asked for at once: of a kind of which nobody else can have it, or of the one that each node has its own of.
     ///
     /// # Errors
     /// If there can be no such record.
-    pub fn new(name: Vec<u8>, value: Vec<u8>, ttl_s: u64, now: Instant) -> Result<Self, dht::Error> {
+    pub fn new(
+        kind: Kind,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        ttl_s: u64,
+        now: Instant,
+    ) -> Result<Self, dht::Error> {
         Key::of_name(&name).ok_or(dht::Error::NameTooLong)?;
         if value.len() > dht::VALUE_MAX {
             return Err(dht::Error::ValueTooLong);
         }
         let (state, next_at) = (State::Wanted, Some(now));
-        Ok(Self { name, value, ttl_s, state, request: None, next_at, failures: 0 })
+        Ok(Self { kind, name, value, ttl_s, state, request: None, next_at, failures: 0 })
     }
 
     pub fn name(&self) -> &[u8] {
@@ -76,7 +86,12 @@ impl Registration {
         if self.next_at.take_if(|at| *at <= now).is_none() {
             return;
         }
-        self.request = node.dht_create(&self.name, &self.value, self.ttl_s, true, now).ok();
+        let (name, value, ttl_s) = (&self.name, &self.value, self.ttl_s);
+        let begun = match self.kind {
+            Kind::Create => node.dht_create(name, value, ttl_s, true, now),
+            Kind::Put => node.dht_put(name, SLOT, value, ttl_s, true, now),
+        };
+        self.request = begun.ok();
         if self.request.is_none() {
             self.later(now);
         }
@@ -112,7 +127,7 @@ impl Registration {
     pub fn withdraw(&mut self, node: &mut Node, now: Instant) {
         if self.state == State::Held || self.request.is_some() {
             // What cannot be taken back is over in time.
-            let _is_begun = node.dht_remove(&self.name, Kind::Create, 0, now);
+            let _is_begun = node.dht_remove(&self.name, self.kind, SLOT, now);
         }
         (self.state, self.request, self.next_at) = (State::Withdrawn, None, None);
     }

@@ -77,6 +77,8 @@ pub const FORWARD_MAX: usize = 4;
 /// Names in `dns.hosts`, and addresses of each.
 pub const DNS_HOSTS_MAX: usize = 4096;
 pub const DNS_ADDRESSES_MAX: usize = 16;
+/// `dns.services`.
+pub const DNS_SERVICES_MAX: usize = 16;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -209,6 +211,8 @@ pub struct Dns {
     pub search: bool,
     /// Names of hosts that are no peers, in lower case, with their addresses.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Services of this node, like `_http._tcp`, in lower case, with their ports; at most [`DNS_SERVICES_MAX`].
+    pub services: BTreeMap<String, u16>,
 }
 
 /// `dns.resolver`: how this host's programs are led to this node's DNS.

@@ -115,6 +115,8 @@ pub(super) struct RawDns {
     pub(super) search: bool,
     #[serde(default)]
     pub(super) hosts: BTreeMap<Text, Spanned<Vec<Text>>>,
+    #[serde(default)]
+    pub(super) services: BTreeMap<Text, Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

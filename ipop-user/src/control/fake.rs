@@ -1,5 +1,6 @@
 //! A daemon for tests: answers every request of the control server with fixed values.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ipop_common::Counter;
@@ -11,8 +12,8 @@ use crate::api::{
     KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Hop, HopEnd, Lease, Nat, Neighbour, NodeRef, Overlay,
-    OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
+    Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Hop, HopEnd, Lease, Nat,
+    Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};

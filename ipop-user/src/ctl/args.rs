@@ -106,6 +106,9 @@ pub(super) struct Init {
     /// network that is joined, or in 10.128.0.0/16]
     #[arg(long = "address", value_name = "PREFIX")]
     pub(super) addresses: Vec<String>,
+    /// Lease this node's address, and those of the nodes that join it, from a pool like 10.128.0.0/16
+    #[arg(long, value_name = "NETWORK", conflicts_with_all = ["join", "addresses"])]
+    pub(super) pool: Option<String>,
     /// Where other nodes reach this one, like 192.0.2.7:15000 [default: the host's name]
     #[arg(long)]
     pub(super) endpoint: Option<String>,

@@ -90,10 +90,13 @@ impl Daemon {
         let places = self.sealing.places();
         let sealing = start::build_sealing(&new, &key, &node, &self.options, places)
             .map_err(|error| format!("{error:#}"))?;
-        let given = |config: &config::Config| (config.dhcp.clone(), config.network.addresses.clone());
+        let given = |config: &config::Config| {
+            let (addresses, services) = (config.network.addresses.clone(), config.dns.services.clone());
+            (config.dhcp.clone(), addresses, services)
+        };
         let is_same_lease = given(&new) == given(&self.config);
         let addresses = match new.dhcp {
-            Some(_) if is_same_lease => self.addresses.clone(),
+            Some(_) if new.dhcp == self.config.dhcp => self.addresses.clone(),
             Some(_) => Vec::new(),
             None => new.network.addresses.clone(),
         };

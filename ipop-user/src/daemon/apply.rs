@@ -247,8 +247,7 @@ impl Daemon {
             let view = self.node.peer(peer.id)?;
             peer.user_link(&view, &self.sealing, self.config.network.mtu, |node| self.place_of(node))
         };
-        let mut table =
-            table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
+        let mut table = table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
         self.fill_in_relays(&mut table);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use ipop_common::Counter;
 use ipop_overlay::dhcp::{self, Client, Output, Pool, lease_name};
-use ipop_overlay::dht::Event;
+use ipop_overlay::dht::{Event, Kind};
 use ipop_overlay::directory::{
-    self, Answer, Directory, Question, Registration, State, host_name, host_value,
+    self, Answer, Directory, Question, Registration, Service, State, host_name, host_value,
 };
 use ipop_overlay::{Instant, PeerId};
 use tracing::{debug, info, warn};
@@ -45,6 +45,7 @@ pub(super) struct Dhcp {
     /// Leases of addresses that are listed.
     listed: Vec<(IpAddr, Registration)>,
     host: Option<Registration>,
+    services: Vec<Registration>,
     directory: Option<Directory>,
     claims: BTreeMap<PeerId, Claim>,
     /// Why there is no address.
@@ -84,7 +85,7 @@ impl Dhcp {
         if self.client.is_none() {
             for own in &config.network.addresses {
                 let (name, host) = (lease_name(namespace, own.addr()), config.node.name.clone());
-                let lease = Registration::new(name, host.into_bytes(), REGISTERED_S, now);
+                let lease = Registration::new(Kind::Create, name, host.into_bytes(), REGISTERED_S, now);
                 self.listed.extend(lease.ok().map(|lease| (own.addr(), lease)));
             }
         }
@@ -93,16 +94,20 @@ impl Dhcp {
             Some(host) => host.set_value(value, now),
             None if addresses.is_empty() || !is_domain(&config.node.name) => {}
             None => {
-                let host = Registration::new(
-                    host_name(namespace, &config.node.name),
-                    value,
-                    REGISTERED_S,
-                    now,
-                );
-                match host {
+                let name = host_name(namespace, &config.node.name);
+                match Registration::new(Kind::Create, name, value, REGISTERED_S, now) {
                     Ok(host) => self.host = Some(host),
                     Err(error) => warn!(%error, "this node's name is not registered"),
                 }
+                let offer = |(name, port): (&String, &u16)| {
+                    let host = config.node.name.to_ascii_lowercase();
+                    let service = Service { priority: 0, weight: 0, port: *port, host };
+                    let name = Service::name(namespace, name);
+                    Registration::new(Kind::Put, name, service.to_bytes(), REGISTERED_S, now)
+                        .inspect_err(|error| warn!(%error, "a service of this node's is not registered"))
+                        .ok()
+                };
+                self.services = config.dns.services.iter().filter_map(offer).collect();
             }
         }
     }
@@ -127,7 +132,11 @@ impl Dhcp {
     }
 
     fn registrations(&self) -> impl Iterator<Item = &Registration> {
-        self.listed.iter().map(|(_, lease)| lease).chain(&self.host)
+        self.listed.iter().map(|(_, lease)| lease).chain(&self.host).chain(&self.services)
+    }
+
+    fn registrations_mut(&mut self) -> impl Iterator<Item = &mut Registration> {
+        self.listed.iter_mut().map(|(_, lease)| lease).chain(&mut self.host).chain(&mut self.services)
     }
 
     /// What an operator should know.
@@ -175,22 +184,20 @@ impl Daemon {
         if let Some(client) = &mut self.dhcp.client {
             client.release(&mut self.node, now);
         }
-        let Dhcp { listed, host, .. } = &mut self.dhcp;
-        for registration in listed.iter_mut().map(|(_, lease)| lease).chain(host) {
+        for registration in self.dhcp.registrations_mut() {
             registration.withdraw(&mut self.node, now);
         }
     }
 
     pub(super) fn leases_timeout(&mut self, now: Instant) {
-        let Dhcp { client, listed, host, claims, .. } = &mut self.dhcp;
-        if let Some(client) = client {
+        if let Some(client) = &mut self.dhcp.client {
             client.handle_timeout(&mut self.node, now);
         }
-        for registration in listed.iter_mut().map(|(_, lease)| lease).chain(host) {
+        for registration in self.dhcp.registrations_mut() {
             registration.handle_timeout(&mut self.node, now);
         }
-        let due: Vec<PeerId> =
-            claims.iter().filter(|(_, claim)| claim.next_at <= now).map(|(id, _)| *id).collect();
+        let claims = self.dhcp.claims.iter();
+        let due: Vec<PeerId> = claims.filter(|(_, claim)| claim.next_at <= now).map(|(id, _)| *id).collect();
         for id in due {
             // What was not there may be by now.
             self.look_at_claim(id, true);
@@ -201,15 +208,13 @@ impl Daemon {
     /// Takes in what has become of something in the DHT; says whether that was asked here.
     pub(super) fn leases_heard(&mut self, event: &Event) -> bool {
         let now = clock::now();
-        let Dhcp { client, listed, host, directory, .. } = &mut self.dhcp;
+        let client = &mut self.dhcp.client;
         if client.as_mut().is_some_and(|client| client.handle_event(event, &mut self.node, now)) {
             self.take_leases();
             return true;
         }
-        let mut registered = listed.iter_mut().map(|(_, lease)| lease).chain(host);
-        if let Some(registration) =
-            registered.find_map(|one| one.handle_event(event, now).then_some(one))
-        {
+        let mut registered = self.dhcp.registrations_mut();
+        if let Some(registration) = registered.find_map(|one| one.handle_event(event, now).then_some(one)) {
             if let State::Taken(by) = registration.state() {
                 let name = String::from_utf8_lossy(registration.name()).into_owned();
                 warn!(name, by = ?by.map(|by| by.to_string()), "registered for another node");
@@ -217,11 +222,10 @@ impl Daemon {
             return true;
         }
         let wall = clock::unix_ns() / 1_000_000_000;
-        let Some((question, answer)) =
-            directory.as_mut().and_then(|directory| directory.handle_event(event, wall, now))
-        else {
-            return false;
-        };
+        drop(registered);
+        let directory = self.dhcp.directory.as_mut();
+        let heard = directory.and_then(|directory| directory.handle_event(event, wall, now));
+        let Some((question, answer)) = heard else { return false };
         if let Question::Owner(address) = question {
             self.owner_known(address, answer.as_ref());
         }
@@ -292,10 +296,7 @@ impl Daemon {
     /// The device has these addresses from now on.
     pub(super) async fn set_device_addresses(&mut self, addresses: &[Prefix]) -> Result<(), String> {
         let wanted: Vec<_> = addresses.iter().map(|p| (p.addr(), p.len())).collect();
-        self.netlink
-            .sync_addresses(self.device.ifindex, &wanted)
-            .await
-            .map_err(|error| error.to_string())?;
+        self.netlink.sync_addresses(self.device.ifindex, &wanted).await.map_err(|error| error.to_string())?;
         if let Some(path) = &mut self.kernel.path {
             let local: Vec<_> = wanted.iter().map(|(address, _)| (*address).into()).collect();
             path.set_local(&local).map_err(|error| error.to_string())?;
@@ -393,7 +394,7 @@ impl Daemon {
                 self.found(address, Some(*public_key));
                 self.owner_found(address, Some(*public_key));
             }
-            Some(Answer::Nobody) => {
+            Some(Answer::Nobody | Answer::Offered(_)) => {
                 self.found(address, None);
                 self.owner_found(address, None);
             }

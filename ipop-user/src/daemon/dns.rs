@@ -11,7 +11,7 @@ use super::peers::{Origin, Peers};
 use super::{Daemon, clock};
 use crate::api;
 use crate::config::{Config, Prefix};
-use crate::dns::{Directory, Hosts, NoAnswer, Published, Service, Settings};
+use crate::dns::{Directory, Hosts, NoAnswer, Offer, Published, Service, Settings};
 
 /// The service, and what it is told.
 pub(super) struct Dns {
@@ -157,6 +157,12 @@ impl Directory for Names {
         }
         let (reply, answer) = oneshot::channel();
         self.put(Ask::Name { address, reply })?;
+        answer.await.unwrap_or(Err(NoAnswer))
+    }
+
+    async fn services(&self, service: &str) -> Result<Option<Vec<Offer>>, NoAnswer> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Ask::Services { service: service.to_owned(), reply })?;
         answer.await.unwrap_or(Err(NoAnswer))
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::dhcp::follows_from;
 use super::{Daemon, clock};
 use crate::config::{is_domain, is_name};
-use crate::dns::NoAnswer;
+use crate::dns::{NoAnswer, Offer};
 
 /// Questions of the DNS at a time: as many as it lets wait.
 pub(super) const QUEUE: usize = 256;
@@ -18,6 +18,7 @@ pub(super) const QUEUE: usize = 256;
 pub(super) enum Ask {
     Addresses { host: String, reply: oneshot::Sender<Result<Option<Vec<IpAddr>>, NoAnswer>> },
     Name { address: IpAddr, reply: oneshot::Sender<Result<Option<String>, NoAnswer>> },
+    Services { service: String, reply: oneshot::Sender<Result<Option<Vec<Offer>>, NoAnswer>> },
 }
 
 pub(super) type Asks = mpsc::Receiver<Ask>;
@@ -61,7 +62,7 @@ impl Daemon {
     fn answered(&mut self, ask: Ask) -> Option<(Question, Ask)> {
         let can_be = match &ask {
             Ask::Addresses { host, .. } => is_name(host) && is_domain(host),
-            Ask::Name { .. } => true,
+            Ask::Name { .. } | Ask::Services { .. } => true,
         };
         if self.overlay.is_none() || !can_be {
             ask.say_nothing();
@@ -85,6 +86,13 @@ impl Daemon {
                 }
                 Step::Wants(question) => question,
             },
+            Ask::Services { service, .. } => match self.offers_of(service) {
+                Step::Done(offers) => {
+                    ask.say_offers(offers);
+                    return None;
+                }
+                Step::Wants(question) => question,
+            },
         };
         let now = clock::now();
         let directory = self.dhcp.directory();
@@ -104,7 +112,7 @@ impl Daemon {
     fn addresses_of(&self, host: &str) -> Step<Option<Vec<IpAddr>>> {
         let (owner, addresses) = match self.known(Question::Host(host.to_owned())) {
             Step::Done(Answer::Owner { public_key, addresses, .. }) => (public_key, addresses),
-            Step::Done(Answer::Nobody) => return Step::Done(None),
+            Step::Done(Answer::Nobody | Answer::Offered(_)) => return Step::Done(None),
             Step::Wants(question) => return Step::Wants(question),
         };
         let mut own = Vec::new();
@@ -126,7 +134,7 @@ impl Daemon {
     fn name_of_address(&self, address: IpAddr) -> Step<Option<String>> {
         let (owner, host) = match self.known(Question::Owner(address)) {
             Step::Done(Answer::Owner { public_key, host, .. }) => (public_key, host),
-            Step::Done(Answer::Nobody) => return Step::Done(None),
+            Step::Done(Answer::Nobody | Answer::Offered(_)) => return Step::Done(None),
             Step::Wants(question) => return Step::Wants(question),
         };
         if !is_name(&host) || !is_domain(&host) {
@@ -138,6 +146,27 @@ impl Daemon {
             Step::Wants(question) => Step::Wants(question),
         }
     }
+
+    /// Who offers a service and has the name that it is offered under.
+    fn offers_of(&self, service: &str) -> Step<Option<Vec<Offer>>> {
+        let offered = match self.known(Question::Service(service.to_owned())) {
+            Step::Done(Answer::Offered(offered)) => offered,
+            Step::Done(_) => return Step::Done(None),
+            Step::Wants(question) => return Step::Wants(question),
+        };
+        let mut own = Vec::new();
+        for (owner, offer) in offered {
+            if !is_name(&offer.host) || !is_domain(&offer.host) {
+                continue;
+            }
+            match self.known(Question::Host(offer.host.clone())) {
+                Step::Done(Answer::Owner { public_key, .. }) if public_key == owner => own.push(offer),
+                Step::Done(_) => {}
+                Step::Wants(question) => return Step::Wants(question),
+            }
+        }
+        Step::Done(Some(own).filter(|own| !own.is_empty()))
+    }
 }
 
 impl Ask {
@@ -145,6 +174,7 @@ impl Ask {
         match self {
             Self::Addresses { reply, .. } => reply.is_closed(),
             Self::Name { reply, .. } => reply.is_closed(),
+            Self::Services { reply, .. } => reply.is_closed(),
         }
     }
 
@@ -162,10 +192,17 @@ impl Ask {
         }
     }
 
+    fn say_offers(self, offers: Option<Vec<Offer>>) {
+        if let Self::Services { reply, .. } = self {
+            drop(reply.send(Ok(offers)));
+        }
+    }
+
     fn say_nothing(self) {
         match self {
             Self::Addresses { .. } => self.say_addresses(None),
             Self::Name { .. } => self.say_name(None),
+            Self::Services { .. } => self.say_offers(None),
         }
     }
 
@@ -173,6 +210,7 @@ impl Ask {
         match self {
             Self::Addresses { reply, .. } => drop(reply.send(Err(NoAnswer))),
             Self::Name { reply, .. } => drop(reply.send(Err(NoAnswer))),
+            Self::Services { reply, .. } => drop(reply.send(Err(NoAnswer))),
         }
     }
 }

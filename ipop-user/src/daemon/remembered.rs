@@ -141,6 +141,7 @@ mod tests {
             network: "lab".to_owned(),
             addresses: vec!["10.128.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             since: 1_700_000_000,
+            leased: vec!["10.128.0.1/16".to_owned()],
             nodes: (1..=3).map(node).collect(),
         }
     }

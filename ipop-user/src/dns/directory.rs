@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+pub use ipop_overlay::directory::Service as Offer;
 
 use crate::config::is_domain;
 
@@ -22,6 +23,9 @@ pub trait Directory: Send + Sync + 'static {
 
     /// The name of the host with an address, below the domain.
     fn name(&self, address: IpAddr) -> impl Future<Output = Result<Option<String>, NoAnswer>> + Send;
+
+    /// Who offers a service, whose name below the domain is like `_http._tcp`, in lower case. `None`: nobody.
+    fn services(&self, service: &str) -> impl Future<Output = Result<Option<Vec<Offer>>, NoAnswer>> + Send;
 
     /// Grows whenever something has changed (RFC 1035, 3.3.13).
     fn serial(&self) -> u32;
@@ -92,6 +96,11 @@ impl Directory for Published {
 
     async fn name(&self, address: IpAddr) -> Result<Option<String>, NoAnswer> {
         Ok(self.0.load().addresses.get(&address).cloned())
+    }
+
+    async fn services(&self, _: &str) -> Result<Option<Vec<Offer>>, NoAnswer> {
+        // Those of all nodes are in the overlay, this one's too.
+        Ok(None)
     }
 
     fn serial(&self) -> u32 {

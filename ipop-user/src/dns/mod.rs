@@ -43,7 +43,8 @@ use self::zone::Zone;
 use crate::config::{self, Config, Prefix};
 use crate::userpath::Counters;
 
-pub use self::directory::{Directory, Hosts, NoAnswer, Published};
+pub use self::directory::{Directory, Hosts, NoAnswer, Offer, Published};
+pub(crate) use self::zone::is_service;
 
 /// Of no registry, and of no resolver but ours.
 pub const TLD: &str = "ipop";
