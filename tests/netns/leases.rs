@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -213,5 +213,33 @@ fn a_claim_that_no_lease_bears_out_is_refused() {
         };
         let has = |key: &str| of(key).is_some_and(|ips| ips.contains(&format!("\"{victim}\"")));
         assert!(has(&crowd.hosts[2].key) && !has(&crowd.hosts[3].key), "{peers}");
+    });
+}
+
+/// How long it takes is printed, and asserted with room to spare: this many daemons share the CPUs of one machine.
+#[test]
+fn a_crowd_has_addresses_and_names_soon_after_it_starts() {
+    run(|| {
+        let mut crowd = crowd(32, "pool = \"10.128.0.0/16\"");
+        let start = Instant::now();
+        crowd.hosts.iter_mut().for_each(|host| host.start(&How::Plain));
+        let started = start.elapsed();
+        let leases: Vec<Ipv4Addr> = crowd.hosts.iter().map(leased).collect();
+        let have_addresses = start.elapsed();
+        assert_eq!(leases.iter().collect::<BTreeSet<_>>().len(), 32, "{leases:?}");
+        for (number, address) in leases.iter().enumerate() {
+            let asker = &crowd.hosts[(number + 1) % leases.len()];
+            let name = format!("n{}.test.ipop", number + 1);
+            wait_for(&format!("{} finds {name}", asker.config.name), PATIENCE, || {
+                (short(asker, &[&name, "A"]) == address.to_string()).then_some(())
+            });
+        }
+        let have_names = start.elapsed();
+        for (number, address) in leases.iter().enumerate() {
+            hears(&crowd.hosts[(number + 7) % leases.len()], &address.to_string());
+        }
+        println!(
+            "32 daemons: started after {started:?}, addresses after {have_addresses:?}, names after {have_names:?}"
+        );
     });
 }
