@@ -71,7 +71,7 @@ impl Subnet {
 
     /// Whether hosts elsewhere can have addresses of it: not where it lies in what each host, or each wire, has for
     /// itself (RFC 6890).
-    pub(super) fn is_routable(self) -> bool {
+    pub fn is_routable(self) -> bool {
         const LOCAL_V4: [([u8; 4], u8); 4] =
             [([0, 0, 0, 0], 8), ([127, 0, 0, 0], 8), ([169, 254, 0, 0], 16), ([224, 0, 0, 0], 3)];
         const LOCAL_V6: [(u16, u8); 3] = [(0, 16), (0xfe80, 10), (0xff00, 8)];

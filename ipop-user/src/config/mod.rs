@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
-use ipop_overlay::ring;
+use ipop_overlay::{NodeAddress, ring};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -58,6 +58,8 @@ pub mod defaults {
     pub const SECURITY: Security = Security::Sealed;
     pub const SEAL: Seal = Seal::Auto;
     pub const QUEUES: Queues = Queues::Auto;
+    /// `routing.priority`.
+    pub const ROUTING_PRIORITY: u8 = 100;
     /// `dns.enabled`.
     pub const DNS: bool = true;
     pub const RESOLVER: Resolver = Resolver::Auto;
@@ -74,6 +76,9 @@ pub const FORWARD_MAX: usize = 4;
 /// Names in `dns.hosts`, and addresses of each.
 pub const DNS_HOSTS_MAX: usize = 4096;
 pub const DNS_ADDRESSES_MAX: usize = 16;
+/// Entries of `routing.accept`, and nodes that each of them names.
+pub const ACCEPT_MAX: usize = 64;
+pub const ACCEPT_FROM_MAX: usize = 32;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -90,6 +95,7 @@ pub struct Config {
     pub underlay: Underlay,
     pub datapath: Datapath,
     pub dns: Dns,
+    pub routing: Routing,
     /// The static peers, in the order of the file. Names, keys and prefixes are disjoint.
     pub peers: Vec<Peer>,
 }
@@ -195,6 +201,35 @@ pub struct Dns {
     pub search: bool,
     /// Names of hosts that are no peers, in lower case, with their addresses.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// `[routing]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// What this node forwards to, at most [`SUBNETS_MAX`](ipop_overlay::routes::SUBNETS_MAX) prefixes.
+    pub announce: Vec<Prefix>,
+    /// Of several routers of one subnet, the one with the highest is used.
+    pub priority: u8,
+    /// What is taken of what others announce, at most [`ACCEPT_MAX`].
+    pub accept: Vec<Accept>,
+    /// By whom this host reaches everything else.
+    pub exit_node: Option<NodeAddress>,
+}
+
+impl Routing {
+    /// Whether this node takes what any other announces.
+    pub fn takes(&self) -> bool {
+        !self.accept.is_empty() || self.exit_node.is_some()
+    }
+}
+
+/// One entry of `routing.accept`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// It, and all parts of it.
+    pub prefix: Prefix,
+    /// At most [`ACCEPT_FROM_MAX`]; any member, if empty.
+    pub from: Vec<NodeAddress>,
 }
 
 /// `dns.resolver`: how this host's programs are led to this node's DNS.

@@ -21,6 +21,8 @@ pub(super) struct RawConfig {
     pub(super) datapath: RawDatapath,
     #[serde(default)]
     pub(super) dns: RawDns,
+    #[serde(default)]
+    pub(super) routing: RawRouting,
     #[serde(default, rename = "peer")]
     pub(super) peers: Vec<Spanned<RawPeer>>,
 }
@@ -114,6 +116,24 @@ pub(super) struct RawDns {
     pub(super) search: bool,
     #[serde(default)]
     pub(super) hosts: BTreeMap<Text, Spanned<Vec<Text>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRouting {
+    #[serde(default)]
+    pub(super) announce: Vec<Text>,
+    pub(super) priority: Option<u8>,
+    #[serde(default)]
+    pub(super) accept: Vec<Spanned<RawAccept>>,
+    pub(super) exit_node: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccept {
+    pub(super) prefix: Text,
+    pub(super) from: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -29,9 +29,7 @@ impl Daemon {
             Request::Routes(reply) => drop(reply.send(self.routes())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),
             Request::Explain { peer, reply } => {
-                drop(reply.send(self.find(&peer).and_then(|peer| {
-                    self.explain(peer).ok_or_else(|| format!("peer {} has no state", peer.config.name))
-                })));
+                drop(reply.send(self.explain_selected(&peer)));
             }
             Request::Probe { node, probe } => self.probe(node.as_ref(), probe),
             Request::Dht { order, reply } => self.order_of_records(order, reply),
@@ -103,6 +101,8 @@ impl Daemon {
         let message = format!("reloaded: {} peers, {} before", peers.len(), self.config.peers.len());
         (self.config, self.warnings) = (new, warnings);
         if is_same_network {
+            // Before a peer gets what a router had.
+            self.follow_routing();
             let config = &self.config;
             self.node.reconfigure(start::trusted(config), mtu_max(config.network.mtu), clock::now());
             let endpoint = |id| node.peer(id).and_then(|view| view.endpoint);
@@ -134,7 +134,9 @@ impl Daemon {
         self.unsent.clear();
         self.tell_core_about_kernel();
         self.overlay = overlay::overlay(&self.config).map_err(|error| format!("{error:#}"))?;
+        self.forget_routing();
         self.join_overlay();
+        self.follow_routing();
         Ok(())
     }
 
@@ -178,7 +180,7 @@ impl Daemon {
             .unwrap_or(0),
             overlay: self.overlay_status(),
             dns: self.dns.status(),
-            warnings: [self.warnings.clone(), self.dns.warnings()].concat(),
+            warnings: [self.warnings.clone(), self.dns.warnings(), self.routing_warnings()].concat(),
         }
     }
 
@@ -266,7 +268,7 @@ impl Daemon {
     }
 
     /// The path that packets take now, and one sentence why.
-    fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
+    pub(super) fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
         let is_turned = || self.node.ring().is_some_and(|ring| ring.is_turned(peer.node_address()));
         let relayed = |who: String| {
             let sealed = match self.sealed_in_kernel(peer) {
@@ -369,8 +371,10 @@ impl Daemon {
                 peer: peer.config.name.clone(),
                 link_id: link_id.clone(),
                 path,
+                subnet: None,
             }));
         }
+        routes.extend(self.subnet_routes());
         routes
     }
 
@@ -389,7 +393,7 @@ impl Daemon {
     }
 
     /// The questions that decide about a peer's path, in their order.
-    fn explain(&self, peer: &PeerState) -> Option<api::Explanation> {
+    pub(super) fn explain(&self, peer: &PeerState) -> Option<api::Explanation> {
         let view = self.node.peer(peer.id)?;
         let (path, verdict) = self.effective(peer, &view);
         Some(api::Explanation {

@@ -14,6 +14,7 @@
 //! | `relays` | what this node passes on between others, and others for it |
 //! | `streams` | TCP, for hosts that UDP does not reach |
 //! | `apply` | bringing host, tables and maps to what the core decided |
+//! | `routing` | subnets behind other nodes, and this node's own |
 //! | `dns` | the names of the virtual network |
 //! | `answers` | what the control socket asks |
 //! | `ring` | this node's part in the overlay, as an operator sees it |
@@ -44,6 +45,7 @@ mod probes;
 mod relays;
 mod remembered;
 mod ring;
+mod routing;
 mod sealing;
 mod start;
 mod streams;
@@ -86,6 +88,7 @@ use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
 use port_mapping::PortMapping;
 use probes::Probes;
+use routing::Routing;
 use sealing::{Deed, Sealing};
 use streams::Streams;
 use stun::Stun;
@@ -195,6 +198,7 @@ struct Daemon {
     turn: Turn,
     dns: Dns,
     dht: Dht,
+    routing: Routing,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -296,6 +300,7 @@ impl Daemon {
             self.overlay.as_ref().and_then(Overlay::next_deadline),
             self.stun.next_deadline(),
             self.turn.next_deadline(),
+            self.routing.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
@@ -416,6 +421,7 @@ impl Daemon {
         self.ask_for_turn(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
+        self.routing_timeout(now);
     }
 
     /// Carries out what the cores want, until they want no more: what one wants may be the other's work.
@@ -445,6 +451,10 @@ impl Daemon {
         is_idle &= !self.drain_node(&mut stale);
         is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
+        if stale.paths {
+            // A router may have fallen silent, or be there again.
+            self.follow_routers(clock::now());
+        }
         // Nothing is decided while the node is drained: what was published is what it says now.
         if !is_published && !stale.is_empty() {
             self.publish_table();
@@ -600,8 +610,10 @@ impl Daemon {
     /// Says goodbye and removes everything that this daemon set up.
     async fn stop(mut self, events: Events) {
         self.remember();
+        self.withdraw_routing();
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());
+        self.close_subnets().await;
         // While its address is still there.
         self.dns.close().await;
         self.port_mapping.close().await;

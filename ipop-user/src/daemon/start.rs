@@ -28,6 +28,7 @@ use super::pings::Pings;
 use super::port_mapping::PortMapping;
 use super::predecessor::outlive;
 use super::probes::Probes;
+use super::routing::Routing;
 use super::sealing::{Identity, Partner, Sealing};
 use super::streams::{self, Streams};
 use super::stun::Stun;
@@ -155,6 +156,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         turn,
         dns: Dns::new(),
         dht: Dht::default(),
+        routing: Routing::default(),
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,
@@ -208,6 +210,7 @@ impl Daemon {
         self.tell_core_about_kernel();
         self.join_overlay();
         self.refresh_places().await;
+        self.follow_routing();
         self.node.handle_command(Command::Announce, clock::now());
         self.follow_dns().await;
         self.report_ready();

@@ -4,6 +4,7 @@
 mod dns;
 mod network;
 mod peers;
+mod routing;
 mod underlay;
 
 use std::net::IpAddr;
@@ -62,6 +63,8 @@ impl Checker<'_> {
         let node = self.node(&raw.node);
         let own = network::own_addresses(self, &raw.network.get_ref().addresses);
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
+        let routing = routing::check(self, &raw.routing, own.as_deref().unwrap_or_default(), &raw.peers);
+        routing::needs_overlay(self, &raw.routing, raw.network.get_ref(), &raw.underlay, &raw.peers);
         let network = network::check(self, raw.network, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);
         let datapath = self.datapath(&raw.datapath);
@@ -72,6 +75,7 @@ impl Checker<'_> {
             underlay: underlay?,
             datapath: datapath?,
             dns: dns?,
+            routing: routing?,
             peers: peers?,
         };
         peers::warn(self, &raw.peers, &config);
