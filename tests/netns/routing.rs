@@ -181,7 +181,10 @@ fn when_a_router_is_cut_off_the_other_takes_over_and_it_comes_back_later() {
         assert_eq!(states[1]["subnet"]["state"], "standby", "{states:?}");
         wait_for_answer(&hosts[member], site.host.inner(false));
         let explained = hosts[member].ctl(&["explain", "192.168.7.9"]);
-        assert!(explained.contains("192.168.7.0/24 goes by") && explained.contains("stands by"), "{explained}");
+        assert!(
+            explained.contains("192.168.7.0/24 goes by") && explained.contains("stands by"),
+            "{explained}"
+        );
         let stream = Tcp::start(&hosts[member], &site.host, site.host.inner(false), None);
         stream.wait_for_progress(4 * MIB, SOON);
         net.set_cable(first, false);
@@ -256,7 +259,9 @@ fn of_overlapping_subnets_the_older_stands_and_the_operator_is_warned() {
         net.hosts[younger].start(&How::Plain);
         wait_until_announced(&net.hosts[younger]);
         // It announces what it does not forward.
-        assert!(warnings(&net.hosts[younger]).contains("does not forward IPv4: set net.ipv4.ip_forward to 1"));
+        assert!(
+            warnings(&net.hosts[younger]).contains("does not forward IPv4: set net.ipv4.ip_forward to 1")
+        );
         assert!(!warnings(&net.hosts[older]).contains("forward"));
         net.hosts[member].start(&How::Plain);
         let member = &net.hosts[member];
@@ -324,7 +329,15 @@ fn what_a_hostile_member_announces_changes_nothing() {
             assert!(route["link_id"].is_null(), "{route}");
         }
         assert_eq!(member.counter("rx_refused_route"), 3, "all but the exit node that nobody has named");
-        assert_eq!(member.ns.ip("route show table all proto 117").lines().filter(|l| l.contains("table 117")).count(), 0);
+        assert_eq!(
+            member
+                .ns
+                .ip("route show table all proto 117")
+                .lines()
+                .filter(|l| l.contains("table 117"))
+                .count(),
+            0
+        );
         wait_for_answer(member, net.hosts[0].inner(false));
         // What cannot be read is counted.
         let before = member.counter("rx_bad_route");
@@ -406,7 +419,9 @@ fn a_reload_takes_up_what_is_announced_and_accepted() {
         // What is withdrawn is there no more for those who come later.
         net.hosts[router].config_reload("");
         net.hosts[member].config_reload(ACCEPT);
-        wait_for("the subnet is gone", SOON, || entries(&net.hosts[member], "192.168.7.0/24").is_empty().then_some(()));
+        wait_for("the subnet is gone", SOON, || {
+            entries(&net.hosts[member], "192.168.7.0/24").is_empty().then_some(())
+        });
     });
 }
 

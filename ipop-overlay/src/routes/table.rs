@@ -121,6 +121,8 @@ impl Entry {
 pub struct Table {
     policy: Policy,
     routers: Vec<Router>,
+    /// What follows from these two, whoever answers: none is active.
+    judged: Vec<Entry>,
     /// Since when each router answers.
     answers_since: BTreeMap<[u8; 32], Instant>,
     entries: Vec<Entry>,
@@ -132,11 +134,14 @@ pub struct Table {
 impl Table {
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+        self.judged = self.judge();
     }
 
     /// What is announced by now, by whom.
     pub fn set_routers(&mut self, routers: Vec<Router>) {
+        self.answers_since.retain(|key, _| routers.iter().any(|router| router.public_key == *key));
         self.routers = routers;
+        self.judged = self.judge();
     }
 
     /// Whether a router answers.
@@ -170,20 +175,17 @@ impl Table {
     /// Decides anew; says whether anything is different.
     pub fn decide(&mut self, now: Instant) -> bool {
         self.decided = now;
-        let mut entries = self.judge();
-        self.active.retain(|subnet, _| entries.iter().any(|entry| entry.subnet == *subnet));
-        let stands = |entry: &&mut Entry| entry.stands();
-        let mut subnets: Vec<Subnet> = entries.iter().filter(|e| e.stands()).map(|e| e.subnet).collect();
-        subnets.dedup();
-        for subnet in subnets {
-            let candidates = entries.iter().filter(|entry| entry.subnet == subnet && entry.stands());
-            let order: Vec<[u8; 32]> = candidates.map(|entry| entry.public_key).collect();
+        let mut entries = self.judged.clone();
+        self.active.retain(|subnet, _| entries.iter().any(|entry| entry.subnet == *subnet && entry.stands()));
+        // Those of one subnet follow each other, the ones that stand first.
+        for group in entries.chunk_by_mut(|a, b| a.subnet == b.subnet) {
+            let standing = group.iter().take_while(|entry| entry.stands());
+            let order: Vec<[u8; 32]> = standing.map(|entry| entry.public_key).collect();
+            let Some(subnet) = group.first().map(|entry| entry.subnet) else { continue };
             let Some(chosen) = self.choose(subnet, &order, now) else { continue };
             self.active.insert(subnet, chosen);
-            let standing = entries.iter_mut().filter(stands).filter(|entry| entry.subnet == subnet);
-            for entry in standing.filter(|entry| entry.public_key == chosen) {
-                entry.state = State::Active;
-            }
+            let of_chosen = group.iter_mut().filter(|entry| entry.public_key == chosen);
+            of_chosen.for_each(|entry| entry.state = State::Active);
         }
         let is_changed = entries != self.entries;
         self.entries = entries;
@@ -206,31 +208,33 @@ impl Table {
 
     /// What of all that is announced is taken: none is active yet.
     fn judge(&self) -> Vec<Entry> {
-        let mut announced: Vec<(&Router, Subnet)> =
-            self.routers.iter().flat_map(|router| router.subnets.iter().map(move |s| (router, *s))).collect();
+        let mut announced: Vec<(u64, NodeAddress, Subnet, &Router)> = Vec::new();
+        for router in &self.routers {
+            let address = NodeAddress::of_key(&router.public_key);
+            announced.extend(router.subnets.iter().map(|subnet| (router.since, address, *subnet, router)));
+        }
         // Older ones first: what they take, a younger one cannot.
-        announced
-            .sort_by_key(|(router, subnet)| (router.since, NodeAddress::of_key(&router.public_key), *subnet));
+        announced.sort_by_key(|(since, address, subnet, _)| (*since, *address, *subnet));
         let mut entries: Vec<Entry> = Vec::with_capacity(announced.len());
-        let mut taken: Vec<(Subnet, [u8; 32])> = Vec::new();
-        for (router, subnet) in announced {
+        let mut taken: Vec<(Subnet, NodeAddress)> = Vec::new();
+        for (_, address, subnet, router) in announced {
             let public_key = router.public_key;
-            let why = self.why_not(&public_key, subnet).or_else(|| collision(&taken, &public_key, subnet));
+            let why = self.why_not(address, subnet).or_else(|| collision(&taken, address, subnet));
             let state = why.map_or(State::Standby, State::Refused);
             if why.is_none() {
-                taken.push((subnet, public_key));
+                taken.push((subnet, address));
             }
             entries.push(Entry { subnet, public_key, priority: router.priority, state });
         }
-        entries.sort_by_key(|entry| {
+        entries.sort_by_cached_key(|entry| {
             (entry.subnet, !entry.stands(), core::cmp::Reverse(entry.priority), entry.router())
         });
         entries
     }
 
     /// Why an announcement is not taken, whatever others announce.
-    fn why_not(&self, public_key: &[u8; 32], subnet: Subnet) -> Option<Why> {
-        let (policy, router) = (&self.policy, NodeAddress::of_key(public_key));
+    fn why_not(&self, router: NodeAddress, subnet: Subnet) -> Option<Why> {
+        let policy = &self.policy;
         let overlaps = |others: &[Subnet]| others.iter().any(|other| other.overlaps(subnet));
         if subnet.is_default() {
             // A node that is an exit itself may well use another.
@@ -257,13 +261,13 @@ impl Table {
 
 /// Why what is taken already leaves no room. The same subnet is one with two ways, and a router may announce a part of
 /// its own; all addresses overlap everything, and give way to it.
-fn collision(taken: &[(Subnet, [u8; 32])], public_key: &[u8; 32], subnet: Subnet) -> Option<Why> {
+fn collision(taken: &[(Subnet, NodeAddress)], router: NodeAddress, subnet: Subnet) -> Option<Why> {
     if taken.len() >= TAKEN_MAX {
         return Some(Why::TooMany);
     }
-    let collides = |(other, key): &&(Subnet, [u8; 32])| {
-        key != public_key && *other != subnet && !other.is_default() && other.overlaps(subnet)
+    let collides = |(other, of): &&(Subnet, NodeAddress)| {
+        *of != router && *other != subnet && !other.is_default() && other.overlaps(subnet)
     };
-    let (other, key) = taken.iter().find(collides).filter(|_| !subnet.is_default())?;
-    Some(Why::Overlaps { subnet: *other, of: NodeAddress::of_key(key) })
+    let (other, of) = taken.iter().find(collides).filter(|_| !subnet.is_default())?;
+    Some(Why::Overlaps { subnet: *other, of: *of })
 }

@@ -123,7 +123,7 @@ pub(super) struct RawDns {
 pub(super) struct RawRouting {
     #[serde(default)]
     pub(super) announce: Vec<Text>,
-    pub(super) priority: Option<u8>,
+    pub(super) priority: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) accept: Vec<Spanned<RawAccept>>,
     pub(super) exit_node: Option<Text>,

@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 
 use crate::api::{
     Attach, CIPHER, CounterGroup, Counters, Datapath, DeviceKind, Explanation, Interface, IoBackend,
-    KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Subnet, SubnetState, Traffic, XdpState, link_id,
+    KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Subnet, SubnetState,
+    Traffic, XdpState, link_id,
 };
 use crate::api::{
     Bootstrap, Connections, Coordinates, DhtAnswer, Dns, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay,
@@ -226,10 +227,16 @@ pub(crate) fn routes() -> Vec<Route> {
         subnet: None,
     };
     let subnet = |route: Route, priority, state, reason: Option<&str>| Route {
-        subnet: Some(Subnet { router: key(2).node_address(), priority, state, reason: reason.map(str::to_owned) }),
+        subnet: Some(Subnet {
+            router: key(2).node_address(),
+            priority,
+            state,
+            reason: reason.map(str::to_owned),
+        }),
         ..route
     };
-    let of_site = |id, path| route("192.168.8.0/24", if id == 0x1a2b { "beta" } else { "delta" }, Some(id), path);
+    let of_site =
+        |id, path| route("192.168.8.0/24", if id == 0x1a2b { "beta" } else { "delta" }, Some(id), path);
     vec![
         route("10.128.0.2/32", "beta", Some(0x1a2b), Path::DirectKernel),
         route("192.168.7.0/24", "gamma", None, Path::None),

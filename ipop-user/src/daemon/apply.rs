@@ -110,7 +110,11 @@ impl Daemon {
     }
 
     async fn reach(&self, peer: IpAddr) -> Result<Reach, String> {
-        let path = self.netlink.resolve(peer, Some(UNDERLAY_MARK), &self.device.own()).await.map_err(|e| e.to_string())?;
+        let path = self
+            .netlink
+            .resolve(peer, Some(UNDERLAY_MARK), &self.device.own())
+            .await
+            .map_err(|e| e.to_string())?;
         let link = self.netlink.link(path.ifindex).await.map_err(|e| e.to_string())?;
         let neighbour = self.netlink.neighbour(path.ifindex, path.next_hop).await;
         let next_hop_mac = neighbour.map_err(|e| e.to_string())?;

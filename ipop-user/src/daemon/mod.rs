@@ -460,6 +460,7 @@ impl Daemon {
             self.publish_table();
         }
         self.apply_rest(&stale).await;
+        self.update_changed_subnets().await;
         !is_idle || !self.stale.is_empty()
     }
 

@@ -49,6 +49,8 @@ pub(super) struct Routing {
     bypassed: BTreeMap<Subnet, String>,
     /// The host's routes have changed.
     pub(super) is_host_changed: bool,
+    /// Other subnets go by routers than before.
+    is_changed: bool,
     failure: Option<String>,
 }
 
@@ -147,6 +149,7 @@ impl Daemon {
             self.routing.table.set_reachable(*router, is_reachable, now);
         }
         if self.routing.table.decide(now) {
+            self.routing.is_changed = true;
             self.tell_of_changes();
             if let Some(client) = &mut self.routing.client {
                 // Whoever is used no more may have gone, and others come.
@@ -158,7 +161,7 @@ impl Daemon {
         let exits: Vec<Subnet> = seen.collect();
         let count = self.routing.exits.len();
         self.routing.exits.extend(exits);
-        self.stale.paths |= self.routing.exits.len() != count;
+        self.routing.is_changed |= self.routing.exits.len() != count;
         self.link_routers(now);
         self.assign_subnets();
     }
@@ -266,6 +269,13 @@ impl Daemon {
                 self.stale.peers.insert(id);
                 self.stale.paths = true;
             }
+        }
+    }
+
+    /// As [`Daemon::update_subnets`], if other subnets go by routers than before.
+    pub(super) async fn update_changed_subnets(&mut self) {
+        if std::mem::take(&mut self.routing.is_changed) {
+            self.update_subnets().await;
         }
     }
 

@@ -161,9 +161,7 @@ impl Netlink {
 /// Whether a rule carries our protocol number and one of our priorities.
 fn is_ours(rule: &RuleMessage) -> bool {
     let ours = RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
-    let is_in_range = |attribute: &RuleAttribute| {
-        matches!(attribute, RuleAttribute::Priority(priority) if (FIRST..=LAST).contains(priority))
-    };
+    let is_in_range = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::Priority(priority) if (FIRST..=LAST).contains(priority));
     rule.attributes.contains(&ours) && rule.attributes.iter().any(is_in_range)
 }
 

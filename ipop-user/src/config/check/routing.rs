@@ -34,12 +34,27 @@ pub(super) fn check(
     }
     let accept = raw.accept.iter().filter_map(|entry| accepted(checker, entry.get_ref())).collect();
     let exit_node = raw.exit_node.as_ref().and_then(|text| node(checker, "routing.exit_node", text));
+    let priority = match &raw.priority {
+        Some(number) => priority(checker, number),
+        None => Some(defaults::ROUTING_PRIORITY),
+    };
     (checker.errors.len() == errors_before).then_some(Routing {
         announce,
-        priority: raw.priority.unwrap_or(defaults::ROUTING_PRIORITY),
+        priority: priority?,
         accept,
         exit_node,
     })
+}
+
+fn priority(checker: &mut Checker<'_>, number: &Spanned<i64>) -> Option<u8> {
+    match u8::try_from(*number.get_ref()) {
+        Ok(priority) => Some(priority),
+        Err(_) => checker.error(
+            number.span(),
+            format!("priority {} is not between 0 and {}", number.get_ref(), u8::MAX),
+            "of several routers of one subnet, the one with the highest is used",
+        ),
+    }
 }
 
 /// Announcements travel over the overlay.

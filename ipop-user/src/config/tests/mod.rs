@@ -8,6 +8,7 @@ use super::*;
 
 mod dns;
 mod peers;
+mod routing;
 mod structure;
 mod values;
 

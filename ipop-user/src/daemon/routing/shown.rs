@@ -31,7 +31,12 @@ impl Daemon {
             peer: self.router_name(entry),
             link_id: peer.filter(|_| is_linked).map(|peer| api::link_id(peer.link_id.value())),
             path: if entry.stands() { path } else { api::Path::None },
-            subnet: Some(api::Subnet { router: entry.router().into(), priority: entry.priority, state, reason }),
+            subnet: Some(api::Subnet {
+                router: entry.router().into(),
+                priority: entry.priority,
+                state,
+                reason,
+            }),
         }
     }
 
@@ -71,8 +76,7 @@ impl Daemon {
             None => found?,
         };
         let explanation = self.explain(peer);
-        let mut explanation =
-            explanation.ok_or_else(|| format!("peer {} has no state", peer.config.name))?;
+        let mut explanation = explanation.ok_or_else(|| format!("peer {} has no state", peer.config.name))?;
         if let Some(entry) = entry {
             explanation.steps.insert(0, self.subnet_step(entry));
         }
@@ -128,9 +132,8 @@ impl Daemon {
             .collect();
         // The kernel takes the larger of the two; 1 is strict.
         let all = setting("net/ipv4/conf/all/rp_filter").unwrap_or(0);
-        let is_strict = |name: &&&str| {
-            all.max(setting(&format!("net/ipv4/conf/{name}/rp_filter")).unwrap_or(0)) == 1
-        };
+        let is_strict =
+            |name: &&&str| all.max(setting(&format!("net/ipv4/conf/{name}/rp_filter")).unwrap_or(0)) == 1;
         let name = names.iter().find(is_strict)?;
         Some(format!(
             "reverse path filtering is strict on {name}: nodes whose outer address is in a routed subnet, or behind \
