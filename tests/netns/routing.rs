@@ -15,8 +15,9 @@ use crate::lab::namespace::NetNs;
 use crate::lab::tcp::{MIB, Tcp};
 use crate::lab::{How, SOON, run, wait_for};
 
-/// The network behind routers: 192.168.7.0/24, with a host in it that no daemon runs on.
+/// A network behind routers, 192.168.N.0/24 and fd0N::/64, with a host in it that no daemon runs on.
 struct Site {
+    number: u8,
     /// The host behind; its `inner` addresses are those of the site.
     host: Host,
     switch: NetNs,
@@ -24,14 +25,14 @@ struct Site {
 }
 
 impl Site {
-    fn new() -> Self {
+    fn new(number: u8) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let switch = NetNs::create("ipop-t");
         switch.ip("link add lan type bridge");
         switch.ip("link set lan up");
         let mut host = Host::new(99, NetNs::create("ipop-t"), folder.path());
-        host.inner_v4 = Ipv4Addr::new(192, 168, 7, 9);
-        let site = Self { host, switch, _folder: folder };
+        host.inner_v4 = Ipv4Addr::new(192, 168, number, 9);
+        let site = Self { number, host, switch, _folder: folder };
         site.plug(&site.host.ns, "eth0", 9);
         site
     }
@@ -41,8 +42,9 @@ impl Site {
         let port = format!("port{number}");
         ns.ip(&format!("link add {device} type veth peer name {port} netns {}", self.switch.name()));
         self.switch.ip(&format!("link set {port} master lan up"));
-        ns.ip(&format!("addr add 192.168.7.{number}/24 dev {device}"));
-        ns.ip(&format!("addr add fd07::{number}/64 dev {device} nodad"));
+        let site = self.number;
+        ns.ip(&format!("addr add 192.168.{site}.{number}/24 dev {device}"));
+        ns.ip(&format!("addr add fd0{site}::{number}/64 dev {device} nodad"));
         ns.ip(&format!("link set {device} up"));
     }
 
@@ -51,13 +53,15 @@ impl Site {
         self.plug(&router.ns, "site", number);
         router.ns.sysctl("net.ipv4.ip_forward", "1");
         router.ns.sysctl("net.ipv6.conf.all.forwarding", "1");
-        router.config.more = format!("[routing]\nannounce = [\"192.168.7.0/24\", \"fd07::/64\"]\n{keys}\n");
+        let site = self.number;
+        router.config.more =
+            format!("[routing]\nannounce = [\"192.168.{site}.0/24\", \"fd0{site}::/64\"]\n{keys}\n");
     }
 
     /// Has the host behind answer by a router.
     fn answers_by(&self, number: u8) {
-        self.host.ns.ip(&format!("route replace 10.128.0.0/24 via 192.168.7.{number}"));
-        self.host.ns.ip(&format!("-6 route replace fd00:128::/64 via fd07::{number}"));
+        self.host.ns.ip(&format!("route replace 10.128.0.0/24 via 192.168.{}.{number}", self.number));
+        self.host.ns.ip(&format!("-6 route replace fd00:128::/64 via fd0{}::{number}", self.number));
     }
 }
 
@@ -101,7 +105,7 @@ fn a_network_behind_a_router_is_reached_both_ways_in_the_kernel() {
     run(|| {
         let mut net = Internet::new();
         let (router, member) = (net.public(Families::V4), net.public(Families::V4));
-        let site = Site::new();
+        let site = Site::new(7);
         site.router(&mut net.hosts[router], 1, "");
         net.hosts[member].config.more = ACCEPT.to_owned();
         site.answers_by(1);
@@ -165,7 +169,7 @@ fn when_a_router_is_cut_off_the_other_takes_over_and_it_comes_back_later() {
         let mut net = Internet::new();
         let (first, second) = (net.public(Families::V4), net.public(Families::V4));
         let member = net.public(Families::V4);
-        let site = Site::new();
+        let site = Site::new(7);
         site.router(&mut net.hosts[first], 1, "priority = 200");
         site.router(&mut net.hosts[second], 2, "");
         net.hosts[member].config.more = ACCEPT.to_owned();
@@ -206,7 +210,7 @@ fn a_router_that_ends_gives_way_and_one_that_is_killed_is_replaced_under_traffic
         let mut net = Internet::new();
         let (first, second) = (net.public(Families::V4), net.public(Families::V4));
         let member = net.public(Families::V4);
-        let site = Site::new();
+        let site = Site::new(7);
         site.router(&mut net.hosts[first], 1, "priority = 200");
         site.router(&mut net.hosts[second], 2, "");
         net.hosts[member].config.more = ACCEPT.to_owned();
@@ -246,7 +250,7 @@ fn of_overlapping_subnets_the_older_stands_and_the_operator_is_warned() {
         let mut net = Internet::new();
         let (older, younger) = (net.public(Families::V4), net.public(Families::V4));
         let member = net.public(Families::V4);
-        let site = Site::new();
+        let site = Site::new(7);
         site.router(&mut net.hosts[older], 1, "");
         net.hosts[younger].config.more =
             "[routing]\nannounce = [\"192.168.0.0/16\", \"172.20.0.0/16\"]\npriority = 255\n".to_owned();
@@ -352,7 +356,7 @@ fn a_host_that_is_in_the_network_itself_does_not_go_by_the_router() {
     run(|| {
         let mut net = Internet::new();
         let (router, member) = (net.public(Families::V4), net.public(Families::V4));
-        let site = Site::new();
+        let site = Site::new(7);
         site.router(&mut net.hosts[router], 1, "");
         net.hosts[member].config.more = ACCEPT.to_owned();
         site.answers_by(1);
@@ -386,7 +390,7 @@ fn a_reload_takes_up_what_is_announced_and_accepted() {
     run(|| {
         let mut net = Internet::new();
         let (router, member) = (net.public(Families::V4), net.public(Families::V4));
-        let site = Site::new();
+        let site = Site::new(7);
         site.router(&mut net.hosts[router], 1, "");
         site.answers_by(1);
         let mut net = net.up();
@@ -430,10 +434,20 @@ struct Mirror(SocketAddr);
 
 impl Mirror {
     const ADDRESS: &str = "192.0.2.80";
+    const ADDRESS_V6: &str = "2001:db8:5::80";
 
     fn start(net: &Internet) -> Self {
         net.backbone().ip(&format!("addr add {}/32 dev lo", Self::ADDRESS));
-        let listener = net.backbone().inside(|| TcpListener::bind((Self::ADDRESS, 0))).expect("a listener");
+        Self::at(net, Self::ADDRESS)
+    }
+
+    fn start_v6(net: &Internet) -> Self {
+        net.backbone().ip(&format!("addr add {}/128 dev lo nodad", Self::ADDRESS_V6));
+        Self::at(net, Self::ADDRESS_V6)
+    }
+
+    fn at(net: &Internet, address: &str) -> Self {
+        let listener = net.backbone().inside(|| TcpListener::bind((address, 0))).expect("a listener");
         let place = listener.local_addr().expect("its address");
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -460,17 +474,19 @@ impl Mirror {
 /// Makes a node an exit node, which translates as `docs/operations.md` says.
 fn exit_node(host: &mut Host) {
     host.ns.sysctl("net.ipv4.ip_forward", "1");
+    host.ns.sysctl("net.ipv6.conf.all.forwarding", "1");
     let rules = format!(
-        "table ip ipop {{
+        "table inet ipop {{
          chain postrouting {{
          type nat hook postrouting priority srcnat;
-         ip saddr 10.128.0.0/24 oifname {} masquerade
+         ip saddr 10.128.0.0/24 oifname {device} masquerade
+         ip6 saddr fd00:128::/64 oifname {device} masquerade
          }}
          }}",
-        host.device
+        device = host.device
     );
     host.ns.succeed("nft", &[&rules]);
-    host.config.more = "[routing]\nannounce = [\"0.0.0.0/0\"]\n".to_owned();
+    host.config.more = "[routing]\nannounce = [\"0.0.0.0/0\", \"::/0\"]\n".to_owned();
 }
 
 #[test]
@@ -512,6 +528,67 @@ fn everything_goes_by_the_exit_node_but_what_the_daemon_sends() {
         });
         assert!(net.hosts[member].take().terminate().success());
         assert_eq!(mirror.sees(&net.hosts[member]), Some(outside));
+    });
+}
+
+#[test]
+fn an_exit_node_is_one_for_ipv6_too_and_strict_filters_are_warned_of() {
+    run(|| {
+        let mut net = Internet::new();
+        let (exit, member) = (net.public(Families::Both), net.public(Families::Both));
+        exit_node(&mut net.hosts[exit]);
+        for host in [0, exit] {
+            net.hosts[host].start(&How::Plain);
+        }
+        wait_until_announced(&net.hosts[exit]);
+        let mirror = Mirror::start_v6(&net);
+        let own = net.hosts[member].outer_v6.to_string();
+        wait_for("it is seen at its own address", SOON, || {
+            (mirror.sees(&net.hosts[member]).as_ref() == Some(&own)).then_some(())
+        });
+        net.hosts[member].config.more = format!("[routing]\nexit_node = \"{}\"\n", address(&net.hosts[exit]));
+        net.hosts[member].start(&How::Plain);
+        let by_exit = net.hosts[exit].outer_v6.to_string();
+        wait_for("it is seen at the exit node", SOON, || {
+            (mirror.sees(&net.hosts[member]).as_ref() == Some(&by_exit)).then_some(())
+        });
+        let member = &net.hosts[member];
+        assert!(!warnings(member).contains("reverse path"), "{}", warnings(member));
+        member.ns.sysctl(&format!("net.ipv4.conf.{}.rp_filter", member.device), "1");
+        let expected = format!("set net.ipv4.conf.{}.rp_filter to 2", member.device);
+        assert!(warnings(member).contains(&expected), "{}", warnings(member));
+        member.ns.sysctl(&format!("net.ipv4.conf.{}.rp_filter", member.device), "2");
+        assert!(!warnings(member).contains("reverse path"), "{}", warnings(member));
+    });
+}
+
+#[test]
+fn two_sites_reach_each_other_by_their_routers() {
+    run(|| {
+        for kernel in ["auto", "off"] {
+            let mut net = Internet::new();
+            let routers = [net.public(Families::V4), net.public(Families::V4)];
+            let sites = [Site::new(7), Site::new(8)];
+            for (router, site, other) in [(routers[0], &sites[0], 8), (routers[1], &sites[1], 7)] {
+                let accept = format!("accept = [{{ prefix = \"192.168.{other}.0/24\" }}]");
+                site.router(&mut net.hosts[router], 1, &accept);
+                net.hosts[router].config.datapath.insert("kernel", kernel.to_owned());
+                site.host.ns.ip(&format!("route add 192.168.{other}.0/24 via 192.168.{}.1", site.number));
+            }
+            let net = net.up();
+            for (router, other, prefix) in
+                [(routers[0], routers[1], "192.168.8.0/24"), (routers[1], routers[0], "192.168.7.0/24")]
+            {
+                wait_for_router(&net.hosts[router], prefix, &net.hosts[other]);
+            }
+            let [one, two] = &sites;
+            wait_for_answer(&one.host, two.host.inner(false));
+            wait_for_answer(&two.host, one.host.inner(false));
+            Tcp::transfer(&one.host, &two.host, two.host.inner(false), 16 * MIB);
+            // Each packet has been forwarded twice.
+            let text = one.host.ns.succeed("ping", &["-n", "-c", "1", &two.host.inner(false).to_string()]);
+            assert!(text.contains("ttl=62"), "{text}");
+        }
     });
 }
 
