@@ -517,6 +517,7 @@ fn everything_goes_by_the_exit_node_but_what_the_daemon_sends() {
         net.wait_for_path(member, 0, "direct-kernel", SOON);
         assert_ne!(device_to(&net.hosts[member], "10.1.0.1"), "ipop0");
         assert_eq!(device_to(&net.hosts[member], Mirror::ADDRESS), "ipop0");
+        assert_ne!(device_to(&net.hosts[member], "239.1.2.3"), "ipop0", "multicast stays on the wire");
         let explained = net.hosts[member].ctl(&["explain", Mirror::ADDRESS]);
         assert!(explained.contains("0.0.0.0/0 goes by"), "{explained}");
         // Without it, nothing goes past it.

@@ -137,6 +137,10 @@ impl Table {
         self.judged = self.judge();
     }
 
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// What is announced by now, by whom.
     pub fn set_routers(&mut self, routers: Vec<Router>) {
         self.answers_since.retain(|key, _| routers.iter().any(|router| router.public_key == *key));

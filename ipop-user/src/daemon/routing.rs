@@ -17,7 +17,7 @@ use self::shown::forwarding_warnings;
 use super::overlay::name_of;
 use super::peers::{PeerState, route_mtu};
 use super::{Daemon, clock};
-use crate::config::{Config, Prefix};
+use crate::config::Prefix;
 use crate::key::PublicKey;
 use crate::netlink::Route;
 
@@ -68,10 +68,11 @@ impl Daemon {
         if self.overlay.is_none() {
             return;
         }
+        let policy = self.policy();
         let (config, routing) = (&self.config, &mut self.routing);
-        let policy = policy(config);
-        if config.routing.exit_node.is_none() {
+        if routing.table.policy().exit != policy.exit {
             routing.exits.clear();
+            routing.is_changed = true;
         }
         routing.table.set_policy(policy);
         let client = routing
@@ -91,6 +92,30 @@ impl Daemon {
         self.follow_routers(now);
     }
 
+    /// This node's addresses in the virtual network, host bits kept.
+    fn own_addresses(&self) -> &[Prefix] {
+        &self.config.network.addresses
+    }
+
+    /// What the operator says, and what this node has.
+    fn policy(&self) -> Policy {
+        let config = &self.config;
+        let own = self.own_addresses().iter().map(|own| own.network());
+        let of_peers = config.peers.iter().flat_map(|peer| peer.addresses.iter().copied());
+        let accept = config.routing.accept.iter();
+        Policy {
+            own: own.filter_map(subnet).collect(),
+            of_peers: of_peers.filter_map(subnet).collect(),
+            announced: config.routing.announce.iter().copied().filter_map(subnet).collect(),
+            accept: accept
+                .filter_map(|accept| {
+                    Some(Accept { subnet: subnet(accept.prefix)?, from: accept.from.clone() })
+                })
+                .collect(),
+            exit: config.routing.exit_node,
+        }
+    }
+
     /// This node is in another network, of which nothing is known.
     pub(super) fn forget_routing(&mut self) {
         self.routing = Routing::default();
@@ -106,6 +131,11 @@ impl Daemon {
     pub(super) fn routing_timeout(&mut self, now: Instant) {
         if let Some(client) = &mut self.routing.client {
             client.handle_timeout(&mut self.node, now);
+            // This node's addresses may be others.
+            let policy = self.policy();
+            if *self.routing.table.policy() != policy {
+                self.routing.table.set_policy(policy);
+            }
             self.follow_routers(now);
         }
     }
@@ -300,7 +330,7 @@ impl Daemon {
     /// A subnet's route; `None` where this node has no address of its family: what it sends would be refused.
     fn route_to(&self, subnet: Subnet) -> Option<Route> {
         let prefix = carried(subnet)?;
-        let own = self.config.network.addresses.iter().map(|own| own.addr());
+        let own = self.own_addresses().iter().map(|own| own.addr());
         let source = own.filter(|own| own.is_ipv4() == prefix.addr().is_ipv4()).min()?;
         let router = active(&self.routing.table).find(|entry| entry.subnet == subnet);
         let id = router.and_then(|entry| self.node.peer_of_key(&entry.public_key));
@@ -347,21 +377,6 @@ impl Daemon {
 
 fn active(table: &Table) -> impl Iterator<Item = &Entry> {
     table.entries().iter().filter(|entry| entry.state == State::Active)
-}
-
-fn policy(config: &Config) -> Policy {
-    let own = config.network.addresses.iter().map(|own| own.network());
-    let of_peers = config.peers.iter().flat_map(|peer| peer.addresses.iter().copied());
-    let accept = config.routing.accept.iter();
-    Policy {
-        own: own.filter_map(subnet).collect(),
-        of_peers: of_peers.filter_map(subnet).collect(),
-        announced: config.routing.announce.iter().copied().filter_map(subnet).collect(),
-        accept: accept
-            .filter_map(|accept| Some(Accept { subnet: subnet(accept.prefix)?, from: accept.from.clone() }))
-            .collect(),
-        exit: config.routing.exit_node,
-    }
 }
 
 fn subnet(prefix: Prefix) -> Option<Subnet> {

@@ -4,12 +4,13 @@
 //! | priority | rule | what for |
 //! |---|---|---|
 //! | 11700 | `lookup main suppress_prefixlength 0` | the host's own routes, but for its default one, go first |
-//! | 11701 | `iif DEVICE goto 11703` | what comes from the overlay does not go back into it |
-//! | 11702 | `not fwmark UNDERLAY_MARK lookup 117` | all but the daemon's own packets |
-//! | 11703 | `nop` | |
+//! | 11701 | `iif DEVICE goto 11704` | what comes from the overlay does not go back into it |
+//! | 11702 | `to 224.0.0.0/3 goto 11704` | multicast and broadcast stay on the host's wires; IPv4 alone, an exit node gets none of IPv6 |
+//! | 11703 | `not fwmark UNDERLAY_MARK lookup 117` | all but the daemon's own packets |
+//! | 11704 | `nop` | |
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -48,13 +49,16 @@ pub async fn connect_underlay(to: SocketAddr) -> io::Result<TcpStream> {
 /// The first of our rules: before `main`, and before what `ip rule add` gives by itself.
 const FIRST: u32 = 11_700;
 /// Where the rules end.
-const LAST: u32 = FIRST + 3;
+const LAST: u32 = FIRST + 4;
+/// Multicast, and what is for no host, up to the broadcast address.
+const NO_HOSTS: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 3);
 
 /// A rule: what of it differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     Main,
     FromDevice,
+    ToMany,
     Subnets,
     End,
 }
@@ -62,13 +66,14 @@ enum Rule {
 impl Rule {
     /// In the order in which they are made. One that is jumped to comes before those that jump, and the one that
     /// keeps the host's own routes before the one that would overrule them.
-    const ALL: [Self; 4] = [Self::End, Self::Main, Self::FromDevice, Self::Subnets];
+    const ALL: [Self; 5] = [Self::End, Self::Main, Self::FromDevice, Self::ToMany, Self::Subnets];
 
     fn priority(self) -> u32 {
         match self {
             Self::Main => FIRST,
             Self::FromDevice => FIRST + 1,
-            Self::Subnets => FIRST + 2,
+            Self::ToMany => FIRST + 2,
+            Self::Subnets => FIRST + 3,
             Self::End => LAST,
         }
     }
@@ -88,6 +93,12 @@ impl Rule {
             Self::FromDevice => {
                 message.header.action = RuleAction::Goto;
                 attributes.push(RuleAttribute::Iifname(device.to_owned()));
+                attributes.push(RuleAttribute::Goto(LAST));
+            }
+            Self::ToMany => {
+                message.header.action = RuleAction::Goto;
+                message.header.dst_len = NO_HOSTS.1;
+                attributes.push(RuleAttribute::Destination(NO_HOSTS.0.into()));
                 attributes.push(RuleAttribute::Goto(LAST));
             }
             Self::Subnets => {
@@ -116,7 +127,8 @@ impl Netlink {
             for rule in present {
                 outcome = outcome.and(self.remove_rule(rule).await);
             }
-            for rule in Rule::ALL.into_iter().filter(|_| is_wanted) {
+            let is_of_family = |rule: &Rule| *rule != Rule::ToMany || family == AddressFamily::Inet;
+            for rule in Rule::ALL.into_iter().filter(|rule| is_wanted && is_of_family(rule)) {
                 outcome = outcome.and(self.add_rule(rule.message(family, device)).await);
             }
         }
@@ -191,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_hosts_own_routes_go_first_and_the_jump_skips_the_subnets() {
-        let order = [Rule::Main, Rule::FromDevice, Rule::Subnets, Rule::End].map(Rule::priority);
+        let order =
+            [Rule::Main, Rule::FromDevice, Rule::ToMany, Rule::Subnets, Rule::End].map(Rule::priority);
         assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
     }
 }
