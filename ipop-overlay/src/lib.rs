@@ -24,6 +24,7 @@ mod keys;
 mod node;
 mod peer;
 pub mod ring;
+pub mod routes;
 pub mod session;
 pub mod stream;
 mod time;

@@ -216,6 +216,38 @@ pub struct Route {
     /// Six hexadecimal digits; `null` if no link carries the prefix now.
     pub link_id: Option<String>,
     pub path: Path,
+    /// Of a subnet that a router announces; `null` for a peer's own addresses.
+    pub subnet: Option<Subnet>,
+}
+
+/// What has become of a subnet that a router announces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    pub router: NodeAddress,
+    pub priority: u8,
+    pub state: SubnetState,
+    /// Why it is refused, or why packets do not go there although it is not.
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SubnetState {
+    /// Packets go to this router.
+    Active,
+    /// They would if the active one did not answer.
+    Standby,
+    Refused,
+}
+
+impl SubnetState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Standby => "standby",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// This node.

@@ -61,6 +61,14 @@ impl Node {
         self.with_ring(|ring| ring.set_relaying(is_open));
     }
 
+    /// Keeps a connection with a node, or does so no more; what is kept is to be said again now and then.
+    pub fn keep_linked(&mut self, address: NodeAddress, is_wanted: bool, now: Instant) {
+        self.with_ring(|ring| match is_wanted {
+            true => ring.stay_connected(address, now),
+            false => ring.manage(address, false, now),
+        });
+    }
+
     /// Where others may reach this node.
     pub fn set_places(&mut self, places: Vec<SocketAddr>) {
         self.with_ring(|ring| ring.set_endpoints(places));

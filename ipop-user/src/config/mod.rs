@@ -22,7 +22,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use ipop_overlay::dhcp::Pool;
-use ipop_overlay::ring;
+use ipop_overlay::{NodeAddress, ring};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -59,6 +59,8 @@ pub mod defaults {
     pub const SECURITY: Security = Security::Sealed;
     pub const SEAL: Seal = Seal::Auto;
     pub const QUEUES: Queues = Queues::Auto;
+    /// `routing.priority`.
+    pub const ROUTING_PRIORITY: u8 = 100;
     /// `dns.enabled`.
     pub const DNS: bool = true;
     pub const RESOLVER: Resolver = Resolver::Auto;
@@ -79,6 +81,9 @@ pub const DNS_HOSTS_MAX: usize = 4096;
 pub const DNS_ADDRESSES_MAX: usize = 16;
 /// `dns.services`.
 pub const DNS_SERVICES_MAX: usize = 16;
+/// Entries of `routing.accept`, and nodes that each of them names.
+pub const ACCEPT_MAX: usize = 64;
+pub const ACCEPT_FROM_MAX: usize = 32;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -97,6 +102,7 @@ pub struct Config {
     pub dns: Dns,
     /// How this node gets its addresses, where `network.addresses` is "dhcp".
     pub dhcp: Option<Dhcp>,
+    pub routing: Routing,
     /// The static peers, in the order of the file. Names, keys and prefixes are disjoint.
     pub peers: Vec<Peer>,
 }
@@ -213,6 +219,35 @@ pub struct Dns {
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Services of this node, like `_http._tcp`, in lower case, with their ports; at most [`DNS_SERVICES_MAX`].
     pub services: BTreeMap<String, u16>,
+}
+
+/// `[routing]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// What this node forwards to, at most [`SUBNETS_MAX`](ipop_overlay::routes::SUBNETS_MAX) prefixes.
+    pub announce: Vec<Prefix>,
+    /// Of several routers of one subnet, the one with the highest is used.
+    pub priority: u8,
+    /// What is taken of what others announce, at most [`ACCEPT_MAX`].
+    pub accept: Vec<Accept>,
+    /// By whom this host reaches everything else.
+    pub exit_node: Option<NodeAddress>,
+}
+
+impl Routing {
+    /// Whether this node takes what any other announces.
+    pub fn takes(&self) -> bool {
+        !self.accept.is_empty() || self.exit_node.is_some()
+    }
+}
+
+/// One entry of `routing.accept`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// It, and all parts of it.
+    pub prefix: Prefix,
+    /// At most [`ACCEPT_FROM_MAX`]; any member, if empty.
+    pub from: Vec<NodeAddress>,
 }
 
 /// `dns.resolver`: how this host's programs are led to this node's DNS.

@@ -22,6 +22,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) dns: RawDns,
     pub(super) dhcp: Option<Spanned<RawDhcp>>,
+    #[serde(default)]
+    pub(super) routing: RawRouting,
     #[serde(default, rename = "peer")]
     pub(super) peers: Vec<Spanned<RawPeer>>,
 }
@@ -128,6 +130,24 @@ pub(super) struct RawDhcp {
     #[serde(default)]
     pub(super) reserved: BTreeMap<Text, Text>,
     pub(super) address: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRouting {
+    #[serde(default)]
+    pub(super) announce: Vec<Text>,
+    pub(super) priority: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) accept: Vec<Spanned<RawAccept>>,
+    pub(super) exit_node: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccept {
+    pub(super) prefix: Text,
+    pub(super) from: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Debug, Deserialize)]

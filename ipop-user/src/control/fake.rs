@@ -9,7 +9,8 @@ use tokio::task::JoinHandle;
 
 use crate::api::{
     Attach, CIPHER, CounterGroup, Counters, Datapath, DeviceKind, Explanation, Interface, IoBackend,
-    KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
+    KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Subnet, SubnetState,
+    Traffic, XdpState, link_id,
 };
 use crate::api::{
     Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Hop, HopEnd, Lease, Nat,
@@ -224,10 +225,30 @@ pub(crate) fn routes() -> Vec<Route> {
         peer: peer.to_owned(),
         link_id: id.map(link_id),
         path,
+        subnet: None,
     };
+    let subnet = |route: Route, priority, state, reason: Option<&str>| Route {
+        subnet: Some(Subnet {
+            router: key(2).node_address(),
+            priority,
+            state,
+            reason: reason.map(str::to_owned),
+        }),
+        ..route
+    };
+    let of_site =
+        |id, path| route("192.168.8.0/24", if id == 0x1a2b { "beta" } else { "delta" }, Some(id), path);
     vec![
         route("10.128.0.2/32", "beta", Some(0x1a2b), Path::DirectKernel),
         route("192.168.7.0/24", "gamma", None, Path::None),
+        subnet(of_site(0x1a2b, Path::DirectKernel), 100, SubnetState::Active, None),
+        subnet(of_site(0x1a2c, Path::DirectKernel), 50, SubnetState::Standby, None),
+        subnet(
+            route("10.128.0.0/24", "epsilon", None, Path::None),
+            100,
+            SubnetState::Refused,
+            Some("it overlaps the virtual network itself"),
+        ),
     ]
 }
 

@@ -30,9 +30,7 @@ impl Daemon {
             Request::Dhcp(reply) => drop(reply.send(self.leases_status())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),
             Request::Explain { peer, reply } => {
-                drop(reply.send(self.find(&peer).and_then(|peer| {
-                    self.explain(peer).ok_or_else(|| format!("peer {} has no state", peer.config.name))
-                })));
+                drop(reply.send(self.explain_selected(&peer)));
             }
             Request::Probe { node, probe } => self.probe(node.as_ref(), probe),
             Request::Dht { order, reply } => self.order_of_records(order, reply),
@@ -109,6 +107,8 @@ impl Daemon {
         }
         (self.config, self.warnings, self.addresses) = (new, warnings, addresses);
         if is_same_network {
+            // Before a peer gets what a router had.
+            self.follow_routing();
             let config = &self.config;
             self.node.reconfigure(start::trusted(config), mtu_max(config.network.mtu), clock::now());
             let endpoint = |id| node.peer(id).and_then(|view| view.endpoint);
@@ -143,7 +143,9 @@ impl Daemon {
         self.unsent.clear();
         self.tell_core_about_kernel();
         self.overlay = overlay::overlay(&self.config).map_err(|error| format!("{error:#}"))?;
+        self.forget_routing();
         self.join_overlay();
+        self.follow_routing();
         Ok(())
     }
 
@@ -187,7 +189,13 @@ impl Daemon {
             .unwrap_or(0),
             overlay: self.overlay_status(),
             dns: self.dns.status(),
-            warnings: [self.warnings.clone(), self.dns.warnings(), self.dhcp.warnings(&self.config)].concat(),
+            warnings: [
+                self.warnings.clone(),
+                self.dns.warnings(),
+                self.dhcp.warnings(&self.config),
+                self.routing_warnings(),
+            ]
+            .concat(),
         }
     }
 
@@ -275,7 +283,7 @@ impl Daemon {
     }
 
     /// The path that packets take now, and one sentence why.
-    fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
+    pub(super) fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
         let is_turned = || self.node.ring().is_some_and(|ring| ring.is_turned(peer.node_address()));
         let relayed = |who: String| {
             let sealed = match self.sealed_in_kernel(peer) {
@@ -378,8 +386,10 @@ impl Daemon {
                 peer: peer.config.name.clone(),
                 link_id: link_id.clone(),
                 path,
+                subnet: None,
             }));
         }
+        routes.extend(self.subnet_routes());
         routes
     }
 
@@ -398,7 +408,7 @@ impl Daemon {
     }
 
     /// The questions that decide about a peer's path, in their order.
-    fn explain(&self, peer: &PeerState) -> Option<api::Explanation> {
+    pub(super) fn explain(&self, peer: &PeerState) -> Option<api::Explanation> {
         let view = self.node.peer(peer.id)?;
         let (path, verdict) = self.effective(peer, &view);
         Some(api::Explanation {

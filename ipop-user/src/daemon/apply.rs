@@ -13,7 +13,7 @@ use super::peers::{PeerState, Reach, device_mtu, route_mtu, table};
 use super::underlays::UnderlayError;
 use super::{Daemon, SILENCE, clock, start};
 use crate::config::Endpoint;
-use crate::netlink::Route;
+use crate::netlink::{Route, UNDERLAY_MARK};
 
 /// Why this host's routes say nothing about a peer.
 const CARRIED: &str = "other nodes carry the packets";
@@ -47,6 +47,7 @@ impl Stale {
 impl Daemon {
     /// Looks at the host's network again: how every peer is reached now.
     pub(super) async fn refresh(&mut self) {
+        self.routing.is_host_changed = true;
         self.resolve_names().await;
         self.refresh_places().await;
         let mut changed = false;
@@ -109,7 +110,11 @@ impl Daemon {
     }
 
     async fn reach(&self, peer: IpAddr) -> Result<Reach, String> {
-        let path = self.netlink.resolve(peer, None, &self.device.own()).await.map_err(|e| e.to_string())?;
+        let path = self
+            .netlink
+            .resolve(peer, Some(UNDERLAY_MARK), &self.device.own())
+            .await
+            .map_err(|e| e.to_string())?;
         let link = self.netlink.link(path.ifindex).await.map_err(|e| e.to_string())?;
         let neighbour = self.netlink.neighbour(path.ifindex, path.next_hop).await;
         let next_hop_mac = neighbour.map_err(|e| e.to_string())?;
@@ -282,7 +287,9 @@ impl Daemon {
                 routes.push(Route { prefix: (prefix.addr(), prefix.len()), mtu, source });
             }
         }
-        if let Err(error) = self.device.update(&self.netlink, device, routes).await {
+        let outcome = self.device.update(&self.netlink, device, routes).await;
+        self.update_subnets().await;
+        if let Err(error) = outcome {
             warn!(%error, "the virtual device is not as it should be");
             let warning = error.to_string();
             if !self.warnings.contains(&warning) {

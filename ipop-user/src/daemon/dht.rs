@@ -126,6 +126,9 @@ impl Daemon {
 
     /// What has become of something in the DHT.
     pub(super) fn hear_of_records(&mut self, event: Event) {
+        if self.hear_of_routers(&event) {
+            return;
+        }
         match event {
             Event::Stored { request, .. } => self.order_goes_on(request, |order| {
                 order.answer.stored = true;

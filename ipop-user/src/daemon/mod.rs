@@ -16,6 +16,7 @@
 //! | `apply` | bringing host, tables and maps to what the core decided |
 //! | `dhcp` | addresses and names in the DHT: this node's, and whose others' are |
 //! | `names_asked` | what the DNS wants to know and this node has to ask for |
+//! | `routing` | subnets behind other nodes, and this node's own |
 //! | `dns` | the names of the virtual network |
 //! | `answers` | what the control socket asks |
 //! | `ring` | this node's part in the overlay, as an operator sees it |
@@ -48,6 +49,7 @@ mod probes;
 mod relays;
 mod remembered;
 mod ring;
+mod routing;
 mod sealing;
 mod start;
 mod streams;
@@ -91,6 +93,7 @@ use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
 use port_mapping::PortMapping;
 use probes::Probes;
+use routing::Routing;
 use sealing::{Deed, Sealing};
 use streams::Streams;
 use stun::Stun;
@@ -206,6 +209,7 @@ struct Daemon {
     dns: Dns,
     dht: Dht,
     dhcp: Dhcp,
+    routing: Routing,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -310,6 +314,7 @@ impl Daemon {
             self.stun.next_deadline(),
             self.turn.next_deadline(),
             self.dhcp.next_deadline(),
+            self.routing.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
@@ -432,6 +437,7 @@ impl Daemon {
         self.leases_timeout(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
+        self.routing_timeout(now);
     }
 
     /// Carries out what the cores want, until they want no more: what one wants may be the other's work.
@@ -461,12 +467,17 @@ impl Daemon {
         is_idle &= !self.drain_node(&mut stale);
         is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
+        if stale.paths {
+            // A router may have fallen silent, or be there again.
+            self.follow_routers(clock::now());
+        }
         // Nothing is decided while the node is drained: what was published is what it says now.
         if !is_published && !stale.is_empty() {
             self.publish_table();
         }
         self.apply_rest(&stale).await;
         is_idle &= !self.follow_change_of_address().await;
+        self.update_changed_subnets().await;
         !is_idle || !self.stale.is_empty()
     }
 
@@ -622,8 +633,10 @@ impl Daemon {
     async fn stop(mut self, events: Events) {
         self.remember();
         self.end_leases();
+        self.withdraw_routing();
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());
+        self.close_subnets().await;
         // While its address is still there.
         self.dns.close().await;
         self.port_mapping.close().await;

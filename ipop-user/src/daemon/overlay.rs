@@ -462,7 +462,7 @@ fn without_udp(place: Endpoint, by_turn: bool) -> impl Iterator<Item = Endpoint>
 }
 
 /// What a node is called that has not said its name.
-fn name_of(public_key: &[u8; 32]) -> String {
+pub(super) fn name_of(public_key: &[u8; 32]) -> String {
     NodeAddress::of_key(public_key).to_string().chars().skip("ipop:".len()).take(8).collect()
 }
 

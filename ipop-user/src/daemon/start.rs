@@ -30,6 +30,7 @@ use super::pings::Pings;
 use super::port_mapping::PortMapping;
 use super::predecessor::outlive;
 use super::probes::Probes;
+use super::routing::Routing;
 use super::sealing::{Identity, Partner, Sealing};
 use super::streams::{self, Streams};
 use super::stun::Stun;
@@ -164,6 +165,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         dns: Dns::new(ask),
         dht: Dht::default(),
         dhcp: Dhcp::default(),
+        routing: Routing::default(),
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,
@@ -218,6 +220,7 @@ impl Daemon {
         self.tell_core_about_kernel();
         self.join_overlay();
         self.refresh_places().await;
+        self.follow_routing();
         self.node.handle_command(Command::Announce, clock::now());
         self.follow_dns().await;
         self.report_ready();

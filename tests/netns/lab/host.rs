@@ -168,8 +168,12 @@ impl Host {
     }
 
     pub(crate) fn write_config(&self) {
+        self.write(&self.config);
+    }
+
+    fn write(&self, config: &Config) {
         let file = self.config_file();
-        fs::write(&file, self.config.text(&self.folder)).expect("the configuration is written");
+        fs::write(&file, config.text(&self.folder)).expect("the configuration is written");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its mode is set");
     }
 
@@ -283,6 +287,14 @@ impl Host {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ipopctl {arguments:?}: {errors}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Has the daemon take up other lines at the end of its configuration.
+    #[track_caller]
+    pub(crate) fn config_reload(&self, more: &str) {
+        let config = Config { more: more.to_owned(), ..self.config.clone() };
+        self.write(&config);
+        self.ctl(&["reload"]);
     }
 
     pub(crate) fn ctl_output(&self, arguments: &[&str]) -> std::process::Output {

@@ -5,6 +5,7 @@ mod dhcp;
 mod dns;
 mod network;
 mod peers;
+mod routing;
 mod underlay;
 
 use std::net::IpAddr;
@@ -65,6 +66,8 @@ impl Checker<'_> {
         let dhcp = dhcp::check(self, raw.dhcp.as_ref(), &raw.network.get_ref().addresses);
         let addresses = raw.network.get_ref().addresses.span();
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
+        let routing = routing::check(self, &raw.routing, own.as_deref().unwrap_or_default(), &raw.peers);
+        routing::needs_overlay(self, &raw.routing, raw.network.get_ref(), &raw.underlay, &raw.peers);
         let network = network::check(self, raw.network, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);
         let datapath = self.datapath(&raw.datapath);
@@ -76,6 +79,7 @@ impl Checker<'_> {
             datapath: datapath?,
             dns: dns?,
             dhcp: dhcp?,
+            routing: routing?,
             peers: peers?,
         };
         dhcp::check_overlay(self, addresses, &config)?;

@@ -9,6 +9,7 @@ use super::*;
 mod dhcp;
 mod dns;
 mod peers;
+mod routing;
 mod structure;
 mod values;
 
