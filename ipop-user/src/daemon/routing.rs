@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipop_common::Counter;
 use ipop_overlay::dht::Event;
-use ipop_overlay::routes::{Accept, Announcement, Client, Entry, Output, Policy, State, Subnet, Table, Why};
+use ipop_overlay::routes::{Accept, Announcement, Client, Entry, Output, Policy, State, Subnet, Table};
 use ipop_overlay::{Endpoint, Instant, NodeAddress, Path, PeerId};
 use tracing::{debug, info, warn};
 
@@ -213,7 +213,9 @@ impl Daemon {
             match entry.state {
                 State::Active => info!(%subnet, %router, "goes by this router"),
                 State::Standby => debug!(%subnet, %router, "stands by"),
-                State::Refused(Why::NotAccepted | Why::NotExit) => debug!(%subnet, %router, "not taken"),
+                State::Refused(why) if !why.is_strange() => {
+                    debug!(%subnet, %router, reason = %why, "not taken")
+                }
                 State::Refused(why) => {
                     refused.insert((subnet, entry.public_key));
                     if !self.routing.refused.contains(&(subnet, entry.public_key)) {

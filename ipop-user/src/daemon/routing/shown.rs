@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ipop_overlay::routes::{Entry, State, Subnet, Why};
+use ipop_overlay::routes::{Entry, State, Subnet};
 
 use super::super::Daemon;
 use super::super::peers::PeerState;
@@ -103,9 +103,8 @@ impl Daemon {
     pub(in crate::daemon) fn routing_warnings(&self) -> Vec<String> {
         let mut warnings = forwarding_warnings(&self.config);
         warnings.extend(self.routing.failure.clone());
-        let is_strange = |why: Why| !matches!(why, Why::NotAccepted | Why::NotExit);
         let refused = self.routing.table.entries().iter().filter_map(|entry| match entry.state {
-            State::Refused(why) if is_strange(why) => Some((entry, why)),
+            State::Refused(why) if why.is_strange() => Some((entry, why)),
             _ => None,
         });
         let count = refused.clone().count();
