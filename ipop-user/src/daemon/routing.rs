@@ -214,7 +214,7 @@ impl Daemon {
                 State::Active => info!(%subnet, %router, "goes by this router"),
                 State::Standby => debug!(%subnet, %router, "stands by"),
                 State::Refused(why) if !why.is_strange() => {
-                    debug!(%subnet, %router, reason = %why, "not taken")
+                    debug!(%subnet, %router, reason = %why, "not taken");
                 }
                 State::Refused(why) => {
                     refused.insert((subnet, entry.public_key));
