@@ -17,6 +17,7 @@ extern crate std;
 mod address;
 pub mod dhcp;
 pub mod dht;
+pub mod directory;
 mod endpoint;
 pub mod introduction;
 mod keys;

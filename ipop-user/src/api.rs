@@ -14,11 +14,13 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::key::{NodeAddress, PublicKey};
 
+mod dhcp;
 mod dht;
 mod dns;
 mod overlay;
 mod ping;
 
+pub use dhcp::{Dhcp, DhcpMode, DhcpPool, Lease};
 pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
 pub use dns::Dns;
 pub use overlay::{
@@ -44,6 +46,7 @@ pub mod paths {
     pub const SURVEY: &str = "/v1/survey";
     /// `POST` a [`super::DhtOrder`].
     pub const DHT: &str = "/v1/dht";
+    pub const DHCP: &str = "/v1/dhcp";
     /// `POST` a [`super::KernelOrder`].
     pub const DATAPATH_KERNEL: &str = "/v1/datapath/kernel";
     /// `POST`, no body.

@@ -46,6 +46,7 @@ mod hostile;
 mod interop;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
+mod leases;
 mod mtu;
 mod nat;
 mod overlay;

@@ -353,7 +353,7 @@ impl Node {
     }
 
     /// Whether the ring alone keeps a peer.
-    pub(super) fn is_idle(&self, id: PeerId) -> bool {
+    pub fn is_idle(&self, id: PeerId) -> bool {
         let (Some(ring), Some(address)) = (&self.ring, self.address_of(id)) else { return false };
         let roles = ring.roles(address);
         let is_settled = self.peer_at(id).is_some_and(|peer| peer.knows_addresses);

@@ -21,6 +21,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
+use ipop_overlay::dhcp::Pool;
 use ipop_overlay::{NodeAddress, ring};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -39,7 +40,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 
 /// What a key has when the file is silent about it. The keys without an entry here are required
 /// (`node.name`, `node.key_file`, `network.name`, `network.addresses`), or optional with no value
-/// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
+/// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`, `dhcp.pool`, `dhcp.ipv6`, `dhcp.address`) or empty (`underlay.trusted`,
 /// `underlay.bootstrap`, `underlay.external`, `underlay.stun`, `underlay.turn`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
     use super::{Io, Kernel, Mtu, Queues, Resolver, Seal, Security, Xdp};
@@ -63,6 +64,8 @@ pub mod defaults {
     /// `dns.enabled`.
     pub const DNS: bool = true;
     pub const RESOLVER: Resolver = Resolver::Auto;
+    /// `dhcp.lease_s`; as the original.
+    pub const LEASE_S: u32 = 3600;
 }
 
 /// `underlay.external`: with the one of a router, as many as a node tells others of.
@@ -76,6 +79,8 @@ pub const FORWARD_MAX: usize = 4;
 /// Names in `dns.hosts`, and addresses of each.
 pub const DNS_HOSTS_MAX: usize = 4096;
 pub const DNS_ADDRESSES_MAX: usize = 16;
+/// `dns.services`.
+pub const DNS_SERVICES_MAX: usize = 16;
 /// Entries of `routing.accept`, and nodes that each of them names.
 pub const ACCEPT_MAX: usize = 64;
 pub const ACCEPT_FROM_MAX: usize = 32;
@@ -95,6 +100,8 @@ pub struct Config {
     pub underlay: Underlay,
     pub datapath: Datapath,
     pub dns: Dns,
+    /// How this node gets its addresses, where `network.addresses` is "dhcp".
+    pub dhcp: Option<Dhcp>,
     pub routing: Routing,
     /// The static peers, in the order of the file. Names, keys and prefixes are disjoint.
     pub peers: Vec<Peer>,
@@ -119,9 +126,18 @@ pub struct Network {
     pub secret: Option<Secret>,
     /// At most [`name::DEVICE_LEN_MAX`] bytes, so that helper devices can add a suffix.
     pub device: InterfaceName,
-    /// This node's own addresses, at least one, host bits kept: `10.128.0.1/24`.
+    /// This node's own addresses, host bits kept: `10.128.0.1/24`. None, where there is [`Config::dhcp`].
     pub addresses: Vec<Prefix>,
     pub mtu: Mtu,
+}
+
+/// `[dhcp]`: a lease in the overlay's DHT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dhcp {
+    /// The addresses of the network, which this node tells the others if nobody has before.
+    pub pool: Option<Pool>,
+    /// The only address that will do.
+    pub address: Option<IpAddr>,
 }
 
 /// `[underlay]`.
@@ -201,6 +217,8 @@ pub struct Dns {
     pub search: bool,
     /// Names of hosts that are no peers, in lower case, with their addresses.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Services of this node, like `_http._tcp`, in lower case, with their ports; at most [`DNS_SERVICES_MAX`].
+    pub services: BTreeMap<String, u16>,
 }
 
 /// `[routing]`.

@@ -21,6 +21,7 @@ pub(super) struct RawConfig {
     pub(super) datapath: RawDatapath,
     #[serde(default)]
     pub(super) dns: RawDns,
+    pub(super) dhcp: Option<Spanned<RawDhcp>>,
     #[serde(default)]
     pub(super) routing: RawRouting,
     #[serde(default, rename = "peer")]
@@ -116,6 +117,19 @@ pub(super) struct RawDns {
     pub(super) search: bool,
     #[serde(default)]
     pub(super) hosts: BTreeMap<Text, Spanned<Vec<Text>>>,
+    #[serde(default)]
+    pub(super) services: BTreeMap<Text, Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDhcp {
+    pub(super) pool: Option<Text>,
+    pub(super) ipv6: Option<Text>,
+    pub(super) lease_s: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) reserved: BTreeMap<Text, Text>,
+    pub(super) address: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,5 +1,6 @@
 //! A daemon for tests: answers every request of the control server with fixed values.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ipop_common::Counter;
@@ -12,8 +13,8 @@ use crate::api::{
     Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, DhtAnswer, Dns, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay,
-    OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
+    Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Hop, HopEnd, Lease, Nat,
+    Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -305,6 +306,28 @@ fn probed(node: Option<&Selector>, probe: Probe) {
     }
 }
 
+pub(crate) fn dhcp() -> Dhcp {
+    let address = "10.128.0.1".parse().unwrap_or_else(|_| unreachable!("an address"));
+    Dhcp {
+        mode: DhcpMode::Dhcp,
+        pool: Some(DhcpPool {
+            network: "10.128.0.0/16".to_owned(),
+            ipv6: Some("fd00:128::/64".to_owned()),
+            lease_s: 3600,
+            size: 65_534,
+            reserved: BTreeMap::new(),
+        }),
+        trouble: None,
+        leases: vec![Lease {
+            address,
+            owner: node(1, None).address,
+            host: Some("alpha".to_owned()),
+            expires_s: None,
+            is_own: true,
+        }],
+    }
+}
+
 /// Answers one request.
 pub(crate) fn answer(request: Request) {
     match request {
@@ -312,6 +335,7 @@ pub(crate) fn answer(request: Request) {
         Request::Peers(reply) => send(reply, peers()),
         Request::Links(reply) => send(reply, links()),
         Request::Routes(reply) => send(reply, routes()),
+        Request::Dhcp(reply) => send(reply, dhcp()),
         Request::Counters(reply) => send(reply, counters()),
         Request::Explain { peer, reply } => send(reply, chosen(&peer).map(|_| explanation())),
         Request::Probe { node, probe } => probed(node.as_ref(), probe),

@@ -31,6 +31,7 @@ pub enum Request {
     Peers(oneshot::Sender<Vec<api::Peer>>),
     Links(oneshot::Sender<Vec<api::Link>>),
     Routes(oneshot::Sender<Vec<api::Route>>),
+    Dhcp(oneshot::Sender<api::Dhcp>),
     Counters(oneshot::Sender<api::Counters>),
     Explain {
         peer: api::Selector,

@@ -27,6 +27,7 @@ impl Daemon {
                 drop(reply.send(self.peers.values().filter_map(|p| self.link(p)).collect()));
             }
             Request::Routes(reply) => drop(reply.send(self.routes())),
+            Request::Dhcp(reply) => drop(reply.send(self.leases_status())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),
             Request::Explain { peer, reply } => {
                 drop(reply.send(self.explain_selected(&peer)));
@@ -87,19 +88,24 @@ impl Daemon {
         let places = self.sealing.places();
         let sealing = start::build_sealing(&new, &key, &node, &self.options, places)
             .map_err(|error| format!("{error:#}"))?;
-        let addresses: Vec<_> = new.network.addresses.iter().map(|p| (p.addr(), p.len())).collect();
-        self.netlink
-            .sync_addresses(self.device.ifindex, &addresses)
-            .await
-            .map_err(|error| error.to_string())?;
-        if let Some(path) = &mut self.kernel.path {
-            let local: Vec<_> = addresses.iter().map(|(address, _)| (*address).into()).collect();
-            path.set_local(&local).map_err(|error| error.to_string())?;
-        }
+        let given = |config: &config::Config| {
+            let (addresses, services) = (config.network.addresses.clone(), config.dns.services.clone());
+            (config.dhcp.clone(), addresses, services)
+        };
+        let is_same_lease = given(&new) == given(&self.config);
+        let addresses = match new.dhcp {
+            Some(_) if new.dhcp == self.config.dhcp => self.addresses.clone(),
+            Some(_) => Vec::new(),
+            None => new.network.addresses.clone(),
+        };
+        self.set_device_addresses(&addresses).await?;
         let network = |config: &config::Config| (config.network.name.clone(), config.network.secret.clone());
         let is_same_network = network(&new) == network(&self.config);
         let message = format!("reloaded: {} peers, {} before", peers.len(), self.config.peers.len());
-        (self.config, self.warnings) = (new, warnings);
+        if !is_same_lease || !is_same_network {
+            self.end_leases();
+        }
+        (self.config, self.warnings, self.addresses) = (new, warnings, addresses);
         if is_same_network {
             // Before a peer gets what a router had.
             self.follow_routing();
@@ -111,6 +117,9 @@ impl Daemon {
                 overlay.ways.follow(&self.config);
             }
             self.claim_addresses();
+            if !is_same_lease {
+                self.begin_leases();
+            }
             self.node.set_relaying(self.config.underlay.relay);
             self.renew_relays();
         } else {
@@ -167,7 +176,7 @@ impl Daemon {
             uptime_s: now.since(self.started).as_secs(),
             network: self.config.network.name.clone(),
             device: self.device.name.clone(),
-            virtual_ips: self.config.network.addresses.iter().map(ToString::to_string).collect(),
+            virtual_ips: self.addresses.iter().map(ToString::to_string).collect(),
             mtu: self.device.mtu,
             listen: self.config.underlay.listen.clone(),
             listen_tcp: self.streams.listens_at().collect(),
@@ -180,7 +189,13 @@ impl Daemon {
             .unwrap_or(0),
             overlay: self.overlay_status(),
             dns: self.dns.status(),
-            warnings: [self.warnings.clone(), self.dns.warnings(), self.routing_warnings()].concat(),
+            warnings: [
+                self.warnings.clone(),
+                self.dns.warnings(),
+                self.dhcp.warnings(&self.config),
+                self.routing_warnings(),
+            ]
+            .concat(),
         }
     }
 

@@ -252,8 +252,7 @@ impl Daemon {
             let view = self.node.peer(peer.id)?;
             peer.user_link(&view, &self.sealing, self.config.network.mtu, |node| self.place_of(node))
         };
-        let mut table =
-            table(&self.config.network.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
+        let mut table = table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
         self.fill_in_relays(&mut table);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));
@@ -273,7 +272,7 @@ impl Daemon {
             let waiting = || peer.reach.as_ref().ok().map(|reach| reach.sealed_mtu(configured));
             self.path(peer.id).mtu().or_else(waiting)
         };
-        let addresses = &self.config.network.addresses;
+        let addresses = &self.addresses;
         let has_ipv6 = addresses.iter().any(|prefix| prefix.addr().is_ipv6());
         let links = self.peers.values().filter_map(mtu_of);
         let device = device_mtu(configured, links, has_ipv6).unwrap_or(self.device.mtu);

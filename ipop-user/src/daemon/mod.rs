@@ -14,6 +14,8 @@
 //! | `relays` | what this node passes on between others, and others for it |
 //! | `streams` | TCP, for hosts that UDP does not reach |
 //! | `apply` | bringing host, tables and maps to what the core decided |
+//! | `dhcp` | addresses and names in the DHT: this node's, and whose others' are |
+//! | `names_asked` | what the DNS wants to know and this node has to ask for |
 //! | `routing` | subnets behind other nodes, and this node's own |
 //! | `dns` | the names of the virtual network |
 //! | `answers` | what the control socket asks |
@@ -30,12 +32,14 @@ mod apply;
 mod bootstrap;
 mod clock;
 mod device;
+mod dhcp;
 mod dht;
 mod dns;
 mod handover;
 mod lan;
 mod members;
 mod names;
+mod names_asked;
 mod overlay;
 mod peers;
 mod pings;
@@ -69,7 +73,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Prefix};
 use crate::control::{Request, ServerHandle};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
@@ -81,6 +85,7 @@ use crate::userpath::{
 
 use apply::Stale;
 use device::VirtualDevice;
+use dhcp::Dhcp;
 use dht::Dht;
 use dns::Dns;
 use overlay::Overlay;
@@ -130,6 +135,7 @@ struct Events {
     handshakes: mpsc::Receiver<HandshakeDatagram>,
     carried: mpsc::Receiver<CarriedDatagram>,
     stun: mpsc::Receiver<Heard>,
+    names: names_asked::Asks,
     requests: mpsc::Receiver<Request>,
     monitor: Monitor,
     control: ServerHandle,
@@ -153,6 +159,8 @@ enum Event {
     Turn(turn::Word),
     /// Of a STUN server.
     StunName(stun::Name),
+    /// The DNS wants to know something.
+    Name(names_asked::Ask),
     Request(Request),
     Change(Change),
     Timer,
@@ -171,6 +179,8 @@ struct KernelSlot {
 struct Daemon {
     options: Options,
     config: Config,
+    /// This node's addresses in the virtual network by now, host bits kept.
+    addresses: Vec<Prefix>,
     public_key: PublicKey,
     node: Node,
     sealing: Sealing,
@@ -198,6 +208,7 @@ struct Daemon {
     turn: Turn,
     dns: Dns,
     dht: Dht,
+    dhcp: Dhcp,
     routing: Routing,
     pings: Pings,
     probes: Probes,
@@ -248,6 +259,7 @@ impl Daemon {
                 Event::Stun(heard) => self.hear_stun(&heard),
                 Event::Turn(word) => self.hear_turn(word),
                 Event::StunName(name) => self.server_found(name),
+                Event::Name(ask) => self.ask_for_name(ask),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -276,6 +288,7 @@ impl Daemon {
             word = self.turn.next_word() => Event::Turn(word),
             Some(heard) = events.stun.recv() => Event::Stun(heard),
             Some(name) = self.stun.names.1.recv() => Event::StunName(name),
+            Some(ask) = events.names.recv() => Event::Name(ask),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -300,6 +313,7 @@ impl Daemon {
             self.overlay.as_ref().and_then(Overlay::next_deadline),
             self.stun.next_deadline(),
             self.turn.next_deadline(),
+            self.dhcp.next_deadline(),
             self.routing.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
@@ -406,6 +420,7 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
+            self.check_leases(now);
             // It may have been set.
             self.node.set_clock(clock::unix_ns() / 1_000_000, now);
             self.tidy_streams(now);
@@ -419,6 +434,7 @@ impl Daemon {
         self.ask_bootstraps(now);
         self.ask_servers(now);
         self.ask_for_turn(now);
+        self.leases_timeout(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
         self.routing_timeout(now);
@@ -460,6 +476,7 @@ impl Daemon {
             self.publish_table();
         }
         self.apply_rest(&stale).await;
+        is_idle &= !self.follow_change_of_address().await;
         self.update_changed_subnets().await;
         !is_idle || !self.stale.is_empty()
     }
@@ -547,7 +564,11 @@ impl Daemon {
                 }
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
-                Output::Dht(event) => self.hear_of_records(event),
+                Output::Dht(event) => {
+                    if !self.leases_heard(&event) {
+                        self.hear_of_records(event);
+                    }
+                }
             }
         }
         !is_idle
@@ -611,6 +632,7 @@ impl Daemon {
     /// Says goodbye and removes everything that this daemon set up.
     async fn stop(mut self, events: Events) {
         self.remember();
+        self.end_leases();
         self.withdraw_routing();
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());

@@ -94,7 +94,7 @@ impl Daemon {
 
     /// This node's addresses in the virtual network, host bits kept.
     fn own_addresses(&self) -> &[Prefix] {
-        &self.config.network.addresses
+        &self.addresses
     }
 
     /// What the operator says, and what this node has.

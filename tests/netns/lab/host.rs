@@ -41,6 +41,7 @@ pub(crate) struct Config {
     /// Of the network.
     pub(crate) secret: String,
     pub(crate) device: String,
+    /// None: they are leased.
     pub(crate) addresses: Vec<String>,
     pub(crate) listen: Vec<String>,
     /// TCP addresses to listen at, if not those of `listen`.
@@ -364,9 +365,17 @@ impl Config {
         let mut text = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{folder}/key\"\nstate_dir = \"{folder}/state\"\n\
              control_socket = \"{folder}/control.sock\"\n\
-             [network]\nname = \"test\"\nsecret = {:?}\ndevice = \"{}\"\naddresses = {:?}\n\
+             [network]\nname = \"test\"\nsecret = {:?}\ndevice = \"{}\"\naddresses = {}\n\
              [underlay]\nlisten = {:?}\ntrusted = {:?}\n",
-            self.name, self.secret, self.device, self.addresses, self.listen, self.trusted
+            self.name,
+            self.secret,
+            self.device,
+            match &self.addresses[..] {
+                [] => "\"dhcp\"".to_owned(),
+                addresses => format!("{addresses:?}"),
+            },
+            self.listen,
+            self.trusted
         );
         if let Some(tcp) = &self.tcp {
             let _ = writeln!(text, "tcp = {tcp:?}");

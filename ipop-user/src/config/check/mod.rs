@@ -1,6 +1,7 @@
 //! The meaning of the file: turns the known keys into valid values, and says of every value that
 //! is not valid what is wrong with it.
 
+mod dhcp;
 mod dns;
 mod network;
 mod peers;
@@ -62,6 +63,8 @@ impl Checker<'_> {
     fn config(&mut self, raw: RawConfig) -> Option<Config> {
         let node = self.node(&raw.node);
         let own = network::own_addresses(self, &raw.network.get_ref().addresses);
+        let dhcp = dhcp::check(self, raw.dhcp.as_ref(), &raw.network.get_ref().addresses);
+        let addresses = raw.network.get_ref().addresses.span();
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
         let routing = routing::check(self, &raw.routing, own.as_deref().unwrap_or_default(), &raw.peers);
         routing::needs_overlay(self, &raw.routing, raw.network.get_ref(), &raw.underlay, &raw.peers);
@@ -75,9 +78,11 @@ impl Checker<'_> {
             underlay: underlay?,
             datapath: datapath?,
             dns: dns?,
+            dhcp: dhcp?,
             routing: routing?,
             peers: peers?,
         };
+        dhcp::check_overlay(self, addresses, &config)?;
         peers::warn(self, &raw.peers, &config);
         dns::warn(self, &raw.peers, &config);
         underlay::warn(self, &raw.underlay, &config);
