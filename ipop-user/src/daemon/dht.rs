@@ -32,7 +32,6 @@ impl Dht {
         order.requests.retain(|other| *other != request);
         Some(order)
     }
-
 }
 
 impl Daemon {
@@ -119,7 +118,9 @@ impl Daemon {
             requests.push(removed.map_err(|error| error.to_string())?);
         }
         if requests.is_empty() {
-            return Err(format!("this node has left nothing under {name:?}; `ipopctl dht get` shows who has"));
+            return Err(format!(
+                "this node has left nothing under {name:?}; `ipopctl dht get` shows who has"
+            ));
         }
         Ok(requests)
     }

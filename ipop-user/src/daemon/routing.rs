@@ -17,7 +17,7 @@ use self::shown::forwarding_warnings;
 use super::overlay::name_of;
 use super::peers::{PeerState, route_mtu};
 use super::{Daemon, clock};
-use crate::config::Prefix;
+use crate::config::{Dhcp, Prefix};
 use crate::key::PublicKey;
 use crate::netlink::Route;
 
@@ -100,7 +100,9 @@ impl Daemon {
     /// What the operator says, and what this node has.
     fn policy(&self) -> Policy {
         let config = &self.config;
-        let own = self.own_addresses().iter().map(|own| own.network());
+        // Before there is a lease too, as far as it is known.
+        let pool = config.dhcp.as_ref().and_then(Dhcp::network);
+        let own = self.own_addresses().iter().map(|own| own.network()).chain(pool);
         let of_peers = config.peers.iter().flat_map(|peer| peer.addresses.iter().copied());
         let accept = config.routing.accept.iter();
         Policy {
