@@ -119,7 +119,7 @@ fn own_addresses_are_addresses_of_a_host() {
     refuses(
         "addresses = [\"10.128.0.1/24\", \"fd00:128::1/64\"]",
         "addresses = []",
-        "t.toml:13:13: `network.addresses` is empty; give this node an address, like \"10.128.0.1/24\"",
+        "t.toml:13:13: `network.addresses` is empty; give this node an address, like \"10.128.0.1/24\", or write \"dhcp\"",
     );
     // Both addresses of a prefix of two are hosts.
     parsed(&changed("\"10.128.0.1/24\"", "\"10.9.0.0/31\""));

@@ -63,8 +63,8 @@ mod tests {
         let text = render(&dhcp, 100);
         assert_eq!(
             text,
-            "pool      10.128.0.0/16, and fd00:128::/64 by key: 65534 addresses, leased for 1h00m\n\
-             address     owner      host   left\n\
+            "pool      10.128.0.0/16, and fd00:128::/64 by key: 65534 addresses, leased for 1 h 0 min\n\
+             ADDRESS     OWNER      HOST      LEFT\n\
              10.128.0.1  this node  alpha  renewed\n"
         );
         dhcp.leases[0].host = Some("\u{1b}[2j".to_owned());
