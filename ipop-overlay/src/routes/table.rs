@@ -62,8 +62,10 @@ pub enum Why {
     OwnNetwork,
     /// It overlaps what a peer in the configuration has.
     OfPeer,
-    /// This node announces it, or a part of it, or more.
+    /// This node announces it too: the two are routers of one subnet.
     AnnouncedHere,
+    /// This node announces a part of it, or more.
+    OverlapsAnnounced,
     /// It overlaps what another router announces, and has for longer, and is not the same.
     Overlaps { subnet: Subnet, of: NodeAddress },
     /// This node has taken as many as it does.
@@ -78,7 +80,8 @@ impl fmt::Display for Why {
             Self::NotRoutable => f.write_str("no host elsewhere can have such addresses"),
             Self::OwnNetwork => f.write_str("it overlaps the virtual network itself"),
             Self::OfPeer => f.write_str("it overlaps what a [[peer]] of the configuration has"),
-            Self::AnnouncedHere => f.write_str("this node announces it itself"),
+            Self::AnnouncedHere => f.write_str("this node is a router of it itself"),
+            Self::OverlapsAnnounced => f.write_str("it overlaps what this node announces"),
             Self::TooMany => write!(f, "this node has taken {TAKEN_MAX} others"),
             Self::Overlaps { subnet, of } => {
                 write!(f, "it overlaps {subnet}, which {of} has announced for longer")
@@ -103,6 +106,14 @@ pub struct Entry {
     pub public_key: [u8; 32],
     pub priority: u8,
     pub state: State,
+}
+
+impl Why {
+    /// Whether it is worth an operator's attention: not what nobody has asked for, nor a second router of a subnet of
+    /// this node's.
+    pub fn is_strange(self) -> bool {
+        !matches!(self, Self::NotAccepted | Self::NotExit | Self::AnnouncedHere)
+    }
 }
 
 impl Entry {
@@ -255,8 +266,10 @@ impl Table {
             Some(Why::NotAccepted)
         } else if overlaps(&policy.of_peers) {
             Some(Why::OfPeer)
-        } else if policy.announced.iter().any(|own| !own.is_default() && own.overlaps(subnet)) {
+        } else if policy.announced.contains(&subnet) {
             Some(Why::AnnouncedHere)
+        } else if policy.announced.iter().any(|own| !own.is_default() && own.overlaps(subnet)) {
+            Some(Why::OverlapsAnnounced)
         } else {
             None
         }
@@ -266,12 +279,15 @@ impl Table {
 /// Why what is taken already leaves no room. The same subnet is one with two ways, and a router may announce a part of
 /// its own; all addresses overlap everything, and give way to it.
 fn collision(taken: &[(Subnet, NodeAddress)], router: NodeAddress, subnet: Subnet) -> Option<Why> {
+    if subnet.is_default() {
+        return None;
+    }
     if taken.len() >= TAKEN_MAX {
         return Some(Why::TooMany);
     }
     let collides = |(other, of): &&(Subnet, NodeAddress)| {
         *of != router && *other != subnet && !other.is_default() && other.overlaps(subnet)
     };
-    let (other, of) = taken.iter().find(collides).filter(|_| !subnet.is_default())?;
+    let (other, of) = taken.iter().find(collides)?;
     Some(Why::Overlaps { subnet: *other, of: *of })
 }

@@ -127,7 +127,9 @@ fn what_is_this_nodes_own_or_a_peers_or_nobodys_is_refused() {
         ("10.0.0.0/8", Why::OwnNetwork),
         ("172.20.1.9/32", Why::OfPeer),
         ("172.16.0.0/12", Why::OfPeer),
-        ("192.168.1.0/25", Why::AnnouncedHere),
+        ("192.168.1.0/24", Why::AnnouncedHere),
+        ("192.168.1.0/25", Why::OverlapsAnnounced),
+        ("192.168.0.0/16", Why::OverlapsAnnounced),
         ("127.0.0.0/8", Why::NotRoutable),
         ("169.254.169.254/32", Why::NotRoutable),
         ("224.0.0.0/4", Why::NotRoutable),
@@ -139,6 +141,7 @@ fn what_is_this_nodes_own_or_a_peers_or_nobodys_is_refused() {
         let mut table = table(policy.clone(), vec![router(1, 0, 0, &[announced])]);
         table.decide(at(0));
         assert_eq!(states(&table, announced), [(1, State::Refused(why))], "{announced}");
+        assert_eq!(why.is_strange(), why != Why::AnnouncedHere);
     }
     let mut table = table(policy, vec![router(1, 0, 0, &["192.168.2.0/24", "fd01::/64"])]);
     table.decide(at(0));

@@ -140,6 +140,14 @@ pub struct Dhcp {
     pub address: Option<IpAddr>,
 }
 
+impl Dhcp {
+    /// The network that the pool is of, where this node is configured with it.
+    pub fn network(&self) -> Option<Prefix> {
+        let pool = self.pool.as_ref()?;
+        Prefix::new(pool.network(), pool.prefix_len())
+    }
+}
+
 /// `[underlay]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Underlay {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipop_common::Counter;
 use ipop_overlay::dht::Event;
-use ipop_overlay::routes::{Accept, Announcement, Client, Entry, Output, Policy, State, Subnet, Table, Why};
+use ipop_overlay::routes::{Accept, Announcement, Client, Entry, Output, Policy, State, Subnet, Table};
 use ipop_overlay::{Endpoint, Instant, NodeAddress, Path, PeerId};
 use tracing::{debug, info, warn};
 
@@ -17,7 +17,7 @@ use self::shown::forwarding_warnings;
 use super::overlay::name_of;
 use super::peers::{PeerState, route_mtu};
 use super::{Daemon, clock};
-use crate::config::Prefix;
+use crate::config::{Dhcp, Prefix};
 use crate::key::PublicKey;
 use crate::netlink::Route;
 
@@ -70,9 +70,9 @@ impl Daemon {
         }
         let policy = self.policy();
         let (config, routing) = (&self.config, &mut self.routing);
-        if routing.table.policy().exit != policy.exit {
+        if policy.exit.is_none() {
+            routing.is_changed |= !routing.exits.is_empty();
             routing.exits.clear();
-            routing.is_changed = true;
         }
         routing.table.set_policy(policy);
         let client = routing
@@ -100,7 +100,9 @@ impl Daemon {
     /// What the operator says, and what this node has.
     fn policy(&self) -> Policy {
         let config = &self.config;
-        let own = self.own_addresses().iter().map(|own| own.network());
+        // Before there is a lease too, as far as it is known.
+        let pool = config.dhcp.as_ref().and_then(Dhcp::network);
+        let own = self.own_addresses().iter().map(|own| own.network()).chain(pool);
         let of_peers = config.peers.iter().flat_map(|peer| peer.addresses.iter().copied());
         let accept = config.routing.accept.iter();
         Policy {
@@ -213,7 +215,9 @@ impl Daemon {
             match entry.state {
                 State::Active => info!(%subnet, %router, "goes by this router"),
                 State::Standby => debug!(%subnet, %router, "stands by"),
-                State::Refused(Why::NotAccepted | Why::NotExit) => debug!(%subnet, %router, "not taken"),
+                State::Refused(why) if !why.is_strange() => {
+                    debug!(%subnet, %router, reason = %why, "not taken");
+                }
                 State::Refused(why) => {
                     refused.insert((subnet, entry.public_key));
                     if !self.routing.refused.contains(&(subnet, entry.public_key)) {
@@ -318,9 +322,14 @@ impl Daemon {
         let is_changed = self.routing.installed.as_ref() != Some(&wanted);
         if is_changed {
             let outcome = self.install_subnets(&wanted).await;
-            self.routing.failure = outcome.err().map(|error| format!("subnets are not routed: {error}"));
-            self.routing.failure.iter().for_each(|failure| warn!("{failure}"));
-            self.routing.installed = Some(wanted);
+            // What has failed is tried again with the next change.
+            self.routing.installed = outcome.is_ok().then_some(wanted);
+            let failure =
+                outcome.err().map(|error| format!("subnets are not routed as they should be: {error}"));
+            if self.routing.failure != failure {
+                failure.iter().for_each(|failure| warn!("{failure}"));
+                self.routing.failure = failure;
+            }
         }
         if is_changed || std::mem::take(&mut self.routing.is_host_changed) {
             self.look_for_bypasses().await;
@@ -345,11 +354,12 @@ impl Daemon {
         if wanted.is_empty() {
             self.netlink.sync_rules(&self.device.name, false).await?;
         }
-        self.netlink.sync_subnets(self.device.ifindex, wanted).await?;
+        // One route that cannot be had does not keep the others from being used.
+        let outcome = self.netlink.sync_subnets(self.device.ifindex, wanted).await;
         if !wanted.is_empty() && !before {
-            self.netlink.sync_rules(&self.device.name, true).await?;
+            return outcome.and(self.netlink.sync_rules(&self.device.name, true).await);
         }
-        Ok(())
+        outcome
     }
 
     /// Removes the host's routes and rules, whoever has made them.
@@ -397,5 +407,36 @@ fn first_host(subnet: Subnet) -> IpAddr {
         IpAddr::V4(v4) if subnet.len() < 31 => IpAddr::V4((v4.to_bits() | 1).into()),
         IpAddr::V6(v6) if subnet.len() < 127 => IpAddr::V6((v6.to_bits() | 1).into()),
         address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Subnet {
+        subnet(text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_exit_node_of_one_family_has_nothing_of_the_other() {
+        let prefix = |text: &str| carried(of(text)).unwrap().to_string();
+        assert_eq!(prefix("0.0.0.0/0"), "0.0.0.0/0");
+        assert_eq!(prefix("::/0"), "2000::/3");
+        assert_eq!(prefix("192.168.7.0/24"), "192.168.7.0/24");
+        assert_eq!(prefix("fd07::/64"), "fd07::/64");
+    }
+
+    #[test]
+    fn a_route_is_looked_up_for_an_address_that_a_host_may_have() {
+        for (subnet, host) in [
+            ("192.168.7.0/24", "192.168.7.1"),
+            ("192.168.7.4/31", "192.168.7.4"),
+            ("192.168.7.9/32", "192.168.7.9"),
+            ("fd07::/64", "fd07::1"),
+            ("fd07::9/128", "fd07::9"),
+        ] {
+            assert_eq!(first_host(of(subnet)).to_string(), host);
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::name::is_name;
 use super::prefix::{Prefix, PrefixError};
 use super::problem::{ConfigErrors, Problem, Source};
 use super::raw::{RawAutoOr, RawConfig, RawDatapath, RawNode, Text};
-use super::{Config, Datapath, Loaded, Node, QUEUES_MAX, Queues, defaults};
+use super::{Config, Datapath, Dhcp, Loaded, Node, QUEUES_MAX, Queues, defaults};
 
 /// Longest path of a Unix socket: sun_path less its zero byte.
 const SOCKET_PATH_LEN_MAX: usize = 107;
@@ -66,7 +66,9 @@ impl Checker<'_> {
         let dhcp = dhcp::check(self, raw.dhcp.as_ref(), &raw.network.get_ref().addresses);
         let addresses = raw.network.get_ref().addresses.span();
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
-        let routing = routing::check(self, &raw.routing, own.as_deref().unwrap_or_default(), &raw.peers);
+        let pool = dhcp.as_ref().and_then(Option::as_ref).and_then(Dhcp::network);
+        let virtual_networks: Vec<Prefix> = own.iter().flatten().copied().chain(pool).collect();
+        let routing = routing::check(self, &raw.routing, &virtual_networks, &raw.peers);
         routing::needs_overlay(self, &raw.routing, raw.network.get_ref(), &raw.underlay, &raw.peers);
         let network = network::check(self, raw.network, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);

@@ -105,6 +105,20 @@ fn what_is_announced_is_behind_this_node() {
 }
 
 #[test]
+fn what_is_announced_is_not_the_pool_of_the_network() {
+    let text = MINIMAL.replace(
+        "addresses = [\"10.128.0.1/24\"]",
+        "addresses = \"dhcp\"\nsecret = \"some long random text\"",
+    );
+    let with = |announced: &str| {
+        format!("{text}[dhcp]\npool = \"10.128.0.0/16\"\n[routing]\nannounce = [\"{announced}\"]\n")
+    };
+    assert_eq!(errors(&with("192.168.1.0/24")), "no error");
+    let message = errors(&with("10.128.7.0/24"));
+    assert!(message.contains("overlaps the virtual network 10.128.0.0/16"), "{message}");
+}
+
+#[test]
 fn what_is_taken_is_less_than_everything_and_from_nodes() {
     refuses_keys(
         "accept = [{ prefix = \"0.0.0.0/0\" }]",

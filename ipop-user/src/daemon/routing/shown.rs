@@ -1,12 +1,13 @@
 //! Subnets as an operator sees them.
 
+use std::collections::BTreeSet;
 use std::fs;
 
-use ipop_overlay::routes::{Entry, State, Subnet, Why};
+use ipop_overlay::routes::{Entry, State, Subnet};
 
 use super::super::Daemon;
 use super::super::peers::PeerState;
-use super::{WARNINGS_MAX, active};
+use super::WARNINGS_MAX;
 use crate::api::{self, Step};
 use crate::config::Config;
 
@@ -103,9 +104,8 @@ impl Daemon {
     pub(in crate::daemon) fn routing_warnings(&self) -> Vec<String> {
         let mut warnings = forwarding_warnings(&self.config);
         warnings.extend(self.routing.failure.clone());
-        let is_strange = |why: Why| !matches!(why, Why::NotAccepted | Why::NotExit);
         let refused = self.routing.table.entries().iter().filter_map(|entry| match entry.state {
-            State::Refused(why) if is_strange(why) => Some((entry, why)),
+            State::Refused(why) if why.is_strange() => Some((entry, why)),
             _ => None,
         });
         let count = refused.clone().count();
@@ -115,21 +115,19 @@ impl Daemon {
         if count > WARNINGS_MAX {
             warnings.push(format!("{} more subnets are refused; see `ipopctl routes`", count - WARNINGS_MAX));
         }
-        if active(&self.routing.table).next().is_some() {
-            warnings.extend(self.filter_warnings());
-        }
+        warnings.extend(self.filter_warning());
         warnings
     }
 
     /// With strict reverse path filtering, the kernel would refuse what comes from nodes that are reached past a
     /// routed subnet.
-    fn filter_warnings(&self) -> Option<String> {
-        let names: std::collections::BTreeSet<&str> = self
-            .peers
-            .values()
-            .filter_map(|peer| peer.reach.as_ref().ok())
-            .map(|reach| reach.interface.as_str())
-            .collect();
+    fn filter_warning(&self) -> Option<String> {
+        let is_behind = |peer: &&PeerState| {
+            let place = self.node.peer(peer.id).and_then(|view| view.endpoint?.udp());
+            place.is_some_and(|place| self.routing.table.router_of(place.ip()).is_some())
+        };
+        let reaches = self.peers.values().filter(is_behind).filter_map(|peer| peer.reach.as_ref().ok());
+        let names: BTreeSet<&str> = reaches.map(|reach| reach.interface.as_str()).collect();
         // The kernel takes the larger of the two; 1 is strict.
         let all = setting("net/ipv4/conf/all/rp_filter").unwrap_or(0);
         let is_strict =
