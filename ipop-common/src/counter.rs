@@ -60,6 +60,13 @@ counters! {
     TxNotIp, "tx_not_ip", Passed, "not an IPv4 or IPv6 packet";
     TxTruncated, "tx_truncated", Refused, "shorter than its IP header";
     TxNoRoute, "tx_no_route", Passed, "no link for the destination in the table";
+    TxToGroup, "tx_to_group", Passed, "to a group or to all, left to the user path";
+    TxMulticast, "tx_multicast", Ok, "to a group or to all, and sent by the tree of the group";
+    TxMembership, "tx_membership", Passed, "an IGMP or MLD message of this host, which is read and goes no further";
+    TxNeighbourDiscovery, "tx_neighbour_discovery", Passed, "a router or neighbour solicitation of this host: the virtual network has neither";
+    TxNoGroup, "tx_no_group", Passed, "to a group of this host only, or multicast is off";
+    TxGroupFull, "tx_group_full", Dropped, "to a group, and more than the daemon hands on at a time";
+    TxGroupRefused, "tx_group_refused", Dropped, "to a group, and too long or too much, or this node is not part of an overlay";
     TxStaleEpoch, "tx_stale_epoch", Passed, "the cached link has changed";
     TxLeaseExpired, "tx_lease_expired", Passed, "the daemon has not renewed the link's lease";
     TxReceiveOnly, "tx_receive_only", Passed, "left to the user path: the peer's kernel path is off";
@@ -125,6 +132,8 @@ counters! {
     RxNoRoom, "rx_no_room", Dropped, "the kernel could not remove the outer header";
     RxDeviceError, "rx_device_error", Dropped, "the virtual device refused the packet";
     RxBadChecksum, "rx_bad_checksum", Refused, "the inner transport checksum is wrong";
+    RxMulticast, "rx_multicast", Ok, "sent to a group by another node, and delivered";
+    RxGroupUnverified, "rx_group_unverified", Dropped, "sent to a group from an address of which this node could not find out in time whose it is";
     RxHello, "rx_hello", Ok, "a control message of a peer";
     RxBadHello, "rx_bad_hello", Refused, "a control message that is malformed or not authentic";
     RxRefusedClaim, "rx_refused_claim", Refused, "a peer says it has an address that is not of the network, or another's";

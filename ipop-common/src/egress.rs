@@ -6,6 +6,7 @@ use crate::cursor::Cursor;
 use crate::inner::{Inner, InnerError, protocol};
 use crate::limits::{INNER_LEN_MAX, MTU_IPV6_MIN};
 use crate::maps::{Link, LinkRef};
+use crate::multicast::is_for_many;
 use crate::sealed::{Sealing, Shape, TEXT_MAX, flow_hash, is_with_user};
 use crate::tables::{Stale, Tables, follow};
 
@@ -51,6 +52,10 @@ pub fn packet<C: Cursor, T: Tables>(
         Err(InnerError::Truncated) => return Verdict::Refuse(Counter::TxTruncated),
         Err(InnerError::Malformed) => return Verdict::Miss(Counter::TxNotIp),
     };
+    // Before the look-up: a peer that all else is routed to has no groups.
+    if is_for_many(&inner.destination) {
+        return Verdict::Miss(Counter::TxToGroup);
+    }
     let Some(reference) = tables.by_address(&inner.destination) else {
         return Verdict::Miss(Counter::TxNoRoute);
     };

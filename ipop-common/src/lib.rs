@@ -27,6 +27,7 @@ pub mod ingress;
 pub mod inner;
 pub mod limits;
 pub mod maps;
+pub mod multicast;
 pub mod relay;
 pub mod sealed;
 pub mod session;

@@ -212,6 +212,12 @@ pub enum Output {
         from: NodeAddress,
         text: Vec<u8>,
     },
+    /// The node with this key has sent a frame to a group that this one is a member of.
+    Multicast {
+        origin: [u8; 32],
+        group: ring::Group,
+        frame: Vec<u8>,
+    },
     /// Another node claims an address of this one's.
     Taken {
         address: IpAddr,
@@ -242,6 +248,7 @@ impl Output {
             | Self::Surveyed { .. }
             | Self::Found { .. }
             | Self::Broadcast { .. }
+            | Self::Multicast { .. }
             | Self::Taken { .. }
             | Self::Dht(_) => None,
         }

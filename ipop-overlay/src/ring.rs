@@ -15,6 +15,7 @@
 //! | `upkeep` | neighbours, shortcuts, what is alive, what is given up |
 //! | `contacts` | ways into the network |
 //! | `broadcast` | what all nodes are told |
+//! | `groups` | trees by which datagrams reach the members of a group |
 //! | `seen`, `nat` | where others see this node, and what that tells of NATs |
 //! | `relays` | nodes by way of which others are reached |
 //! | `claims` | who has which address of the virtual network |
@@ -32,6 +33,7 @@ mod coordinates;
 mod copies;
 mod counts;
 mod edge;
+mod groups;
 mod limits;
 mod nat;
 mod own;
@@ -63,6 +65,7 @@ use connect::{Linking, Request};
 use contacts::Contacts;
 use coordinates::Vivaldi;
 use edge::{Edge, Smoothed};
+use groups::Groups;
 use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
 use probes::Probes;
 use records::Records;
@@ -70,12 +73,16 @@ use relays::Relays;
 use table::Table;
 use upkeep::Upkeep;
 pub(crate) use wire::PAYLOAD_MAX;
-use wire::{AskRelay, AskSeen, Beat, CloseReason, EchoKind, Header, Kind, Mode, Neighbours, Relay, Seen};
+use wire::{
+    AskRelay, AskSeen, Beat, CloseReason, Datagram, EchoKind, GroupMessage, Header, Kind, Mode, Neighbours,
+    Relay, Seen,
+};
 
 pub use counts::{Count, Counts};
+pub use groups::GroupView;
 pub use nat::{LENT_MAX, Mapping, Observation, Ports, SERVERS_MAX};
 pub use probes::{End, Outlook, Page};
-pub use wire::{BROADCAST_MAX, Coordinates, ENDPOINTS_MAX, Roles};
+pub use wire::{BROADCAST_MAX, Coordinates, ENDPOINTS_MAX, FRAME_MAX, Group, Roles};
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +111,8 @@ pub enum Output {
     Found { address: IpAddr, public_key: Option<[u8; 32]> },
     /// A node tells all a text.
     Broadcast { from: NodeAddress, text: Vec<u8> },
+    /// The node with this key has sent a frame to a group that this one is a member of, and has signed it.
+    Multicast { origin: [u8; 32], group: Group, frame: Vec<u8> },
     /// Another claims an address of this node's.
     Taken { address: IpAddr, by: [u8; 32] },
     /// What has become of something in the DHT.
@@ -130,6 +139,7 @@ pub struct Ring {
     contacts: Contacts,
     claims: Claims,
     broadcasts: Broadcasts,
+    groups: Groups,
     demands: BTreeMap<NodeAddress, Demand>,
     probes: Probes,
     records: Records,
@@ -165,6 +175,8 @@ pub struct EdgeView {
     pub since: Instant,
     pub rtt: Option<Duration>,
     pub coordinates: Option<Coordinates>,
+    /// Datagrams for groups that went to it, and that came from it.
+    pub multicast: [u64; 2],
 }
 
 /// How much a table holds, and the most that it may.
@@ -197,6 +209,7 @@ impl Ring {
             contacts: Contacts::default(),
             claims: Claims::default(),
             broadcasts: Broadcasts::default(),
+            groups: Groups::new(),
             demands: BTreeMap::new(),
             probes: Probes::default(),
             records: Records::new(now),
@@ -321,6 +334,12 @@ impl Ring {
             Some(&wire::SEEN) => Seen::parse(message).map(|seen| self.seen(from, seen, now)),
             Some(&wire::ASK_RELAY) => AskRelay::parse(message).map(|ask| self.relay_asked(from, ask, now)),
             Some(&wire::RELAY) => Relay::parse(message).map(|answer| self.relay_answered(from, answer, now)),
+            Some(&wire::GROUP) => {
+                GroupMessage::parse(message).map(|said| self.group_message(from, said, message.len(), now))
+            }
+            Some(&wire::DATAGRAM) => {
+                Datagram::parse(message).map(|datagram| self.group_datagram(from, datagram, now))
+            }
             Some(&wire::CLOSE) => CloseReason::parse(message).map(|reason| self.closed(from, reason, now)),
             _ => None,
         };
@@ -400,6 +419,7 @@ impl Ring {
             since: edge.since,
             rtt: edge.rtt.mean(),
             coordinates: edge.coordinates.map(|(at, _)| at),
+            multicast: edge.multicast,
         })
     }
 
@@ -411,6 +431,10 @@ impl Ring {
             ("neighbours of one", told, wire::NEIGHBOURS_MAX),
             ("connections under way", self.links.len(), limits::LINKS_MAX),
             ("texts for all", self.broadcasts.len(), limits::BROADCASTS_KNOWN),
+            ("groups", self.groups.len(), Groups::MAX),
+            ("groups of its own", self.groups.own_len(), limits::GROUPS_OWN_MAX),
+            ("children in one tree", self.groups.children_most(), limits::CHILDREN_MAX),
+            ("origins of datagrams", self.groups.origins_len(), limits::ORIGINS_MAX),
             ("nodes avoided", self.avoided.len(), limits::AVOIDED_MAX),
             ("requests", self.requests.len(), limits::REQUESTS_MAX),
             ("contacts", self.contacts.len(), limits::CONTACTS_MAX),

@@ -78,6 +78,11 @@ pub enum Event {
     Delivered(Packet),
     /// A node has told all something.
     Told,
+    /// A frame came for a group that the host is a member of, of the node with this key.
+    Heard {
+        origin: [u8; 32],
+        frame: Vec<u8>,
+    },
     /// Another node claims an address of this one's.
     Taken(IpAddr),
     /// What has become of something in the DHT.
@@ -447,6 +452,7 @@ impl Daemon {
             Output::Found { address, public_key } => self.found(address, public_key, now),
             Output::Echoed { token, rtt, hops, .. } => self.events.push(Event::Echoed { token, rtt, hops }),
             Output::Broadcast { .. } => self.events.push(Event::Told),
+            Output::Multicast { origin, frame, .. } => self.events.push(Event::Heard { origin, frame }),
             Output::Taken { address, .. } => self.events.push(Event::Taken(address)),
             // There is no other transport here.
             Output::Unheard { .. } => {}

@@ -11,12 +11,14 @@ use crate::net::Conditions;
 use crate::world::{HostId, World, place};
 
 mod boxes;
+mod groups;
 mod leases;
 mod nodes;
 mod records;
 mod rings;
 
 use boxes::nats;
+use groups::multicast;
 use leases::{leases, overlap};
 use nodes::{addresses, clocks, collision, twins};
 use records::dht;
@@ -116,6 +118,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("restart", "all nodes die and start again", 1060, restart),
     Scenario::new("churn", "a node leaves and another joins each second", 1060, churn),
     Scenario::new("broadcast", "nodes tell all others something", 1060, broadcast),
+    Scenario::new("multicast", "members of groups send to each other, while nodes die", 500, multicast),
     Scenario::new("addresses", "hosts send to each other's virtual addresses", 200, addresses),
     Scenario {
         apart: Some("an hour of virtual time, minutes of real"),

@@ -127,6 +127,8 @@ pub struct World {
     pub taken: Vec<(HostId, IpAddr)>,
     /// Hosts that have heard what a node told all, and when.
     pub told: Vec<(HostId, Instant)>,
+    /// Members of a group that have got a frame, of whom, and the frame.
+    pub heard: Vec<(HostId, [u8; 32], Vec<u8>)>,
     /// What has become of something in the DHT, for whom and when.
     pub dht: Vec<(HostId, Instant, dht::Event)>,
     /// What has become of hosts' leases.
@@ -161,6 +163,7 @@ impl World {
             delivered: Vec::new(),
             taken: Vec::new(),
             told: Vec::new(),
+            heard: Vec::new(),
             dht: Vec::new(),
             leases: Vec::new(),
             down: HashMap::new(),
@@ -420,6 +423,7 @@ impl World {
                 Told::Echoed { token, rtt, hops } => self.echoes.push(Echoed { token, rtt, hops }),
                 Told::Taken(address) => self.taken.push((id, address)),
                 Told::Told => self.told.push((id, now)),
+                Told::Heard { origin, frame } => self.heard.push((id, origin, frame)),
                 Told::Lease(output) => self.leases.push((id, now, output)),
                 Told::Dht(event) => self.dht.push((id, now, event)),
                 Told::Delivered(Packet { id: packet, way, .. }) => {

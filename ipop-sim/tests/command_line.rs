@@ -43,7 +43,18 @@ fn scenarios_are_listed() {
         names,
         [
             &rings[..],
-            &["broadcast", "addresses", "dht", "leases", "overlap", "nats", "collision", "twins", "clocks"]
+            &[
+                "broadcast",
+                "multicast",
+                "addresses",
+                "dht",
+                "leases",
+                "overlap",
+                "nats",
+                "collision",
+                "twins",
+                "clocks"
+            ]
         ]
         .concat(),
         "{said}"

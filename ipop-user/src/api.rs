@@ -17,12 +17,14 @@ use crate::key::{NodeAddress, PublicKey};
 mod dhcp;
 mod dht;
 mod dns;
+mod groups;
 mod overlay;
 mod ping;
 
 pub use dhcp::{Dhcp, DhcpMode, DhcpPool, Lease};
 pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
 pub use dns::Dns;
+pub use groups::{Group, GroupLink, Groups};
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
     PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder, TurnServer,
@@ -35,6 +37,7 @@ pub mod paths {
     pub const PEERS: &str = "/v1/peers";
     pub const LINKS: &str = "/v1/links";
     pub const ROUTES: &str = "/v1/routes";
+    pub const GROUPS: &str = "/v1/groups";
     /// `GET` with `?peer=`, a [`super::Selector`] in text form.
     pub const EXPLAIN: &str = "/v1/explain";
     pub const COUNTERS: &str = "/v1/counters";

@@ -111,10 +111,11 @@ impl Outcome {
 }
 
 /// Every command that needs a daemon.
-const QUESTIONS: [&[&str]; 11] = [
+const QUESTIONS: [&[&str]; 12] = [
     &["status"],
     &["peers"],
     &["links"],
+    &["groups"],
     &["routes"],
     &["explain", "beta"],
     &["ping", "beta", "-c", "2", "-i", "0.01"],
@@ -255,6 +256,7 @@ fn state_as_json_is_what_the_daemon_says() {
     for (command, expected) in [
         ("status", serde_json::to_value(fake::status()).unwrap()),
         ("links", serde_json::to_value(fake::links()).unwrap()),
+        ("groups", serde_json::to_value(fake::groups()).unwrap()),
         ("routes", serde_json::to_value(fake::routes()).unwrap()),
         ("counters", serde_json::to_value(fake::counters()).unwrap()),
     ] {

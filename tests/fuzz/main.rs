@@ -190,6 +190,7 @@ fn the_corpus_reaches_every_verdict_about_a_packet() {
         "tx_not_ip",
         "tx_receive_only",
         "tx_stale_epoch",
+        "tx_to_group",
         "tx_truncated",
     ];
     assert_eq!(reached, wanted.map(|name| format!("{name:?}")).into_iter().collect());

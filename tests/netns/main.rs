@@ -48,6 +48,7 @@ mod interop;
 mod lab;
 mod leases;
 mod mtu;
+mod multicast;
 mod nat;
 mod overlay;
 mod places;

@@ -110,9 +110,12 @@ fn what_a_cpu_remembers_ends_with_a_change_of_the_tables() {
 fn a_packet_to_nobody_is_left_to_the_user_path() {
     needs_root!();
     let (mut programs, _, _) = loaded();
-    let nobody = ["10.9.9.9", "172.32.0.1", "255.255.255.255", "224.0.0.251", "0.0.0.0"];
-    for text in nobody.into_iter().chain(["fd00:78::1", "ff02::fb", "::", "::ffff:8.0.1.1"]) {
+    let nobody = ["10.9.9.9", "172.32.0.1", "0.0.0.0"];
+    for text in nobody.into_iter().chain(["fd00:78::1", "::", "::ffff:8.0.1.1"]) {
         missed(&mut programs, &packet_to(address(text), 10), Counter::TxNoRoute);
+    }
+    for text in ["255.255.255.255", "224.0.0.251", "239.1.2.3", "ff02::fb", "ff15::1"] {
+        missed(&mut programs, &packet_to(address(text), 10), Counter::TxToGroup);
     }
     // An address of the host itself does not go out, whatever put it here.
     missed(&mut programs, &packet_to(own_v4(), 10), Counter::TxNoRoute);

@@ -229,6 +229,11 @@ pub fn departure(world: &World, is_v4: bool, packet: &[u8], around: Around) -> D
         Err(Counter::RxTruncated) => return Departure::Refused(Counter::TxTruncated),
         Err(_) => return Departure::Missed(Counter::TxNotIp),
     };
+    let is_for_many =
+        inner.destination.is_multicast() || inner.destination == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    if is_for_many {
+        return Departure::Missed(Counter::TxToGroup);
+    }
     let Some(reference) = owner(world, inner.destination).filter(|owner| *owner != LinkRef::LOCAL) else {
         return Departure::Missed(Counter::TxNoRoute);
     };

@@ -135,6 +135,21 @@ impl Node {
         self.with_ring(|ring| ring.broadcast(text, now)).unwrap_or(false)
     }
 
+    /// Makes this node a member of a group; says whether there is a ring, and room for one more.
+    pub fn join_group(&mut self, group: ring::Group, now: Instant) -> bool {
+        self.with_ring(|ring| ring.join_group(group, now)).unwrap_or(false)
+    }
+
+    /// Ends that.
+    pub fn leave_group(&mut self, group: &ring::Group) {
+        self.with_ring(|ring| ring.leave_group(group));
+    }
+
+    /// Sends a frame to the members of a group; says whether it was sent.
+    pub fn multicast(&mut self, group: ring::Group, frame: &[u8], now: Instant) -> bool {
+        self.with_ring(|ring| ring.multicast(group, frame, now)).unwrap_or(false)
+    }
+
     /// What the data paths have seen of a peer since the last time: whether anything has gone to it, and whether
     /// anything has come by the way that this goes.
     pub fn see(&mut self, id: PeerId, has_gone: bool, has_come: bool, now: Instant) {
@@ -409,6 +424,9 @@ impl Node {
                 }
                 ring::Output::Found { address, public_key } => Output::Found { address, public_key },
                 ring::Output::Broadcast { from, text } => Output::Broadcast { from, text },
+                ring::Output::Multicast { origin, group, frame } => {
+                    Output::Multicast { origin, group, frame }
+                }
                 ring::Output::Taken { address, by } => Output::Taken { address, by },
                 ring::Output::Dht(event) => Output::Dht(event),
             };

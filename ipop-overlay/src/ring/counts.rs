@@ -67,6 +67,16 @@ counts! {
     DhtNoNeighbour, "dht_no_neighbour", Refused, "copies of records by nodes that are no neighbours on the ring";
     DhtFalseAnswer, "dht_false_answer", Refused, "answers about records that do not fit, or that nobody has signed";
     DhtNoClock, "dht_no_clock", Dropped, "messages about records while this node does not know what time it is";
+    GroupSent, "multicast_sent", Ok, "datagrams of this node's for a group";
+    GroupDelivered, "multicast_delivered", Ok, "datagrams for a group that this node is a member of";
+    GroupCopied, "multicast_copied", Ok, "copies of datagrams for groups that went to a connection";
+    GroupFull, "multicast_full", Refused, "groups not joined for another, or for this host, because a table was full";
+    GroupJoinFlood, "multicast_join_flood", Refused, "words about groups beyond what one neighbour may say";
+    GroupWrongWay, "multicast_wrong_way", Refused, "joins and datagrams that were to go away from the root of their tree";
+    GroupStray, "multicast_stray", Refused, "datagrams by a node that is not this one's parent in the tree of their group";
+    GroupFlood, "multicast_flood", Refused, "datagrams beyond what one origin, connection or node may send";
+    GroupRepeated, "multicast_repeated", Refused, "datagrams for groups that had come already, or are too old";
+    GroupNotSigned, "multicast_not_signed", Refused, "datagrams for groups that their origin has not signed";
     Unreachable, "overlay_unreachable", Dropped, "connections that could not be made";
 }
 

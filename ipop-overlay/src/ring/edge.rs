@@ -109,6 +109,8 @@ pub(super) struct Edge {
     pub(super) leaf_until: Instant,
     /// When there was traffic.
     pub(super) demanded: Instant,
+    /// Datagrams for groups that went to it, and that came from it.
+    pub(super) multicast: [u64; 2],
     credit: u32,
 }
 
@@ -148,6 +150,7 @@ impl Edge {
             not_near: None,
             leaf_until: now,
             demanded: now,
+            multicast: [0; 2],
             credit: CREDIT,
         }
     }
@@ -155,6 +158,11 @@ impl Edge {
     /// Whether the other is on the ring, and not just on its way in or the way in.
     pub(super) fn is_structured(&self) -> bool {
         !self.mine.with(self.theirs).without(Roles::LEAF).is_empty()
+    }
+
+    /// Whether the other is where it is on the ring for long: by such connections go trees.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.mine.with(self.theirs).contains(Roles::NEAR.with(Roles::FAR).with(Roles::BYPASS))
     }
 
     /// Whether the other is reached at its address at a TURN server.

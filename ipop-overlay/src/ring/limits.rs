@@ -115,6 +115,43 @@ pub(super) const BROADCASTS_KNOWN: usize = 64;
 /// How far one goes: some times the logarithm of the largest network.
 pub(super) const BROADCAST_HOPS_MAX: u16 = 64;
 
+/// Groups whose trees this node is part of on account of others; and of those, how many for one child.
+pub(super) const GROUPS_MAX: usize = 1024;
+pub(super) const GROUPS_OF_CHILD_MAX: usize = 96;
+/// Groups that this node itself is a member of.
+pub(super) const GROUPS_OWN_MAX: usize = 64;
+/// Children in the tree of one group.
+pub(super) const CHILDREN_MAX: usize = 64;
+/// Who is in a tree says so again after so long, and is forgotten after the other: two words may be lost.
+pub(super) const JOIN_RENEW: Duration = Duration::from_secs(120);
+pub(super) const JOIN_LIFE: Duration = Duration::from_secs(390);
+/// A word to which there is no answer is repeated after so long, then half as often each time, so many times.
+pub(super) const JOIN_RETRY: Duration = Duration::from_secs(1);
+pub(super) const JOIN_TRIES_MAX: u8 = 5;
+/// A node that did not answer, or has no room, is not asked again for so long.
+pub(super) const JOIN_AVOID: Duration = Duration::from_secs(60);
+/// Of those, so many are known for each group.
+pub(super) const JOIN_AVOIDED_MAX: usize = 8;
+/// Children whose time is over are looked for so often.
+pub(super) const CHILDREN_CHECK: Duration = Duration::from_secs(30);
+/// Words about groups that one neighbour may say, each second and at once: all of its groups, when it has found
+/// another way to the root.
+pub(super) const JOINS: (u32, u32) = (16, 256);
+/// Datagrams for groups, each second and at once: of one origin, and by one connection.
+pub(super) const DATAGRAMS_OF_ORIGIN: (u32, u32) = (1000, 500);
+pub(super) const DATAGRAMS_OF_LINK: (u32, u32) = (2000, 1000);
+/// Their bytes.
+pub(super) const DATAGRAM_BYTES_OF_ORIGIN: (u32, u32) = (1_250_000, 625_000);
+pub(super) const DATAGRAM_BYTES_OF_LINK: (u32, u32) = (2_500_000, 1_250_000);
+/// Signatures of datagrams that this node checks, and copies that it makes.
+pub(super) const DATAGRAM_CHECKS: (u32, u32) = (4000, 2000);
+pub(super) const DATAGRAM_COPIES: (u32, u32) = (16_000, 8000);
+/// Origins whose last datagrams are known, and for how long after the last.
+pub(super) const ORIGINS_MAX: usize = 256;
+pub(super) const ORIGIN_LIFE: Duration = Duration::from_secs(120);
+/// How far a datagram goes; a tree is as deep as the logarithm of the network's size, twice.
+pub(super) const DATAGRAM_HOPS_MAX: u8 = 64;
+
 /// Pairs of nodes between which one node relays; and of those, how many for one that asks.
 pub(super) const RELAYED_MAX: usize = 1024;
 pub(super) const RELAYED_FOR_ONE_MAX: usize = 64;

@@ -35,6 +35,11 @@ impl<K: Ord + Copy> Rates<K> {
 
     /// Takes a token of one of them. Of too many, the one that has taken none for the longest time is forgotten.
     pub(super) fn allow(&mut self, of: K, now: Instant) -> bool {
+        self.allow_many(of, 1, now)
+    }
+
+    /// The same with so many tokens, all or none.
+    pub(super) fn allow_many(&mut self, of: K, count: usize, now: Instant) -> bool {
         if self.buckets.len() >= self.most && !self.buckets.contains_key(&of) {
             let oldest = self.buckets.iter().min_by_key(|(_, bucket)| bucket.at).map(|(of, _)| *of);
             oldest.map(|oldest| self.buckets.remove(&oldest));
@@ -48,7 +53,8 @@ impl<K: Ord + Copy> Rates<K> {
             bucket.tokens = bucket.tokens.saturating_add(earned).min(at_once);
             bucket.at = now;
         }
-        let left = bucket.tokens.checked_sub(TOKEN);
+        let wanted = u64::try_from(count).unwrap_or(u64::MAX).saturating_mul(TOKEN);
+        let left = bucket.tokens.checked_sub(wanted);
         bucket.tokens = left.unwrap_or(bucket.tokens);
         left.is_some()
     }

@@ -39,7 +39,7 @@ const EXPIRY_APART: Duration = Duration::from_secs(30);
 pub(super) struct Records {
     /// UNIX time in milliseconds, and when it was so.
     clock: Option<(u64, Instant)>,
-    key: Option<Arc<SigningKey>>,
+    pub(super) key: Option<Arc<SigningKey>>,
     pub(super) store: Store,
     pub(super) requests: Requests,
     /// Records that this node keeps up.
@@ -80,7 +80,7 @@ impl Records {
     }
 
     /// UNIX time in milliseconds.
-    fn wall_ms(&self, now: Instant) -> Option<u64> {
+    pub(super) fn wall_ms(&self, now: Instant) -> Option<u64> {
         let (unix_ms, at) = self.clock?;
         Some(unix_ms.saturating_add(u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)))
     }

@@ -4,6 +4,7 @@
 mod broadcasts;
 mod claims;
 mod edges;
+mod groups;
 mod nodes;
 mod probes;
 mod records;

@@ -78,6 +78,7 @@ impl Ring {
             self.claims_due(),
             self.records_due(),
             self.relays_due(),
+            self.groups_due(),
         ];
         edges.chain(fixed.into_iter().flatten()).min()
     }
@@ -89,6 +90,7 @@ impl Ring {
         self.claims_timeout(now);
         self.records_timeout(now);
         self.relays_timeout(now);
+        self.groups_timeout(now);
         self.check_edges(now);
         self.trim(now);
         if self.upkeep.gossip_at.take_if(|at| *at <= now).is_some() {
@@ -180,6 +182,9 @@ impl Ring {
         if roles_changed && was_structured != is_structured {
             self.ring_changed(now);
         }
+        if roles_changed {
+            self.parent_changed(from, now);
+        }
         if ask_list {
             self.tell_neighbours(from, true, now);
         }
@@ -252,6 +257,7 @@ impl Ring {
             self.upkeep.nearest = nearest;
         }
         self.repair(now);
+        self.groups_follow(now);
     }
 
     /// Tells the neighbours who this node's neighbours are, and at once those that were until now: they find

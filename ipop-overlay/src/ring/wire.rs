@@ -21,6 +21,11 @@
 //! relay       0 type 10 · 1 status: 0 granted, 1 not by this node, 2 no connection to that node, 3 too many ·
 //!             2 the largest clear packet that its wires to both take u16, or 0 · 4 label u32 · 8 that node · 28 round trip to it, microseconds u32
 //! seen        0 type 8 · 1 zeros, 3 bytes · 4 endpoint (family 4 or 6, address, port u16)
+//! group       0 type 11 · 1 version 1 · 2 word: 0 join, 1 leave, 2 joined, 3 full · 3 kind of the group's address ·
+//!             4 zeros, 4 bytes · 8 address of the group, 16 bytes
+//! datagram    0 type 12 · 1 version 1 · 2 flags: 1 away from the root · 3 hops · 4 length of the frame u16 · 6 zero ·
+//!             7 kind of the group's address · 8 that address, 16 bytes · 24 public key of the origin ·
+//!             56 number u64 · 64 signature, 64 bytes · 128 frame
 //! ```
 //!
 //! Payloads of routed messages:
@@ -45,6 +50,7 @@
 //! dht (7)     see `dht::wire`
 //! ```
 
+mod groups;
 mod probes;
 mod traversal;
 
@@ -55,6 +61,8 @@ use ipop_common::wireguard::PADDING;
 
 use crate::address::{ADDRESS_LEN, NodeAddress};
 
+pub(crate) use groups::{Datagram, GroupMessage, GroupWord};
+pub use groups::{FRAME_MAX, Group};
 pub(crate) use probes::{Echo, EchoKind, SURVEY_PAGE, Survey, SurveyAnswer, SurveyAsk};
 pub(crate) use traversal::{AskRelay, AskSeen, Relay, RelayStatus, Seen};
 
@@ -67,6 +75,8 @@ pub(crate) const ASK_SEEN: u8 = 7;
 pub(crate) const SEEN: u8 = 8;
 pub(crate) const ASK_RELAY: u8 = 9;
 pub(crate) const RELAY: u8 = 10;
+pub(crate) const GROUP: u8 = 11;
+pub(crate) const DATAGRAM: u8 = 12;
 
 /// Length of a beat, a multiple of the padding.
 pub(crate) const BEAT_LEN: usize = 16;

@@ -129,6 +129,10 @@ pub struct Network {
     /// This node's own addresses, host bits kept: `10.128.0.1/24`. None, where there is [`Config::dhcp`].
     pub addresses: Vec<Prefix>,
     pub mtu: Mtu,
+    /// Packets to groups and broadcasts are carried.
+    pub multicast: bool,
+    /// What programs send to groups without choosing a device goes to the virtual network.
+    pub multicast_route: bool,
 }
 
 /// `[dhcp]`: a lease in the overlay's DHT.

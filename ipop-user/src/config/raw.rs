@@ -47,6 +47,8 @@ pub(super) struct RawNetwork {
     pub(super) device: Option<Text>,
     pub(super) addresses: Spanned<RawAddresses>,
     pub(super) mtu: Option<Spanned<RawAutoOr>>,
+    pub(super) multicast: Option<bool>,
+    pub(super) multicast_route: Option<bool>,
 }
 
 impl fmt::Debug for RawNetwork {

@@ -13,8 +13,9 @@ use crate::api::{
     Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Hop, HopEnd, Lease, Nat,
-    Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
+    Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Group, GroupLink, Groups,
+    Hop, HopEnd, Lease, Nat, Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode,
+    Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -219,6 +220,26 @@ pub(crate) fn links() -> Vec<Link> {
     }]
 }
 
+pub(crate) fn groups() -> Groups {
+    let (beta, gamma) = (node(2, Some("beta")), node(3, Some("gamma")));
+    let group = |group: &str, member, root, parent: Option<&NodeRef>, children: &[&NodeRef]| Group {
+        group: group.to_owned(),
+        member,
+        root,
+        parent: parent.cloned(),
+        children: children.iter().map(|child| (*child).clone()).collect(),
+    };
+    Groups {
+        reason: None,
+        groups: vec![
+            group("224.0.0.251", true, false, Some(&beta), &[&gamma]),
+            group("ff02::fb", false, true, None, &[&beta, &gamma]),
+            group("all", true, false, None, &[]),
+        ],
+        links: vec![GroupLink { node: beta, sent: 12_000, received: 7 }],
+    }
+}
+
 pub(crate) fn routes() -> Vec<Route> {
     let route = |prefix: &str, peer: &str, id: Option<u32>, path| Route {
         prefix: prefix.to_owned(),
@@ -334,6 +355,7 @@ pub(crate) fn answer(request: Request) {
         Request::Status(reply) => send(reply, status()),
         Request::Peers(reply) => send(reply, peers()),
         Request::Links(reply) => send(reply, links()),
+        Request::Groups(reply) => send(reply, groups()),
         Request::Routes(reply) => send(reply, routes()),
         Request::Dhcp(reply) => send(reply, dhcp()),
         Request::Counters(reply) => send(reply, counters()),

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 
 use super::Request;
 use super::routes::{Daemon, Failure};
-use crate::api::{Counters, Link, OverlayState, Path, Peer, Status};
+use crate::api::{Counters, Groups, Link, OverlayState, Path, Peer, Status};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -20,6 +20,7 @@ pub(super) async fn scrape(daemon: &Daemon) -> Result<String, Failure> {
         status: daemon.ask(Request::Status).await?,
         peers: daemon.ask(Request::Peers).await?,
         links: daemon.ask(Request::Links).await?,
+        groups: daemon.ask(Request::Groups).await?,
         counters: daemon.ask(Request::Counters).await?,
     };
     let mut registry = Registry::default();
@@ -35,6 +36,7 @@ struct Snapshot {
     status: Status,
     peers: Vec<Peer>,
     links: Vec<Link>,
+    groups: Groups,
     counters: Counters,
 }
 
@@ -153,6 +155,13 @@ impl Snapshot {
             .encode_gauge(&overlay.nodes_estimate)?;
         gauge(encoder, "ipop_overlay_connections", "Connections to other nodes of the ring")?
             .encode_gauge(&overlay.connections.total)?;
+        let in_groups =
+            |is_member: bool| self.groups.groups.iter().filter(move |group| group.member == is_member);
+        let mut groups = gauge(encoder, "ipop_groups", "Groups in whose trees this node is")?;
+        for (role, count) in [("member", in_groups(true).count()), ("on_the_way", in_groups(false).count())] {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            groups.encode_family(&[("role", role)])?.encode_gauge(&count)?;
+        }
         let mut events = counter(encoder, "ipop_overlay_events", "What the overlay has counted")?;
         for (event, counter) in &self.counters.overlay.0 {
             count(&mut events, &[("event", event), ("class", &counter.class)], counter.value)?;

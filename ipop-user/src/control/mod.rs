@@ -30,6 +30,7 @@ pub enum Request {
     Status(oneshot::Sender<api::Status>),
     Peers(oneshot::Sender<Vec<api::Peer>>),
     Links(oneshot::Sender<Vec<api::Link>>),
+    Groups(oneshot::Sender<api::Groups>),
     Routes(oneshot::Sender<Vec<api::Route>>),
     Dhcp(oneshot::Sender<api::Dhcp>),
     Counters(oneshot::Sender<api::Counters>),

@@ -96,6 +96,7 @@ pub(super) fn control(daemon: Daemon) -> Router {
         .route(paths::STATUS, get(status))
         .route(paths::PEERS, get(peers))
         .route(paths::LINKS, get(links))
+        .route(paths::GROUPS, get(groups))
         .route(paths::ROUTES, get(routes))
         .route(paths::EXPLAIN, get(explain))
         .route(paths::COUNTERS, get(counters))
@@ -128,6 +129,10 @@ async fn status(State(daemon): State<Daemon>) -> Answer<api::Status> {
 
 async fn peers(State(daemon): State<Daemon>) -> Answer<Vec<api::Peer>> {
     daemon.ask(Request::Peers).await.map(Json)
+}
+
+async fn groups(State(daemon): State<Daemon>) -> Answer<api::Groups> {
+    daemon.ask(Request::Groups).await.map(Json)
 }
 
 async fn links(State(daemon): State<Daemon>) -> Answer<Vec<api::Link>> {

@@ -86,6 +86,7 @@ async fn state_is_answered_as_json() {
         (paths::STATUS, serde_json::to_value(fake::status()).unwrap()),
         (paths::PEERS, serde_json::to_value(fake::peers()).unwrap()),
         (paths::LINKS, serde_json::to_value(fake::links()).unwrap()),
+        (paths::GROUPS, serde_json::to_value(fake::groups()).unwrap()),
         (paths::ROUTES, serde_json::to_value(fake::routes()).unwrap()),
         (paths::COUNTERS, serde_json::to_value(fake::counters()).unwrap()),
         ("/v1/explain?peer=beta", serde_json::to_value(fake::explanation()).unwrap()),

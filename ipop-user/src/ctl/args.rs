@@ -40,6 +40,8 @@ pub(super) enum Command {
     Links,
     /// Show which peer each virtual prefix leads to
     Routes,
+    /// Show the groups to which this node passes on multicast and broadcast packets, and the trees of these
+    Groups,
     /// Say which path a packet to a peer takes, and why
     Explain {
         /// Name, virtual IP, address on the ring or its beginning, or public key

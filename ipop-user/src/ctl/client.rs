@@ -43,6 +43,10 @@ impl Client {
         self.fetch(paths::PEERS).await
     }
 
+    pub(super) async fn groups(&self) -> Answer<api::Groups> {
+        self.fetch(paths::GROUPS).await
+    }
+
     pub(super) async fn links(&self) -> Answer<Vec<api::Link>> {
         self.fetch(paths::LINKS).await
     }

@@ -26,6 +26,7 @@ impl Daemon {
             Request::Links(reply) => {
                 drop(reply.send(self.peers.values().filter_map(|p| self.link(p)).collect()));
             }
+            Request::Groups(reply) => drop(reply.send(self.group_status())),
             Request::Routes(reply) => drop(reply.send(self.routes())),
             Request::Dhcp(reply) => drop(reply.send(self.leases_status())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),
@@ -156,6 +157,8 @@ impl Daemon {
             ("the key", key.public_key() != self.public_key),
             ("[node]", new.node != old.node),
             ("network.device", new.network.device != old.network.device),
+            ("network.multicast", new.network.multicast != old.network.multicast),
+            ("network.multicast_route", new.network.multicast_route != old.network.multicast_route),
             ("underlay.listen", new.underlay.listen != old.underlay.listen),
             ("underlay.tcp", new.underlay.tcp != old.underlay.tcp),
             ("underlay.interfaces", new.underlay.interfaces != old.underlay.interfaces),

@@ -254,6 +254,7 @@ impl Daemon {
         };
         let mut table = table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
         self.fill_in_relays(&mut table);
+        self.fill_in_groups(&mut table);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));
         self.user.table_changed();
@@ -287,6 +288,7 @@ impl Daemon {
                 routes.push(Route { prefix: (prefix.addr(), prefix.len()), mtu, source });
             }
         }
+        routes.extend(self.group_routes());
         let outcome = self.device.update(&self.netlink, device, routes).await;
         self.update_subnets().await;
         if let Err(error) = outcome {

@@ -390,14 +390,8 @@ impl Daemon {
         let waiting: Vec<PeerId> = waiting.map(|(id, _)| *id).collect();
         waiting.into_iter().for_each(|id| self.look_at_claim(id, false));
         match answer {
-            Some(Answer::Owner { public_key, .. }) => {
-                self.found(address, Some(*public_key));
-                self.owner_found(address, Some(*public_key));
-            }
-            Some(Answer::Nobody | Answer::Offered(_)) => {
-                self.found(address, None);
-                self.owner_found(address, None);
-            }
+            Some(Answer::Owner { public_key, .. }) => self.hear_of_owner(address, Some(*public_key)),
+            Some(Answer::Nobody | Answer::Offered(_)) => self.hear_of_owner(address, None),
             // Too few have answered: who waits for it asks again.
             None => {}
         }

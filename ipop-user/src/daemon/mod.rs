@@ -9,6 +9,7 @@
 //! | `device` | the virtual device |
 //! | `peers` | each peer: reach, table entries, map entries |
 //! | `overlay` | ways in, whom the ring wants, who has which address |
+//! | `groups` | multicast and broadcast in the virtual network |
 //! | `members` | peers that come and go |
 //! | `sealing` | the sessions with the peers |
 //! | `relays` | what this node passes on between others, and others for it |
@@ -35,6 +36,7 @@ mod device;
 mod dhcp;
 mod dht;
 mod dns;
+mod groups;
 mod handover;
 mod lan;
 mod members;
@@ -80,7 +82,7 @@ use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
 use crate::stun::Heard;
 use crate::userpath::{
-    CarriedDatagram, Counters, HandshakeDatagram, Inlet, RunError, Table, UserEvent, UserPath,
+    CarriedDatagram, Counters, GroupPacket, HandshakeDatagram, Inlet, RunError, Table, UserEvent, UserPath,
 };
 
 use apply::Stale;
@@ -88,6 +90,7 @@ use device::VirtualDevice;
 use dhcp::Dhcp;
 use dht::Dht;
 use dns::Dns;
+use groups::Groups;
 use overlay::Overlay;
 use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
@@ -134,6 +137,7 @@ struct Events {
     user: mpsc::Receiver<UserEvent>,
     handshakes: mpsc::Receiver<HandshakeDatagram>,
     carried: mpsc::Receiver<CarriedDatagram>,
+    groups: mpsc::Receiver<GroupPacket>,
     stun: mpsc::Receiver<Heard>,
     names: names_asked::Asks,
     requests: mpsc::Receiver<Request>,
@@ -148,6 +152,7 @@ enum Event {
     User(UserEvent),
     Handshake(HandshakeDatagram),
     Carried(CarriedDatagram),
+    Group(GroupPacket),
     /// Of the ways into the overlay.
     Word(bootstrap::Word),
     /// Of the TCP connections.
@@ -207,6 +212,7 @@ struct Daemon {
     stun: Stun,
     turn: Turn,
     dns: Dns,
+    groups: Groups,
     dht: Dht,
     dhcp: Dhcp,
     routing: Routing,
@@ -253,6 +259,13 @@ impl Daemon {
                         self.send_on(&datagram);
                     }
                 }
+                Event::Group(packet) => {
+                    self.send_to_group(&packet);
+                    for _ in 0..BURST {
+                        let Ok(packet) = events.groups.try_recv() else { break };
+                        self.send_to_group(&packet);
+                    }
+                }
                 Event::Word(word) => self.hear_word(word),
                 Event::Stream(word) => self.hear_stream(word),
                 Event::Router => self.router_answered(),
@@ -282,6 +295,7 @@ impl Daemon {
             Some(event) = events.user.recv() => Event::User(event),
             Some(handshake) = events.handshakes.recv() => Event::Handshake(handshake),
             Some(datagram) = events.carried.recv() => Event::Carried(datagram),
+            Some(packet) = events.groups.recv() => Event::Group(packet),
             word = bootstrap::next_word(&mut self.overlay) => Event::Word(word),
             word = self.streams.next_word() => Event::Stream(word),
             () = self.port_mapping.changed() => Event::Router,
@@ -315,6 +329,7 @@ impl Daemon {
             self.turn.next_deadline(),
             self.dhcp.next_deadline(),
             self.routing.next_deadline(),
+            self.groups.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
     }
@@ -339,6 +354,7 @@ impl Daemon {
             }
             UserEvent::SessionWanted { slot } => self.sealing.want(of_user_slot(*slot)),
             UserEvent::OwnerWanted { address } => self.find_owner(*address),
+            UserEvent::MembershipSaid => self.follow_memberships_soon(),
             UserEvent::Authenticated { local, from } => {
                 if let Some(peer) = self.sealing.authenticated(*local, *from) {
                     self.node.handle_command(Command::Alive { peer }, clock::now());
@@ -435,6 +451,7 @@ impl Daemon {
         self.ask_servers(now);
         self.ask_for_turn(now);
         self.leases_timeout(now);
+        self.follow_memberships(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
         self.routing_timeout(now);
@@ -558,10 +575,8 @@ impl Daemon {
                 }
                 Output::Traced { token, from, rtt, end, .. } => self.traced(token, from, rtt, end),
                 Output::Surveyed { token, rtt, page, .. } => self.surveyed(token, rtt, &page),
-                Output::Found { address, public_key } => {
-                    self.found(address, public_key);
-                    self.owner_found(address, public_key);
-                }
+                Output::Found { address, public_key } => self.hear_of_owner(address, public_key),
+                Output::Multicast { origin, group, frame } => self.heard_in_group(&origin, group, &frame),
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
                 Output::Dht(event) => {

@@ -285,13 +285,27 @@ impl Daemon {
 
     /// A packet to an address of the virtual network waits: nobody knows yet who has it.
     pub(super) fn find_owner(&mut self, address: Address) {
-        if !self.find_lease(address.to_ip()) {
-            self.node.look_up(address.to_ip(), clock::now());
+        self.groups.packets_wait_for(address.to_ip());
+        self.look_for_owner(address.to_ip());
+    }
+
+    /// Asks the overlay who has an address.
+    pub(super) fn look_for_owner(&mut self, address: IpAddr) {
+        if !self.find_lease(address) {
+            self.node.look_up(address, clock::now());
         }
     }
 
+    /// The overlay has said who has an address: those who wait for that go on.
+    pub(super) fn hear_of_owner(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) {
+        if self.is_for_packets(address, public_key) {
+            self.found(address, public_key);
+        }
+        self.owner_found(address, public_key);
+    }
+
     /// What came of that: the key of who claims the address, which is asked itself then.
-    pub(super) fn found(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) {
+    fn found(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) {
         let now = clock::now();
         let Some(public_key) = public_key.filter(|key| key != self.public_key.as_bytes()) else {
             if self.holder(address).is_some() {

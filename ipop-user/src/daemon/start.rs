@@ -23,6 +23,7 @@ use super::device::VirtualDevice;
 use super::dhcp::Dhcp;
 use super::dht::Dht;
 use super::dns::Dns;
+use super::groups::Groups;
 use super::names_asked;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
@@ -55,6 +56,8 @@ const EVENT_QUEUE: usize = 256;
 const HANDSHAKE_QUEUE: usize = 128;
 /// Datagrams for other nodes to carry likewise: some super-packets, each of which is up to fifty.
 const CARRIED_QUEUE: usize = 512;
+/// Packets to groups likewise.
+const GROUP_QUEUE: usize = 512;
 /// Requests of operators under way.
 const REQUEST_QUEUE: usize = 16;
 /// Of a large host's CPUs no more than this carry the daemon's packets unless it is told to.
@@ -88,12 +91,14 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
     let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
     let (carried_tx, carried) = mpsc::channel(CARRIED_QUEUE);
+    let (group_tx, groups) = mpsc::channel(GROUP_QUEUE);
     let (ear, stun) = Ear::new();
     let (ask, names) = mpsc::channel(names_asked::QUEUE);
     let listeners = Listeners {
         events: user_tx,
         handshakes: handshake_tx,
         carried: carried_tx,
+        groups: group_tx,
         stun: ear.clone(),
         mac1: Mac1Key::new(private_key.public_key().as_bytes()),
         cookies: Arc::default(),
@@ -163,6 +168,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         stun: Stun::new(ear),
         turn,
         dns: Dns::new(ask),
+        groups: Groups::default(),
         dht: Dht::default(),
         dhcp: Dhcp::default(),
         routing: Routing::default(),
@@ -178,6 +184,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         user: user_rx,
         handshakes,
         carried,
+        groups,
         stun,
         names,
         requests,
@@ -223,6 +230,7 @@ impl Daemon {
         self.follow_routing();
         self.node.handle_command(Command::Announce, clock::now());
         self.follow_dns().await;
+        self.begin_groups();
         self.report_ready();
         Ok(())
     }

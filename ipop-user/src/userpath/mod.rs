@@ -22,6 +22,7 @@ pub mod coalesce;
 pub mod counters;
 mod engine;
 mod flow;
+mod group;
 mod icmp_error;
 mod inbound;
 mod inbox;
@@ -48,6 +49,7 @@ use std::thread::{self, JoinHandle};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Address;
+use ipop_common::multicast::Target;
 use ipop_common::wireguard::TransportHeader;
 use ipop_overlay::Endpoint;
 use ipop_overlay::session::{CookieKey, Mac1Key};
@@ -104,6 +106,8 @@ pub enum UserEvent {
     SessionWanted { slot: u32 },
     /// A packet to this address waits: nobody knows yet who has it.
     OwnerWanted { address: Address },
+    /// The host says which groups it is a member of; the kernel has the list.
+    MembershipSaid,
     /// A packet of the session `local` was authentic, and it is the first, or an empty one, or comes
     /// from elsewhere than the one before.
     Authenticated { local: u32, from: Endpoint },
@@ -118,6 +122,13 @@ pub struct CarriedDatagram {
     pub bytes: Vec<u8>,
 }
 
+/// A packet of this host's for many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPacket {
+    pub to: Target,
+    pub bytes: Vec<u8>,
+}
+
 /// Where the data threads turn to. What finds a queue full is dropped and counted.
 #[derive(Clone, Debug)]
 pub struct Listeners {
@@ -126,6 +137,8 @@ pub struct Listeners {
     pub handshakes: mpsc::Sender<HandshakeDatagram>,
     /// What other nodes are to carry, and what this one is to pass on, apart: there is as much of it as of packets.
     pub carried: mpsc::Sender<CarriedDatagram>,
+    /// What goes to groups.
+    pub groups: mpsc::Sender<GroupPacket>,
     /// What servers say that are no nodes.
     pub stun: stun::Ear,
     /// Tells who knows this node's public key.

@@ -8,6 +8,7 @@ use ipop_common::gpe::{self, LinkId, NextProtocol};
 use ipop_common::icmp;
 use ipop_common::inner::{Inner, InnerError};
 use ipop_common::maps::LinkRef;
+use ipop_common::multicast::is_for_many;
 use ipop_common::tables::{Stale, Tables, follow};
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_common::{Counter, Family, egress, relay};
@@ -17,6 +18,7 @@ use super::batch::{Batch, Company, Part, Route};
 use super::coalesce::Coalescer;
 use super::counters::{Counters, LinkTraffic};
 use super::engine::SOCKETS_MAX;
+use super::group;
 use super::icmp_error::{ERROR_LEN_MAX, IcmpErrors};
 use super::pool::{Memory, Piece, Pool};
 use super::segment::{HEADER_LEN_MAX, SegmentError, SuperPacket, complete_checksum};
@@ -28,7 +30,7 @@ use super::{CarriedDatagram, Listeners};
 use crate::places::Places;
 
 /// Where the packet starts in a read buffer, and where the clear header is then put before it.
-const PACKET_START: u32 = virtio::HEADER_LEN as u32;
+pub(super) const PACKET_START: u32 = virtio::HEADER_LEN as u32;
 const GPE_LEN: u32 = gpe::HEADER_LEN as u32;
 
 /// What decisions about packets are made from and reported to.
@@ -108,6 +110,8 @@ struct Sealed {
 enum Refusal {
     Count(Counter),
     Answer(Counter, icmp::Error),
+    /// It is for many, and goes to the control task.
+    Group,
     /// There is no session with the peer yet, or nobody knows who that is.
     Wait(Wanted),
 }
@@ -214,6 +218,10 @@ impl Outbound {
         match self.decide(read, pool, context) {
             Ok(leaving) => self.leaving = Some(leaving),
             Err(Refusal::Wait(wanted)) => self.stage.push((buffer, len), wanted, again, pool, context),
+            Err(Refusal::Group) => {
+                group::hand_on(read, pool, context);
+                pool.release(buffer);
+            }
             Err(Refusal::Count(counter)) => self.refuse(counter, None, read, pool, answers, context),
             Err(Refusal::Answer(counter, error)) => {
                 self.refuse(counter, Some(error), read, pool, answers, context);
@@ -284,6 +292,9 @@ impl Outbound {
         let Some(packet) = packet.get(..usize::from(inner.total_len)) else {
             return Err(Refusal::Count(Counter::TxTruncated));
         };
+        if is_for_many(&inner.destination) || context.table.is_broadcast(&inner.destination) {
+            return Err(Refusal::Group);
+        }
         let (slot, link) = look_up(&inner, context)?;
         let way = self.way(link).filter(|_| link.reachable);
         let Some(way) = way else {

@@ -8,7 +8,7 @@ use ipop_common::inner::protocol;
 use ipop_overlay::session::Mac1Key;
 use tokio::sync::mpsc;
 
-use super::{CarriedDatagram, HandshakeDatagram, Listeners, UserEvent};
+use super::{CarriedDatagram, GroupPacket, HandshakeDatagram, Listeners, UserEvent};
 
 /// Public key of the node that tests receive as.
 pub(super) const PUBLIC_KEY: [u8; 32] = [9; 32];
@@ -20,6 +20,7 @@ pub(super) struct Ears {
     pub(super) events: mpsc::Receiver<UserEvent>,
     pub(super) handshakes: mpsc::Receiver<HandshakeDatagram>,
     pub(super) carried: mpsc::Receiver<CarriedDatagram>,
+    pub(super) groups: mpsc::Receiver<GroupPacket>,
 }
 
 impl Ears {
@@ -27,15 +28,17 @@ impl Ears {
         let (events_tx, events) = mpsc::channel(capacity);
         let (handshakes_tx, handshakes) = mpsc::channel(capacity);
         let (carried_tx, carried) = mpsc::channel(capacity);
+        let (groups_tx, groups) = mpsc::channel(capacity);
         let listeners = Listeners {
             stun: crate::stun::Ear::new().0,
             events: events_tx,
             handshakes: handshakes_tx,
             carried: carried_tx,
+            groups: groups_tx,
             mac1: Mac1Key::new(&PUBLIC_KEY),
             cookies: Arc::default(),
         };
-        Self { listeners, events, handshakes, carried }
+        Self { listeners, events, handshakes, carried, groups }
     }
 }
 

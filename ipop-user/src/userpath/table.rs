@@ -107,6 +107,8 @@ pub struct Table {
     /// Prefixes of addresses whose owner may be found; not those in `absent`, which nobody has.
     searched: Vec<PrefixKey>,
     absent: HashSet<Address>,
+    /// Broadcast addresses of the virtual network; `None`: groups are not carried.
+    broadcasts: Option<HashSet<Address>>,
 }
 
 impl Table {
@@ -124,6 +126,7 @@ impl Table {
             relayed: HashMap::new(),
             searched: Vec::new(),
             absent: HashSet::new(),
+            broadcasts: None,
         }
     }
 
@@ -155,6 +158,20 @@ impl Table {
     /// Nobody has this address: packets to it are answered.
     pub fn insert_absent(&mut self, address: Address) {
         self.absent.insert(address);
+    }
+
+    /// Packets for groups and for all are carried; these are the addresses of the latter beside 255.255.255.255.
+    pub fn carry_groups(&mut self, broadcasts: impl IntoIterator<Item = Address>) {
+        self.broadcasts = Some(broadcasts.into_iter().collect());
+    }
+
+    pub(super) fn carries_groups(&self) -> bool {
+        self.broadcasts.is_some()
+    }
+
+    /// Whether an address is that of all hosts of a virtual network.
+    pub(super) fn is_broadcast(&self, address: &Address) -> bool {
+        self.broadcasts.as_ref().is_some_and(|broadcasts| broadcasts.contains(address))
     }
 
     /// Whether it is worth asking who has an address.

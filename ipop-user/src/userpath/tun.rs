@@ -1,9 +1,10 @@
 //! The TUN device: opens or creates it with the offloads that this kernel has. It does not set
-//! addresses, routes, MTU or the up flag (netlink does), and reads and writes no packet.
+//! addresses, routes, MTU or the up flag (netlink does), and reads no packet and writes few: those that the control task
+//! has.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -124,6 +125,15 @@ impl Tun {
         // SAFETY: the argument is a number.
         unsafe { ioctl(&self.file, libc::TUNSETPERSIST, c_ulong::from(keep)) }
             .map_err(|source| TunError::Os { name: self.name.clone(), step: "persistence", source })
+    }
+
+    /// Lets a packet come in on the device that is whole and needs nothing done.
+    ///
+    /// # Errors
+    /// What the kernel says, for one because the device is down.
+    pub fn inject(&self, packet: &[u8]) -> io::Result<()> {
+        let frame = [&virtio::Header::PLAIN[..], packet].concat();
+        (&self.file).write(&frame).map(|_| ())
     }
 
     pub fn name(&self) -> &str {

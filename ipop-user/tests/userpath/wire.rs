@@ -348,6 +348,7 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
     let (handshakes_tx, handshakes) = mpsc::channel(16);
     // As many as a TCP stream has under way.
     let (carried_tx, carried) = mpsc::channel(16_384);
+    let (groups, _) = mpsc::channel(16);
     let settings = Settings {
         queues,
         io: options.io,
@@ -359,6 +360,7 @@ pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<N
             events: events_tx,
             handshakes: handshakes_tx,
             carried: carried_tx,
+            groups,
             mac1: Mac1Key::new(&PUBLIC_KEY),
             cookies: Arc::default(),
         },

@@ -183,6 +183,11 @@ pub(super) fn egress() -> Inputs {
         add(&format!("v4-{name}"), 0, 0, &to(peer, false, 20));
         add(&format!("v6-{name}"), 0, 0, &to(peer, true, 20));
     }
+    for (name, group) in [("group", "239.1.2.3"), ("broadcast", "255.255.255.255"), ("group-v6", "ff02::fb")]
+    {
+        let group = address(group);
+        add(&format!("to-a-{name}"), 0, 0, &packet::udp(own(group.is_ipv6()), group, (5000, 6000), PAYLOAD));
+    }
     for v6 in [false, true] {
         let family = if v6 { "v6" } else { "v4" };
         let tcp = packet::tcp(own(v6), peers()[OVER_V4].inner(own(v6)), (1, 2), &[0x5a; 300]);

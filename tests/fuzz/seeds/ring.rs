@@ -188,6 +188,57 @@ fn own_records() -> Vec<u8> {
     .concat()
 }
 
+/// A word about groups, from one on: 0 join, 1 leave, 2 joined, 3 full.
+fn word(member: u8, word: u8, group: u8, more: u8) -> Vec<u8> {
+    vec![of(member, 6), 230, word, group, more]
+}
+
+/// Datagrams: whether they go down, the group, their origin, number, how many more, and form: 1 not signed, 2 of groups
+/// from that one on.
+fn datagrams(member: u8, down: u8, [group, origin, number, more, form]: [u8; 5]) -> Vec<u8> {
+    vec![of(member, 6), 231, down, 0, group, origin, number, more, form]
+}
+
+/// The host joins groups, from one on.
+fn join(group: u8, more: u8) -> Vec<u8> {
+    vec![of(0, 6), 232, group, more]
+}
+
+fn groups() -> Vec<u8> {
+    let sent = |form| datagrams(1, 0, [0, 9, 1, 11, form]);
+    [
+        CLOCK.to_vec(),
+        beat(1, 0, 1),
+        beat(2, 0, 1),
+        join(0, 11),
+        word(1, 2, 0, 11),
+        word(2, 2, 0, 11),
+        word(1, 0, 0, 11),
+        sent(2),
+        sent(2),
+        datagrams(1, 0, [0, 9, 60, 11, 3]),
+        datagrams(2, 1, [0, 9, 40, 0, 2]),
+        datagrams(1, 1, [200, 9, 40, 0, 0]),
+        // This node's own: to members and to a group that it is not in.
+        vec![of(0, 6), 234, 0, 11],
+        vec![of(0, 6), 234, 99, 0],
+        datagrams(1, 0, [0, OWN, 1, 0, 0]),
+        word(1, 1, 0, 11),
+        word(1, 3, 0, 11),
+        vec![of(0, 6), 233, 0],
+        event(1, 1),
+        pass(60_000),
+        pass(60_000),
+    ]
+    .concat()
+}
+
+fn floods_of_groups() -> Vec<u8> {
+    let unsigned = datagrams(1, 1, [0, 9, 0, 255, 1]);
+    [beat(1, 0, 1), join(0, 70), word(1, 0, 0, 255), word(1, 0, 0, 255), unsigned.repeat(5), pass(60_000)]
+        .concat()
+}
+
 pub(super) fn runs() -> Inputs {
     let joined = [connect(3), connect(4), connect(5), beat(3, 1, 1), beat(4, 1, 2), beat(5, 1, 8)].concat();
     let [records_of_one, questions] = floods();
@@ -229,6 +280,8 @@ pub(super) fn runs() -> Inputs {
         ("questions", questions),
         ("contested", contested()),
         ("own-records", own_records()),
+        ("groups", groups()),
+        ("floods-of-groups", floods_of_groups()),
         ("a-nat-forgets", [connect(1), seen_at(1, 1), pass(3000), seen_at(1, 2)].concat()),
         (
             "too-far",

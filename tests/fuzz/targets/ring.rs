@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipop_overlay::dht::{self, Key, Kind, SigningKey};
-use ipop_overlay::ring::{BROADCAST_MAX, Count, Output, Ring};
+use ipop_overlay::ring::{BROADCAST_MAX, Count, FRAME_MAX, Group, Output, Ring};
 use ipop_overlay::{Endpoint, Instant, NodeAddress};
 
 use super::tape::Tape;
@@ -34,8 +34,10 @@ const OWN_PER_EVENT: usize = 4096;
 const OWN_PER_SECOND: usize = 64 * 1024;
 /// A node that was told the time may find something else to do at the same time, but not for ever.
 const ROUNDS_MAX: usize = 4;
-/// A header, a node by way of which, and the largest payload.
-const MESSAGE_MAX: usize = 68 + 1280 + 64;
+/// The longest message: a datagram for a group.
+const MESSAGE_MAX: usize = DATAGRAM_LEN + FRAME_MAX;
+/// Length of a datagram's header.
+const DATAGRAM_LEN: usize = 128;
 
 /// A question for connections, and how many an answer has.
 const SURVEY_LEN: usize = 732;
@@ -112,6 +114,8 @@ struct Run {
     asked: Option<([u8; 2], Vec<u8>)>,
     /// Labels by which it relays.
     relayed: BTreeSet<u32>,
+    /// The last message that it has heard.
+    heard: Vec<u8>,
 }
 
 impl Run {
@@ -137,6 +141,7 @@ impl Run {
             request: None,
             asked: None,
             relayed: BTreeSet::new(),
+            heard: Vec::new(),
         };
         // Two that are on the ring.
         for member in [1, 2] {
@@ -167,6 +172,40 @@ impl Run {
             6 => match tape.u8() {
                 0 => self.connect(member),
                 1 => self.ring.disconnected(address(member), self.now),
+                230 => {
+                    let [word, number, count] = tape.array();
+                    for more in 0..=count {
+                        self.events += 1;
+                        let group = group(number.wrapping_add(more));
+                        let head = [11, 1, word % 5, group.kind, 0, 0, 0, 0];
+                        self.hear(member, &[&head[..], &group.address].concat());
+                    }
+                }
+                231 => {
+                    let [flags, hops, number, origin, nth, count, form] = tape.array();
+                    for more in 0..=count {
+                        self.events += 1;
+                        let (of_group, of_number) = if form & 2 == 0 { (0, more) } else { (more, 0) };
+                        let group = group(number.wrapping_add(of_group));
+                        let nth = u64::from(nth) + u64::from(of_number);
+                        self.hear(member, &datagram([flags & 3, hops], group, (origin, nth), form & 1 == 0));
+                    }
+                }
+                232 => {
+                    let [number, count] = tape.array();
+                    (0..=count).for_each(|more| {
+                        self.ring.join_group(group(number.wrapping_add(more)), self.now);
+                    });
+                }
+                233 => self.ring.leave_group(&group(tape.u8())),
+                234 => {
+                    let [number, count] = tape.array();
+                    for more in 0..=count {
+                        self.events += 1;
+                        self.ring.multicast(group(number.wrapping_add(more)), b"frame", self.now);
+                        self.drain(None);
+                    }
+                }
                 240 => self.hear(member, &[7, 0, 0, 0]),
                 241 => {
                     let seen = [&[8, 0, 0, 0, 4][..], &tape.array::<6>()].concat();
@@ -206,6 +245,7 @@ impl Run {
     fn hear(&mut self, from: u8, message: &[u8]) {
         self.drain(None);
         self.accounts[usize::from(from)].granted += message.len();
+        self.heard = message.to_vec();
         self.ring.handle_message(address(from), message, self.now);
         self.drain(Some(from));
     }
@@ -390,13 +430,21 @@ impl Run {
     /// Takes what the node says, because of a member or by itself.
     fn drain(&mut self, because_of: Option<u8>) {
         let mut outputs = 0;
+        let mut copied = BTreeSet::new();
         while let Some(output) = self.ring.poll_output() {
             outputs += 1;
             assert!(outputs <= OUTPUTS_MAX, "it goes on and on");
             match output {
                 Output::Send { to, message } => {
                     assert_ne!(to, self.ring.address());
-                    self.sent(&message, because_of);
+                    if message[0] == DATAGRAM && because_of.is_some() {
+                        assert!(copied.insert(to), "a connection carries a datagram twice");
+                        assert_ne!(Some(to), because_of.map(address), "it goes back");
+                        assert_eq!(message[3], self.heard[3] + 1, "hops");
+                        assert_eq!(message[4..], self.heard[4..], "it was changed");
+                        assert!(message[2] >= self.heard[2], "it went down, and goes up");
+                    }
+                    self.sent(to, &message, because_of);
                 }
                 Output::Link { public_key, places } => {
                     assert_ne!(public_key, key(OWN), "it wants a connection to itself");
@@ -422,17 +470,27 @@ impl Run {
                 }
                 // Who claims an address may say anything.
                 Output::Found { .. } => {}
+                Output::Multicast { origin, frame, .. } => {
+                    assert_ne!(origin, key(OWN));
+                    assert!(frame.len() <= FRAME_MAX);
+                }
                 Output::Taken { by, .. } => assert_ne!(by, key(OWN), "this node's own claim"),
                 Output::Dht(event) => told(&event),
             }
         }
     }
 
-    fn sent(&mut self, message: &[u8], because_of: Option<u8>) {
+    fn sent(&mut self, to: NodeAddress, message: &[u8], because_of: Option<u8>) {
         assert!(message.len() <= MESSAGE_MAX, "{} bytes", message.len());
         let is_answer = match *message {
             [2, flags, ..] => flags & 2 != 0,
             [3 | 5 | 7 | 9, ..] => false,
+            // What goes to those that have joined is on nobody's account: there are rates for it.
+            [DATAGRAM, ..] => return,
+            [11, _, 0, ..] => false,
+            // To who has sent what is not for this node to hear.
+            [11, _, 1, ..] => because_of.map(address) == Some(to) && self.heard.first() == Some(&DATAGRAM),
+            [11, ..] => true,
             // Told upon a question, or when the other has moved.
             [8, ..] if because_of.is_none() => false,
             [8 | 10, ..] => true,
@@ -505,6 +563,27 @@ fn told(event: &dht::Event) {
         | dht::Event::Refused { standing: None, .. }
         | dht::Event::Lost { standing: None, .. } => {}
     }
+}
+
+/// Type of a datagram for a group.
+const DATAGRAM: u8 = 12;
+
+fn group(number: u8) -> Group {
+    Group { kind: 1, address: [number; 16] }
+}
+
+/// A datagram with this number of an origin, and its signature, unless it has none.
+fn datagram([flags, hops]: [u8; 2], group: Group, (origin, number): (u8, u64), is_signed: bool) -> Vec<u8> {
+    let (signer, number) = (signer(origin), number.to_be_bytes());
+    let frame = b"frame";
+    let mut message = vec![DATAGRAM, 1, flags, hops, 0, frame.len() as u8, 0, group.kind];
+    message.extend(group.address);
+    message.extend(signer.public_key());
+    message.extend(number);
+    let signed = [b"ipop multicast v1", &[group.kind][..], &group.address, &number, frame].concat();
+    message.extend(if is_signed { signer.sign(&signed) } else { [7; 64] });
+    message.extend(frame);
+    message
 }
 
 fn place(number: u8) -> SocketAddr {

@@ -60,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) dns: BTreeMap<&'static str, String>,
     /// Lines for the end of the file.
     pub(crate) more: String,
+    /// Further lines of `[network]`.
+    pub(crate) network: BTreeMap<&'static str, String>,
 }
 
 /// A host and what it knows.
@@ -100,6 +102,7 @@ impl Host {
             peers: Vec::new(),
             dns: BTreeMap::from([("resolver", "\"off\"".to_owned())]),
             more: String::new(),
+            network: BTreeMap::new(),
         };
         Self {
             ns,
@@ -409,6 +412,9 @@ impl Config {
             if let Some(endpoint) = &peer.endpoint {
                 let _ = writeln!(text, "endpoint = {endpoint:?}");
             }
+        }
+        for (key, value) in &self.network {
+            text = text.replacen("[network]\n", &format!("[network]\n{key} = {value}\n"), 1);
         }
         text.push_str(&self.more);
         text

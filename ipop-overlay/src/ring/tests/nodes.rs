@@ -12,7 +12,7 @@ use super::super::wire::{
     Beat, CloseReason, Connect, Echo, EchoKind, Header, Kind, Mode, Neighbours, Places, Roles, Survey,
     SurveyAsk,
 };
-use super::super::{Count, End, Output, Page, Ring};
+use super::super::{Count, End, Group, Output, Page, Ring};
 use crate::address::NodeAddress;
 use crate::dht::{Event, SigningKey};
 use crate::endpoint::Endpoint;
@@ -58,6 +58,8 @@ pub(super) struct Few {
     pub(super) surveyed: Vec<(u64, NodeAddress, Page)>,
     /// Who has heard a text for all, of whom, and the text.
     pub(super) told: Vec<(usize, NodeAddress, Vec<u8>)>,
+    /// Which member has got a frame, of whom, for which group, and the frame.
+    pub(super) multicast: Vec<(usize, [u8; 32], Group, Vec<u8>)>,
     /// By whom, which address, and whose it is.
     pub(super) found: Vec<(usize, IpAddr, Option<[u8; 32]>)>,
     pub(super) taken: Vec<(usize, IpAddr, [u8; 32])>,
@@ -76,6 +78,7 @@ impl Few {
             traced: Vec::new(),
             surveyed: Vec::new(),
             told: Vec::new(),
+            multicast: Vec::new(),
             found: Vec::new(),
             taken: Vec::new(),
             dht: Vec::new(),
@@ -95,6 +98,12 @@ impl Few {
     fn know(&mut self, index: usize, other: usize) {
         let now = self.now;
         self.with(index, |ring| ring.add_contact(key(other), vec![([10, 0, 0, 1], 1).into()], true, now));
+    }
+
+    /// Starts a node that is down; it knows another.
+    pub(super) fn start(&mut self, index: usize, other: usize) {
+        self.nodes[index] = Some(ring(index, self.now));
+        self.know(index, other);
     }
 
     pub(super) fn with<T>(&mut self, index: usize, act: impl FnOnce(&mut Ring) -> T) -> T {
@@ -149,6 +158,7 @@ impl Few {
             Output::Traced { token, from, hops, end, .. } => self.traced.push((token, from, hops, end)),
             Output::Surveyed { token, from, page, .. } => self.surveyed.push((token, from, page)),
             Output::Broadcast { from, text } => self.told.push((index, from, text)),
+            Output::Multicast { origin, group, frame } => self.multicast.push((index, origin, group, frame)),
             Output::Found { address, public_key } => self.found.push((index, address, public_key)),
             Output::Taken { address, by } => self.taken.push((index, address, by)),
             Output::Dht(event) => self.dht.push((index, event)),

@@ -69,6 +69,41 @@ fn golden_vectors_of_a_relay() {
 }
 
 #[test]
+fn golden_vectors_of_groups() {
+    let group = Group { kind: 1, address: *b"\0\0\0\0\0\0\0\0\0\0\xff\xff\xe0\x00\x00\xfb" };
+    let address = "00000000000000000000ffffe00000fb";
+    for (word, number) in
+        [(GroupWord::Join, 0), (GroupWord::Leave, 1), (GroupWord::Joined, 2), (GroupWord::Full, 3)]
+    {
+        let message = GroupMessage { word, group };
+        assert_eq!(documented(&message.to_bytes()), format!("0b010{number}0100000000{address}"));
+        assert_eq!(GroupMessage::parse(&message.to_bytes()), Some(message));
+    }
+    let datagram = Datagram {
+        goes_down: true,
+        hops: 3,
+        group,
+        origin: [7; 32],
+        number: 0x0102_0304_0506_0708,
+        signature: [9; 64],
+        frame: b"abc",
+    };
+    let (origin, signature) = (hex(&[7; 32]), hex(&[9; 64]));
+    let head = format!("0c01010300030001{address}{origin}0102030405060708{signature}");
+    assert_eq!(documented(&datagram.to_bytes()), format!("{head}616263"));
+    assert_eq!(Datagram::parse(&datagram.to_bytes()), Some(datagram));
+    assert_eq!(
+        hex(&datagram.signed()),
+        format!("{}01{address}0102030405060708616263", hex(b"ipop multicast v1"))
+    );
+    for len in 0..datagram.to_bytes().len() {
+        assert_eq!(Datagram::parse(&datagram.to_bytes()[..len]), None, "{len} bytes");
+    }
+    let too_long = vec![0; FRAME_MAX + 1];
+    assert_eq!(Datagram::parse(&Datagram { frame: &too_long, ..datagram }.to_bytes()), None);
+}
+
+#[test]
 fn golden_vectors_of_where_a_node_is_seen() {
     assert_eq!(documented(&AskSeen.to_bytes()), "07000000");
     let seen = Seen(([198, 51, 100, 7], 15_000).into());

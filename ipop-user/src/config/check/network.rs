@@ -89,7 +89,15 @@ pub(super) fn check(
         ),
     };
     mode_ok?;
-    Some(Network { name: name?, secret: secret?, device: device?, addresses: own?, mtu: mtu? })
+    Some(Network {
+        name: name?,
+        secret: secret?,
+        device: device?,
+        addresses: own?,
+        mtu: mtu?,
+        multicast: raw.multicast.unwrap_or(true),
+        multicast_route: raw.multicast_route.unwrap_or(false),
+    })
 }
 
 fn mode(checker: &mut Checker<'_>, raw: Option<Spanned<RawMode>>) -> Option<()> {

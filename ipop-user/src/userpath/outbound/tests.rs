@@ -1,7 +1,10 @@
 //! Packets as the device delivers them, and the datagrams that they become.
 
+mod groups;
+
 use std::net::IpAddr;
 
+use ipop_common::Address;
 use ipop_common::aead;
 use ipop_common::gpe::LinkId;
 use ipop_common::ingress;
