@@ -153,6 +153,8 @@ counters! {
     RxDnsFlood, "rx_dns_flood", Refused, "a DNS query or connection, and there are more than are answered";
     RxDnsStranger, "rx_dns_stranger", Refused, "a DNS query or connection of somebody whom this node does not answer";
     TxDnsUnanswered, "tx_dns_unanswered", Dropped, "a DNS query passed on, and no server has answered it";
+    RxBadRoute, "rx_bad_route", Refused, "an announcement of subnets that cannot be read";
+    RxRefusedRoute, "rx_refused_route", Refused, "an announced subnet that overlaps what this node has, or another that is older";
     RxUnknownMessage, "rx_unknown_message", Refused, "the first bytes name no format of ours";
 }
 

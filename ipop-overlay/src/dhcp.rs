@@ -12,7 +12,7 @@
 
 mod pool;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -25,7 +25,9 @@ use crate::dht::{self, Event, Kind, RequestId, TTL_MAX_S};
 use crate::node::Node;
 use crate::time::Instant;
 
-pub use pool::{NAMESPACE_MAX, Pool, PoolError, RESERVED_MAX, lease_name, namespace_name, stateless};
+pub use pool::{
+    NAMESPACE_MAX, Pool, PoolError, RESERVED_MAX, STATELESS_BITS, lease_name, namespace_name, stateless,
+};
 
 /// The longest host name in a lease (RFC 1035, section 2.3.4).
 pub const HOST_MAX: usize = 63;
@@ -96,6 +98,8 @@ pub struct Config {
     pub pool: Option<Pool>,
     /// The only address that will do.
     pub wanted: Option<IpAddr>,
+    /// The address that is tried first: what the node had before.
+    pub preferred: Option<IpAddr>,
     /// This node's host name, which others find with its lease.
     pub host: String,
 }
@@ -223,6 +227,7 @@ impl Client {
             (State::Requesting(id, address), Event::Stored { request, .. }) if id == *request => {
                 (self.failures, self.tried) = (0, 0);
                 self.state = State::Bound(address);
+                self.config.preferred = Some(address);
                 let prefix_len = self.pool.as_ref().map_or(0, Pool::prefix_len);
                 self.outputs.push_back(Output::Bound { address, prefix_len });
             }
@@ -241,6 +246,7 @@ impl Client {
                 self.fail(Error::NoAnswer, now);
             }
             (State::Bound(address), Event::Lost { key, .. }) if *key == self.key(address) => {
+                self.config.preferred = None;
                 self.outputs.push_back(Output::Lost { address });
                 self.tried = 0;
                 self.select(node, now);
@@ -325,11 +331,17 @@ impl Client {
             }
             Some(wanted) => wanted,
             None => {
-                let tries = pool.size().min(TRIES_MAX);
-                let free = |tried: &u64| {
-                    pool.candidate(&self.public_key, *tried).filter(|address| pool.owner(*address).is_none())
+                let is_free = |address: &IpAddr| pool.contains(*address) && pool.owner(*address).is_none();
+                let preferred = self.config.preferred.filter(is_free);
+                let before = u64::from(preferred.is_some());
+                let tries = pool.size().min(TRIES_MAX) + before;
+                let free = |tried: u64| match (tried.checked_sub(before), preferred) {
+                    (None, preferred) => preferred,
+                    (Some(tried), _) => pool
+                        .candidate(&self.public_key, tried)
+                        .filter(|address| is_free(address) && preferred != Some(*address)),
                 };
-                let next = (self.tried..tries).find_map(|tried| Some((tried, free(&tried)?)));
+                let next = (self.tried..tries).find_map(|tried| Some((tried, free(tried)?)));
                 let Some((tried, address)) = next else { return self.fail(Error::Exhausted, now) };
                 self.tried = tried;
                 address

@@ -14,12 +14,14 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::key::{NodeAddress, PublicKey};
 
+mod dhcp;
 mod dht;
 mod dns;
 mod groups;
 mod overlay;
 mod ping;
 
+pub use dhcp::{Dhcp, DhcpMode, DhcpPool, Lease};
 pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
 pub use dns::Dns;
 pub use groups::{Group, GroupLink, Groups};
@@ -47,6 +49,7 @@ pub mod paths {
     pub const SURVEY: &str = "/v1/survey";
     /// `POST` a [`super::DhtOrder`].
     pub const DHT: &str = "/v1/dht";
+    pub const DHCP: &str = "/v1/dhcp";
     /// `POST` a [`super::KernelOrder`].
     pub const DATAPATH_KERNEL: &str = "/v1/datapath/kernel";
     /// `POST`, no body.
@@ -216,6 +219,38 @@ pub struct Route {
     /// Six hexadecimal digits; `null` if no link carries the prefix now.
     pub link_id: Option<String>,
     pub path: Path,
+    /// Of a subnet that a router announces; `null` for a peer's own addresses.
+    pub subnet: Option<Subnet>,
+}
+
+/// What has become of a subnet that a router announces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    pub router: NodeAddress,
+    pub priority: u8,
+    pub state: SubnetState,
+    /// Why it is refused, or why packets do not go there although it is not.
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SubnetState {
+    /// Packets go to this router.
+    Active,
+    /// They would if the active one did not answer.
+    Standby,
+    Refused,
+}
+
+impl SubnetState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Standby => "standby",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// This node.

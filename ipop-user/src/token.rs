@@ -34,7 +34,7 @@ pub struct Token {
 pub struct Member {
     pub name: String,
     pub public_key: PublicKey,
-    /// Its own virtual addresses with their network's length: `10.128.0.1/24`.
+    /// Its own virtual addresses with their network's length: `10.128.0.1/24`. None, where the network leases them.
     pub addresses: Vec<Prefix>,
     /// `None`: it comes to the others.
     pub endpoint: Option<Endpoint>,
@@ -137,7 +137,7 @@ fn parse(fields: &[u8]) -> Option<Token> {
     }
     let is_long_enough = secret.chars().count() >= SECRET_LEN_MIN;
     let inviter = Member { name, public_key: PublicKey::from_bytes(*key), addresses, endpoint };
-    (is_long_enough && !inviter.addresses.is_empty()).then_some(Token { network, secret, inviter })
+    is_long_enough.then_some(Token { network, secret, inviter })
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
@@ -230,7 +230,6 @@ mod tests {
         };
         refused(|token| token.network = "a b".to_owned());
         refused(|token| token.inviter.name = "\u{1b}[2J".to_owned());
-        refused(|token| token.inviter.addresses.clear());
         refused(|token| *token.secret = "short".to_owned());
         assert_eq!(Token::decode(&of(b"")), Err(TokenError::Nonsense));
         assert_eq!(Token::decode(&of(&[0xff; 40])), Err(TokenError::Nonsense));

@@ -23,6 +23,7 @@ use turn_client_proto::types::{Instant, TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
 use crate::config::Transport;
+use crate::netlink::{connect_underlay, mark_underlay};
 use crate::stun;
 use crate::userpath::clock::monotonic_ns;
 
@@ -120,11 +121,12 @@ impl Wire {
             Transport::Udp => {
                 let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let socket = UdpSocket::bind(any).await?;
+                mark_underlay(&socket);
                 socket.connect(to).await?;
                 Socket::Udp(socket)
             }
             Transport::Tcp => {
-                let stream = tokio::time::timeout(OPEN_PATIENCE, TcpStream::connect(to)).await;
+                let stream = tokio::time::timeout(OPEN_PATIENCE, connect_underlay(to)).await;
                 let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                 stream.set_nodelay(true)?;
                 Socket::Tcp(stream, Vec::new())

@@ -21,6 +21,7 @@ use ipop_common::maps::Link;
 use ipop_common::wireguard::{self, CookieReply, Initiation, Response, TransportHeader};
 use ipop_common::{Address, Counter, Family};
 use ipop_overlay::NetworkKey;
+use ipop_overlay::routes::{Announcement, SUBNETS_MAX, Subnet, name_of_network};
 use ipop_overlay::session::Timers;
 use ipop_user::key::PublicKey;
 use ipop_user::token::{Member, Token};
@@ -176,6 +177,31 @@ fn the_hello_is_the_documented_vector() {
     values.sort_unstable();
     values.dedup();
     assert_eq!(values.len(), fields);
+}
+
+#[test]
+fn an_announcement_of_subnets_is_the_documented_vector() {
+    let section = section("### Subnets");
+    let vectors = vectors(section);
+    let [vector] = &vectors[..] else { panic!("{} vectors of an announcement", vectors.len()) };
+    let subnet = |text: &str| {
+        let prefix: ipop_user::config::Prefix = text.parse().expect("a prefix");
+        Subnet::new(prefix.addr(), prefix.len()).expect("a length that an address has")
+    };
+    let values = between(section, "Golden vector, priority ", ":\n");
+    let (priority, subnets) = values.split_once(", ").expect("a priority and subnets");
+    let announcement = Announcement {
+        priority: u8::try_from(number(priority)).expect("a byte"),
+        subnets: subnets.split(" and ").map(|text| subnet(text.trim_matches('`'))).collect(),
+    };
+    assert_eq!(&announcement.to_bytes(), vector);
+    assert_eq!(Announcement::parse(vector), Some(announcement));
+    let rows = rows(section);
+    let of =
+        |offset: &str| rows.iter().find(|row| row[0] == offset).unwrap_or_else(|| panic!("no {offset}"))[2];
+    assert_eq!(number(between(of("2"), "how many subnets, ", " at most")), SUBNETS_MAX as u64);
+    let name = String::from_utf8(name_of_network("lab")).expect("a text");
+    assert!(section.contains(&format!("`{}`", name.replace("lab", "NETWORK"))));
 }
 
 #[test]

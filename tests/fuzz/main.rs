@@ -77,7 +77,7 @@ mod fuzz {
         };
     }
 
-    replays! { aead clear config cut dns egress frame hello inner merge names node ring sealed sessions stun token wireguard }
+    replays! { aead clear config cut dns egress frame hello inner merge names node ring routes sealed sessions stun token wireguard }
 }
 
 #[test]
@@ -151,6 +151,8 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
         "rx_bad_dns",
         "rx_dns_flood",
         "rx_dns_stranger",
+        "rx_bad_route",
+        "rx_refused_route",
         "rx_bad_stream",
         "rx_stream_flood",
         "rx_stream_unused",

@@ -24,6 +24,7 @@
 //! | `boxes` | that the lab's NAT boxes and firewalls do what their kinds say |
 //! | `streams` | TCP where UDP does not pass |
 //! | `roaming` | hosts that move, and boxes that forget, under traffic |
+//! | `routing` | subnets behind nodes: permission, failover, exit nodes, local traffic |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //! | `relayed` | sealed links by a relay: both ends in the kernel, the relay in TC and XDP, MTU, changes of the way, restarts |
 //!
@@ -45,6 +46,7 @@ mod hostile;
 mod interop;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
+mod leases;
 mod mtu;
 mod multicast;
 mod nat;
@@ -58,6 +60,7 @@ mod reload;
 mod restart;
 #[expect(clippy::print_stdout, reason = "how long a change was felt is worth a line")]
 mod roaming;
+mod routing;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod sealed;
 mod streams;

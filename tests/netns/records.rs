@@ -73,6 +73,9 @@ fn what_a_node_leaves_others_find_and_nobody_else_takes() {
         net.hosts[1].take().kill();
         let hosts = &net.hosts;
         assert_eq!(values(&json(&hosts[0], &["get", "the-one"])), ["again"]);
+        // Nobody takes back what is another's, nor what is not there.
+        let why = refusal(&hosts[2], &["remove", "the-one"]);
+        assert!(why.contains("this node has left nothing under \"the-one\""), "{why}");
         // Taken back, it is there for others to take.
         json(&hosts[3], &["remove", "the-one"]);
         wait_for("it is gone", SOON, || {

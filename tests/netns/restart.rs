@@ -147,6 +147,15 @@ fn maps_of(programs: &[u64]) -> Vec<u64> {
 #[track_caller]
 fn sigterm_leaves_nothing(lab: Lab) {
     let mut lab = lab;
+    // The kernel takes notice of a carrier a while after the other end is up.
+    wait_for("the wire is up", SOON, || {
+        lab.near
+            .ns
+            .ip("-br link")
+            .lines()
+            .any(|line| line.starts_with("p1") && line.contains("LOWER_UP"))
+            .then_some(())
+    });
     let before = state(&lab.near);
     lab.near.start(&How::Plain);
     lab.far.start(&How::Plain);

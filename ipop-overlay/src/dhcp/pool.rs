@@ -1,14 +1,15 @@
 //! The addresses that a network has, as its description in the DHT says.
 //!
 //! ```text
-//!  0 version 1 · 1 length of the prefix, of 128 bits · 2 how many are reserved · 3 zero
+//!  0 version 1 · 1 length of the prefix, of 128 bits · 2 how many are reserved · 3 flags: 1 an IPv6 network beside it
 //!  4 life of a lease in seconds u32 · 8 network, an IPv4 one mapped into IPv6
 //! 24 for each that is reserved: address · 16 the node that may have it
+//!    then, with that flag: the first 64 bits of the network in which addresses follow from keys
 //! ```
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv6Addr};
 
 use blake2::{Blake2s256, Digest};
 use ipop_common::Address;
@@ -20,10 +21,15 @@ use crate::dht::{NAME_MAX, TTL_MAX_S, VALUE_MAX};
 /// The longest namespace, so that a name with an address is short enough.
 pub const NAMESPACE_MAX: usize = NAME_MAX - "dhcp::".len() - 39;
 /// Addresses that one description reserves.
-pub const RESERVED_MAX: usize = (VALUE_MAX - HEAD_LEN) / RESERVED_LEN;
+pub const RESERVED_MAX: usize = (VALUE_MAX - HEAD_LEN - STATELESS_LEN) / RESERVED_LEN;
+/// Bits of the network in which addresses follow from keys (RFC 4291, section 2.5.1).
+pub const STATELESS_BITS: u8 = 64;
 const HEAD_LEN: usize = 24;
 const RESERVED_LEN: usize = 16 + ADDRESS_LEN;
+const STATELESS_LEN: usize = 8;
 const VERSION: u8 = 1;
+/// The flag of a description with such a network.
+const HAS_STATELESS: u8 = 1;
 /// Bits before the addresses of IPv4.
 const MAPPED: u8 = 96;
 /// The shortest lease, in seconds: two renewals fit in.
@@ -36,6 +42,8 @@ pub struct Pool {
     len: u8,
     lease_s: u32,
     reserved: Vec<(IpAddr, NodeAddress)>,
+    /// The first 64 bits of an IPv6 network in which each node has the address that follows from its key.
+    stateless: Option<u64>,
 }
 
 /// Why a pool cannot be one.
@@ -47,6 +55,8 @@ pub enum PoolError {
     Lease,
     /// More are reserved than fit, or one that is not in the network, or one twice.
     Reserved,
+    /// An IPv6 network in which addresses follow from keys has a prefix of 64 bits, and is not where leases are of.
+    Stateless,
 }
 
 /// The name of a network's description.
@@ -61,7 +71,7 @@ pub fn lease_name(namespace: &str, address: IpAddr) -> Vec<u8> {
 
 /// The address of a node in an IPv6 network with a prefix of up to 64 bits: nobody has to be asked for it
 /// (RFC 7217, without its secret: the key is one already).
-pub fn stateless(network: core::net::Ipv6Addr, public_key: &[u8; 32]) -> IpAddr {
+pub fn stateless(network: Ipv6Addr, public_key: &[u8; 32]) -> IpAddr {
     let prefix = u128::from(network) >> 64 << 64;
     IpAddr::V6((prefix | u128::from(hash(b"ipop stateless address v1", public_key)[0])).into())
 }
@@ -87,7 +97,7 @@ impl Pool {
     ) -> Result<Self, PoolError> {
         let len = if network.is_ipv4() { MAPPED.checked_add(prefix_len) } else { Some(prefix_len) };
         let len = len.filter(|len| *len < 128).ok_or(PoolError::Prefix)?;
-        let mut pool = Self { network, len, lease_s, reserved: Vec::new() };
+        let mut pool = Self { network, len, lease_s, reserved: Vec::new(), stateless: None };
         pool.network = Address::from_bytes((bits(network) & !pool.host_mask()).to_be_bytes()).to_ip();
         if !(LEASE_MIN_S..=TTL_MAX_S as u32).contains(&lease_s) {
             return Err(PoolError::Lease);
@@ -102,6 +112,31 @@ impl Pool {
         }
         pool.reserved = reserved;
         Ok(pool)
+    }
+
+    /// The same with an IPv6 network beside it, in which each node has the address that follows from its key.
+    ///
+    /// # Errors
+    /// If it has not [`STATELESS_BITS`], or its addresses may be leased.
+    pub fn with_stateless(mut self, network: Ipv6Addr, prefix_len: u8) -> Result<Self, PoolError> {
+        let half = (network.to_bits() >> 64) as u64;
+        let shared = u128::from(half) << 64 ^ bits(self.network);
+        let overlaps = self.network.is_ipv6() && shared >> (128 - self.len.min(STATELESS_BITS)) == 0;
+        if prefix_len != STATELESS_BITS || network.to_bits() != u128::from(half) << 64 || overlaps {
+            return Err(PoolError::Stateless);
+        }
+        self.stateless = Some(half);
+        Ok(self)
+    }
+
+    /// The IPv6 network beside it.
+    pub fn stateless_network(&self) -> Option<Ipv6Addr> {
+        self.stateless.map(|half| Ipv6Addr::from_bits(u128::from(half) << 64))
+    }
+
+    /// The address that follows from a node's key.
+    pub fn stateless_of(&self, public_key: &[u8; 32]) -> Option<IpAddr> {
+        self.stateless_network().map(|network| stateless(network, public_key))
     }
 
     pub fn network(&self) -> IpAddr {
@@ -127,6 +162,11 @@ impl Pool {
         let (first, last) = self.ends();
         address.is_ipv4() == self.network.is_ipv4()
             && (bits(self.network) | first..=bits(self.network) | last).contains(&bits(address))
+    }
+
+    /// All addresses that are reserved, and for which nodes.
+    pub fn reserved(&self) -> impl Iterator<Item = (IpAddr, NodeAddress)> {
+        self.reserved.iter().copied()
     }
 
     /// The node for which an address is reserved.
@@ -171,19 +211,20 @@ impl Pool {
 
     pub fn to_bytes(&self) -> Vec<u8> {
         let count = u8::try_from(self.reserved.len()).unwrap_or(u8::MAX);
-        let mut out = Vec::with_capacity(HEAD_LEN + self.reserved.len() * RESERVED_LEN);
-        out.extend([VERSION, self.len, count, 0]);
+        let mut out = Vec::with_capacity(HEAD_LEN + self.reserved.len() * RESERVED_LEN + STATELESS_LEN);
+        out.extend([VERSION, self.len, count, u8::from(self.stateless.is_some()) * HAS_STATELESS]);
         out.extend(self.lease_s.to_be_bytes());
         out.extend(bits(self.network).to_be_bytes());
         for (address, owner) in &self.reserved {
             out.extend(bits(*address).to_be_bytes());
             out.extend(owner.0);
         }
+        self.stateless.into_iter().for_each(|half| out.extend(half.to_be_bytes()));
         out
     }
 
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let [VERSION, len, count, 0] = bytes.bytes::<4>(0)? else { return None };
+        let [VERSION, len, count, flags @ (0 | HAS_STATELESS)] = bytes.bytes::<4>(0)? else { return None };
         let lease_s = bytes.u32_at(4)?;
         let network = Address::from_bytes(bytes.bytes(8)?).to_ip();
         let reserved = (0..usize::from(count)).map(|index| {
@@ -194,7 +235,12 @@ impl Pool {
         });
         let reserved: Vec<_> = reserved.collect::<Option<_>>()?;
         let prefix_len = if network.is_ipv4() { len.checked_sub(MAPPED)? } else { len };
-        let pool = Self::new(network, prefix_len, lease_s, reserved).ok()?;
+        let end = HEAD_LEN + reserved.len() * RESERVED_LEN;
+        let mut pool = Self::new(network, prefix_len, lease_s, reserved).ok()?;
+        if flags == HAS_STATELESS {
+            let half = u128::from(bytes.u64_at(end)?) << 64;
+            pool = pool.with_stateless(Ipv6Addr::from_bits(half), STATELESS_BITS).ok()?;
+        }
         // There is one form of each.
         (pool.to_bytes() == bytes).then_some(pool)
     }

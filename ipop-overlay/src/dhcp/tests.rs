@@ -23,14 +23,17 @@ fn ip(text: &str) -> IpAddr {
 }
 
 /// A node that is alone, and what it is told.
-struct Host {
-    node: Node,
-    key: [u8; 32],
-    now: Instant,
+pub(crate) struct Host {
+    pub(crate) node: Node,
+    pub(crate) key: [u8; 32],
+    pub(crate) now: Instant,
 }
 
+/// UNIX time in seconds when a [`Host`] is made.
+pub(crate) const WALL: u64 = 1_800_000_000;
+
 impl Host {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::default();
         let signer = SigningKey::new(&[7; 32].into());
         let key = signer.public_key();
@@ -55,33 +58,50 @@ impl Host {
             }),
             now,
         );
-        node.set_clock(1_800_000_000_000, now);
+        node.set_clock(WALL * 1000, now);
         Self { node, key, now }
     }
 
     fn run(&mut self, client: &mut Client, span: Duration) -> Vec<Output> {
-        let end = self.now.after(span);
         let mut outputs = Vec::new();
-        loop {
-            while let Some(output) = self.node.poll_output() {
-                if let node::Output::Dht(event) = output {
-                    client.handle_event(&event, &mut self.node, self.now);
-                }
+        self.drive(span, |node, event, now| {
+            match event {
+                Some(event) => drop(client.handle_event(event, node, now)),
+                None => client.handle_timeout(node, now),
             }
             outputs.extend(core::iter::from_fn(|| client.poll_output()));
-            let node_at = self.node.poll_timeout().map(|(at, _)| at);
-            let next = [node_at, client.poll_timeout()].into_iter().flatten().min();
-            let Some(at) = next.filter(|at| *at <= end) else { break };
-            self.now = self.now.max(at);
-            self.node.handle_timeout(self.now);
-            client.handle_timeout(&mut self.node, self.now);
-        }
-        self.now = end;
+            client.poll_timeout()
+        });
         outputs
     }
 
+    /// Lets time pass: `user` is told what has become of something in the DHT, and what time it is, and says when it
+    /// wants to be told again.
+    pub(crate) fn drive(
+        &mut self,
+        span: Duration,
+        mut user: impl FnMut(&mut Node, Option<&Event>, Instant) -> Option<Instant>,
+    ) {
+        let end = self.now.after(span);
+        loop {
+            let mut wanted = user(&mut self.node, None, self.now);
+            while let Some(output) = self.node.poll_output() {
+                if let node::Output::Dht(event) = output {
+                    wanted = user(&mut self.node, Some(&event), self.now);
+                }
+            }
+            let node_at = self.node.poll_timeout().map(|(at, _)| at);
+            let next = [node_at, wanted].into_iter().flatten().min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.now = self.now.max(at);
+            self.node.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
     fn client(&self, pool: Option<Pool>, wanted: Option<IpAddr>) -> Client {
-        let config = Config { namespace: "test".to_string(), pool, wanted, host: "host".to_string() };
+        let config =
+            Config { namespace: "test".to_string(), pool, wanted, preferred: None, host: "host".to_string() };
         Client::new(config, self.key, self.now)
     }
 }
@@ -96,6 +116,18 @@ fn a_node_gets_an_address_and_the_same_when_it_starts_again() {
     assert_eq!(host.run(&mut client, Duration::from_secs(3000)), []);
     let mut again = host.client(Some(pool("10.1.0.0", 16)), None);
     assert_eq!(host.run(&mut again, Duration::from_secs(5)), [Output::Bound { address, prefix_len: 16 }]);
+}
+
+#[test]
+fn the_address_of_before_is_tried_first() {
+    for (text, is_kept) in [("10.1.0.77", true), ("10.9.0.77", false)] {
+        let mut host = Host::new();
+        let mut client = host.client(Some(pool("10.1.0.0", 24)), None);
+        client.config.preferred = Some(ip(text));
+        host.run(&mut client, Duration::from_secs(5));
+        let address = client.address().expect("an address");
+        assert_eq!(address == ip(text), is_kept, "{address}");
+    }
 }
 
 #[test]
@@ -205,6 +237,28 @@ fn an_address_that_nobody_is_asked_for_follows_from_the_key() {
     assert_ne!(a, b);
     assert!(a.to_string().starts_with("fd00:1:2:3:"));
     assert_eq!(a, stateless(network, &[1; 32]));
+}
+
+#[test]
+fn a_network_beside_the_pool_has_64_bits_and_no_leases() {
+    let of = |text: &str, len, beside: &str, bits| {
+        pool(text, len).with_stateless(beside.parse().expect("a network"), bits)
+    };
+    let good = of("10.0.0.0", 8, "fd00:1::", 64).expect("a pool");
+    assert_eq!(Pool::parse(&good.to_bytes()), Some(good.clone()));
+    assert_eq!(
+        good.stateless_of(&[1; 32]),
+        Some(stateless("fd00:1::".parse().expect("a network"), &[1; 32]))
+    );
+    for (text, len, beside, bits) in [
+        ("10.0.0.0", 8, "fd00:1::", 48),
+        ("10.0.0.0", 8, "fd00:1::1", 64),
+        ("fd00::", 16, "fd00:1::", 64),
+        ("fd00:1::", 112, "fd00:1::", 64),
+    ] {
+        assert_eq!(of(text, len, beside, bits), Err(PoolError::Stateless), "{text}/{len} {beside}/{bits}");
+    }
+    assert!(of("fd00:2::", 112, "fd00:1::", 64).is_ok());
 }
 
 proptest! {

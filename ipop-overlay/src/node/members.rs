@@ -61,6 +61,14 @@ impl Node {
         self.with_ring(|ring| ring.set_relaying(is_open));
     }
 
+    /// Keeps a connection with a node, or does so no more; what is kept is to be said again now and then.
+    pub fn keep_linked(&mut self, address: NodeAddress, is_wanted: bool, now: Instant) {
+        self.with_ring(|ring| match is_wanted {
+            true => ring.stay_connected(address, now),
+            false => ring.manage(address, false, now),
+        });
+    }
+
     /// Where others may reach this node.
     pub fn set_places(&mut self, places: Vec<SocketAddr>) {
         self.with_ring(|ring| ring.set_endpoints(places));
@@ -360,7 +368,7 @@ impl Node {
     }
 
     /// Whether the ring alone keeps a peer.
-    pub(super) fn is_idle(&self, id: PeerId) -> bool {
+    pub fn is_idle(&self, id: PeerId) -> bool {
         let (Some(ring), Some(address)) = (&self.ring, self.address_of(id)) else { return false };
         let roles = ring.roles(address);
         let is_settled = self.peer_at(id).is_some_and(|peer| peer.knows_addresses);

@@ -89,6 +89,14 @@ pub(super) struct Request {
 }
 
 impl Ring {
+    /// Has a connection to a node, and keeps it until [`Ring::manage`] says otherwise; to be repeated now and then,
+    /// since a node may not answer, or go.
+    pub fn stay_connected(&mut self, address: NodeAddress, now: Instant) {
+        if !self.roles(address).contains(Roles::MANAGED) {
+            self.connect_to(address, Roles::MANAGED, None, now);
+        }
+    }
+
     /// Asks a node to connect, unless that is under way; by way of a neighbour that knows it, if given.
     pub(super) fn connect_to(
         &mut self,

@@ -21,7 +21,13 @@ pub(super) fn pool(prefix_len: u8, lease_s: u32) -> Pool {
 }
 
 pub(super) fn config(pool: &Pool) -> Config {
-    Config { namespace: "sim".to_owned(), pool: Some(pool.clone()), wanted: None, host: "host".to_owned() }
+    Config {
+        namespace: "sim".to_owned(),
+        pool: Some(pool.clone()),
+        wanted: None,
+        preferred: None,
+        host: "host".to_owned(),
+    }
 }
 
 /// Addresses that more than one host that runs has, and who.

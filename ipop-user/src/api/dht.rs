@@ -16,7 +16,7 @@ pub enum DhtVerb {
     Put,
     /// The only record under a name, if nobody else has it.
     Create,
-    /// Takes back a record that this node has put, and the one that it has created.
+    /// Takes back what this node has put and created under a name, as far as there is any.
     Remove,
 }
 

@@ -21,7 +21,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
-use ipop_overlay::ring;
+use ipop_overlay::dhcp::Pool;
+use ipop_overlay::{NodeAddress, ring};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -39,7 +40,7 @@ pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 
 /// What a key has when the file is silent about it. The keys without an entry here are required
 /// (`node.name`, `node.key_file`, `network.name`, `network.addresses`), or optional with no value
-/// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`) or empty (`underlay.trusted`,
+/// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`, `dhcp.pool`, `dhcp.ipv6`, `dhcp.address`) or empty (`underlay.trusted`,
 /// `underlay.bootstrap`, `underlay.external`, `underlay.stun`, `underlay.turn`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
     use super::{Io, Kernel, Mtu, Queues, Resolver, Seal, Security, Xdp};
@@ -58,9 +59,13 @@ pub mod defaults {
     pub const SECURITY: Security = Security::Sealed;
     pub const SEAL: Seal = Seal::Auto;
     pub const QUEUES: Queues = Queues::Auto;
+    /// `routing.priority`.
+    pub const ROUTING_PRIORITY: u8 = 100;
     /// `dns.enabled`.
     pub const DNS: bool = true;
     pub const RESOLVER: Resolver = Resolver::Auto;
+    /// `dhcp.lease_s`; as the original.
+    pub const LEASE_S: u32 = 3600;
 }
 
 /// `underlay.external`: with the one of a router, as many as a node tells others of.
@@ -74,6 +79,11 @@ pub const FORWARD_MAX: usize = 4;
 /// Names in `dns.hosts`, and addresses of each.
 pub const DNS_HOSTS_MAX: usize = 4096;
 pub const DNS_ADDRESSES_MAX: usize = 16;
+/// `dns.services`.
+pub const DNS_SERVICES_MAX: usize = 16;
+/// Entries of `routing.accept`, and nodes that each of them names.
+pub const ACCEPT_MAX: usize = 64;
+pub const ACCEPT_FROM_MAX: usize = 32;
 /// `datapath.queues`.
 pub const QUEUES_MAX: u8 = 16;
 
@@ -90,6 +100,9 @@ pub struct Config {
     pub underlay: Underlay,
     pub datapath: Datapath,
     pub dns: Dns,
+    /// How this node gets its addresses, where `network.addresses` is "dhcp".
+    pub dhcp: Option<Dhcp>,
+    pub routing: Routing,
     /// The static peers, in the order of the file. Names, keys and prefixes are disjoint.
     pub peers: Vec<Peer>,
 }
@@ -113,13 +126,30 @@ pub struct Network {
     pub secret: Option<Secret>,
     /// At most [`name::DEVICE_LEN_MAX`] bytes, so that helper devices can add a suffix.
     pub device: InterfaceName,
-    /// This node's own addresses, at least one, host bits kept: `10.128.0.1/24`.
+    /// This node's own addresses, host bits kept: `10.128.0.1/24`. None, where there is [`Config::dhcp`].
     pub addresses: Vec<Prefix>,
     pub mtu: Mtu,
     /// Packets to groups and broadcasts are carried.
     pub multicast: bool,
     /// What programs send to groups without choosing a device goes to the virtual network.
     pub multicast_route: bool,
+}
+
+/// `[dhcp]`: a lease in the overlay's DHT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dhcp {
+    /// The addresses of the network, which this node tells the others if nobody has before.
+    pub pool: Option<Pool>,
+    /// The only address that will do.
+    pub address: Option<IpAddr>,
+}
+
+impl Dhcp {
+    /// The network that the pool is of, where this node is configured with it.
+    pub fn network(&self) -> Option<Prefix> {
+        let pool = self.pool.as_ref()?;
+        Prefix::new(pool.network(), pool.prefix_len())
+    }
 }
 
 /// `[underlay]`.
@@ -199,6 +229,37 @@ pub struct Dns {
     pub search: bool,
     /// Names of hosts that are no peers, in lower case, with their addresses.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Services of this node, like `_http._tcp`, in lower case, with their ports; at most [`DNS_SERVICES_MAX`].
+    pub services: BTreeMap<String, u16>,
+}
+
+/// `[routing]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// What this node forwards to, at most [`SUBNETS_MAX`](ipop_overlay::routes::SUBNETS_MAX) prefixes.
+    pub announce: Vec<Prefix>,
+    /// Of several routers of one subnet, the one with the highest is used.
+    pub priority: u8,
+    /// What is taken of what others announce, at most [`ACCEPT_MAX`].
+    pub accept: Vec<Accept>,
+    /// By whom this host reaches everything else.
+    pub exit_node: Option<NodeAddress>,
+}
+
+impl Routing {
+    /// Whether this node takes what any other announces.
+    pub fn takes(&self) -> bool {
+        !self.accept.is_empty() || self.exit_node.is_some()
+    }
+}
+
+/// One entry of `routing.accept`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// It, and all parts of it.
+    pub prefix: Prefix,
+    /// At most [`ACCEPT_FROM_MAX`]; any member, if empty.
+    pub from: Vec<NodeAddress>,
 }
 
 /// `dns.resolver`: how this host's programs are led to this node's DNS.

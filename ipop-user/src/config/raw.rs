@@ -21,6 +21,9 @@ pub(super) struct RawConfig {
     pub(super) datapath: RawDatapath,
     #[serde(default)]
     pub(super) dns: RawDns,
+    pub(super) dhcp: Option<Spanned<RawDhcp>>,
+    #[serde(default)]
+    pub(super) routing: RawRouting,
     #[serde(default, rename = "peer")]
     pub(super) peers: Vec<Spanned<RawPeer>>,
 }
@@ -116,6 +119,37 @@ pub(super) struct RawDns {
     pub(super) search: bool,
     #[serde(default)]
     pub(super) hosts: BTreeMap<Text, Spanned<Vec<Text>>>,
+    #[serde(default)]
+    pub(super) services: BTreeMap<Text, Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDhcp {
+    pub(super) pool: Option<Text>,
+    pub(super) ipv6: Option<Text>,
+    pub(super) lease_s: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) reserved: BTreeMap<Text, Text>,
+    pub(super) address: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRouting {
+    #[serde(default)]
+    pub(super) announce: Vec<Text>,
+    pub(super) priority: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) accept: Vec<Spanned<RawAccept>>,
+    pub(super) exit_node: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccept {
+    pub(super) prefix: Text,
+    pub(super) from: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,6 @@
 //! A daemon for tests: answers every request of the control server with fixed values.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ipop_common::Counter;
@@ -8,11 +9,13 @@ use tokio::task::JoinHandle;
 
 use crate::api::{
     Attach, CIPHER, CounterGroup, Counters, Datapath, DeviceKind, Explanation, Interface, IoBackend,
-    KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Traffic, XdpState, link_id,
+    KernelState, Link, Path, Peer, Ping, Route, Security, Selector, Status, Step, Subnet, SubnetState,
+    Traffic, XdpState, link_id,
 };
 use crate::api::{
-    Bootstrap, Connections, Coordinates, DhtAnswer, Dns, Group, GroupLink, Groups, Hop, HopEnd, Nat,
-    Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode, Seen, StunServer, TurnServer,
+    Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Group, GroupLink, Groups,
+    Hop, HopEnd, Lease, Nat, Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode,
+    Seen, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -243,10 +246,30 @@ pub(crate) fn routes() -> Vec<Route> {
         peer: peer.to_owned(),
         link_id: id.map(link_id),
         path,
+        subnet: None,
     };
+    let subnet = |route: Route, priority, state, reason: Option<&str>| Route {
+        subnet: Some(Subnet {
+            router: key(2).node_address(),
+            priority,
+            state,
+            reason: reason.map(str::to_owned),
+        }),
+        ..route
+    };
+    let of_site =
+        |id, path| route("192.168.8.0/24", if id == 0x1a2b { "beta" } else { "delta" }, Some(id), path);
     vec![
         route("10.128.0.2/32", "beta", Some(0x1a2b), Path::DirectKernel),
         route("192.168.7.0/24", "gamma", None, Path::None),
+        subnet(of_site(0x1a2b, Path::DirectKernel), 100, SubnetState::Active, None),
+        subnet(of_site(0x1a2c, Path::DirectKernel), 50, SubnetState::Standby, None),
+        subnet(
+            route("10.128.0.0/24", "epsilon", None, Path::None),
+            100,
+            SubnetState::Refused,
+            Some("it overlaps the virtual network itself"),
+        ),
     ]
 }
 
@@ -304,6 +327,28 @@ fn probed(node: Option<&Selector>, probe: Probe) {
     }
 }
 
+pub(crate) fn dhcp() -> Dhcp {
+    let address = "10.128.0.1".parse().unwrap_or_else(|_| unreachable!("an address"));
+    Dhcp {
+        mode: DhcpMode::Dhcp,
+        pool: Some(DhcpPool {
+            network: "10.128.0.0/16".to_owned(),
+            ipv6: Some("fd00:128::/64".to_owned()),
+            lease_s: 3600,
+            size: 65_534,
+            reserved: BTreeMap::new(),
+        }),
+        trouble: None,
+        leases: vec![Lease {
+            address,
+            owner: node(1, None).address,
+            host: Some("alpha".to_owned()),
+            expires_s: None,
+            is_own: true,
+        }],
+    }
+}
+
 /// Answers one request.
 pub(crate) fn answer(request: Request) {
     match request {
@@ -312,6 +357,7 @@ pub(crate) fn answer(request: Request) {
         Request::Links(reply) => send(reply, links()),
         Request::Groups(reply) => send(reply, groups()),
         Request::Routes(reply) => send(reply, routes()),
+        Request::Dhcp(reply) => send(reply, dhcp()),
         Request::Counters(reply) => send(reply, counters()),
         Request::Explain { peer, reply } => send(reply, chosen(&peer).map(|_| explanation())),
         Request::Probe { node, probe } => probed(node.as_ref(), probe),

@@ -32,6 +32,7 @@ pub enum Request {
     Links(oneshot::Sender<Vec<api::Link>>),
     Groups(oneshot::Sender<api::Groups>),
     Routes(oneshot::Sender<Vec<api::Route>>),
+    Dhcp(oneshot::Sender<api::Dhcp>),
     Counters(oneshot::Sender<api::Counters>),
     Explain {
         peer: api::Selector,

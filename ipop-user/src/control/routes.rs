@@ -104,6 +104,7 @@ pub(super) fn control(daemon: Daemon) -> Router {
         .route(paths::TRACE, post(trace))
         .route(paths::SURVEY, post(survey))
         .route(paths::DHT, post(dht))
+        .route(paths::DHCP, get(dhcp))
         .route(paths::DATAPATH_KERNEL, post(set_kernel))
         .route(paths::RELOAD, post(reload))
         .route(paths::METRICS, get(scrape))
@@ -210,6 +211,10 @@ async fn dht(
 ) -> Answer<api::DhtAnswer> {
     let order = body(order)?;
     daemon.order(daemon.limits.order, |reply| Request::Dht { order, reply }).await.map(Json)
+}
+
+async fn dhcp(State(daemon): State<Daemon>) -> Answer<api::Dhcp> {
+    daemon.ask(Request::Dhcp).await.map(Json)
 }
 
 async fn set_kernel(

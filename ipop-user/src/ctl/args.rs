@@ -56,6 +56,9 @@ pub(super) enum Command {
     /// Leave records with the nodes of the overlay, and find those of others
     #[command(subcommand)]
     Dht(Dht),
+    /// Show which addresses of the virtual network are leased, and to whom
+    #[command(subcommand)]
+    Dhcp(Dhcp),
     /// Show what happened to packets, by path and verdict
     Counters {
         /// Those that are zero as well
@@ -105,6 +108,9 @@ pub(super) struct Init {
     /// network that is joined, or in 10.128.0.0/16]
     #[arg(long = "address", value_name = "PREFIX")]
     pub(super) addresses: Vec<String>,
+    /// Lease this node's address, and those of the nodes that join it, from a pool like 10.128.0.0/16
+    #[arg(long, value_name = "NETWORK", conflicts_with_all = ["join", "addresses"])]
+    pub(super) pool: Option<String>,
     /// Where other nodes reach this one, like 192.0.2.7:15000 [default: the host's name]
     #[arg(long)]
     pub(super) endpoint: Option<String>,
@@ -168,6 +174,12 @@ pub(super) struct Crawl {
     /// Ask so many nodes a second at most
     #[arg(long, value_name = "PER_SECOND", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rate: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Dhcp {
+    /// This node's, and those of others that it has asked about lately
+    Leases,
 }
 
 #[derive(Debug, Subcommand)]

@@ -79,6 +79,10 @@ impl Client {
         self.post(paths::DHT, order).await
     }
 
+    pub(super) async fn dhcp(&self) -> Answer<api::Dhcp> {
+        self.fetch(paths::DHCP).await
+    }
+
     pub(super) async fn set_kernel(&self, on: bool) -> Answer<api::Done> {
         self.post(paths::DATAPATH_KERNEL, &api::KernelOrder { on }).await
     }

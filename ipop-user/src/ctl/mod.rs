@@ -69,6 +69,7 @@ async fn dispatch(command: Command, client: &Client, output: &mut Output<'_>) ->
         }
         Command::Ping(ping) => command::ping::run(client, &ping, output).await,
         Command::Traceroute(trace) => command::traceroute::run(client, &trace, output).await,
+        Command::Dhcp(dhcp) => command::dhcp::run(client, &dhcp, output).await,
         Command::Dht(dht) => command::dht::run(client, &dht, output).await,
         Command::Crawl(crawl) => command::crawl::run(client, &crawl, output).await,
         Command::Counters { all } => Ok(output

@@ -28,11 +28,10 @@ impl Daemon {
             }
             Request::Groups(reply) => drop(reply.send(self.group_status())),
             Request::Routes(reply) => drop(reply.send(self.routes())),
+            Request::Dhcp(reply) => drop(reply.send(self.leases_status())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),
             Request::Explain { peer, reply } => {
-                drop(reply.send(self.find(&peer).and_then(|peer| {
-                    self.explain(peer).ok_or_else(|| format!("peer {} has no state", peer.config.name))
-                })));
+                drop(reply.send(self.explain_selected(&peer)));
             }
             Request::Probe { node, probe } => self.probe(node.as_ref(), probe),
             Request::Dht { order, reply } => self.order_of_records(order, reply),
@@ -90,20 +89,27 @@ impl Daemon {
         let places = self.sealing.places();
         let sealing = start::build_sealing(&new, &key, &node, &self.options, places)
             .map_err(|error| format!("{error:#}"))?;
-        let addresses: Vec<_> = new.network.addresses.iter().map(|p| (p.addr(), p.len())).collect();
-        self.netlink
-            .sync_addresses(self.device.ifindex, &addresses)
-            .await
-            .map_err(|error| error.to_string())?;
-        if let Some(path) = &mut self.kernel.path {
-            let local: Vec<_> = addresses.iter().map(|(address, _)| (*address).into()).collect();
-            path.set_local(&local).map_err(|error| error.to_string())?;
-        }
+        let given = |config: &config::Config| {
+            let (addresses, services) = (config.network.addresses.clone(), config.dns.services.clone());
+            (config.dhcp.clone(), addresses, services)
+        };
+        let is_same_lease = given(&new) == given(&self.config);
+        let addresses = match new.dhcp {
+            Some(_) if new.dhcp == self.config.dhcp => self.addresses.clone(),
+            Some(_) => Vec::new(),
+            None => new.network.addresses.clone(),
+        };
+        self.set_device_addresses(&addresses).await?;
         let network = |config: &config::Config| (config.network.name.clone(), config.network.secret.clone());
         let is_same_network = network(&new) == network(&self.config);
         let message = format!("reloaded: {} peers, {} before", peers.len(), self.config.peers.len());
-        (self.config, self.warnings) = (new, warnings);
+        if !is_same_lease || !is_same_network {
+            self.end_leases();
+        }
+        (self.config, self.warnings, self.addresses) = (new, warnings, addresses);
         if is_same_network {
+            // Before a peer gets what a router had.
+            self.follow_routing();
             let config = &self.config;
             self.node.reconfigure(start::trusted(config), mtu_max(config.network.mtu), clock::now());
             let endpoint = |id| node.peer(id).and_then(|view| view.endpoint);
@@ -112,6 +118,9 @@ impl Daemon {
                 overlay.ways.follow(&self.config);
             }
             self.claim_addresses();
+            if !is_same_lease {
+                self.begin_leases();
+            }
             self.node.set_relaying(self.config.underlay.relay);
             self.renew_relays();
         } else {
@@ -135,7 +144,9 @@ impl Daemon {
         self.unsent.clear();
         self.tell_core_about_kernel();
         self.overlay = overlay::overlay(&self.config).map_err(|error| format!("{error:#}"))?;
+        self.forget_routing();
         self.join_overlay();
+        self.follow_routing();
         Ok(())
     }
 
@@ -168,7 +179,7 @@ impl Daemon {
             uptime_s: now.since(self.started).as_secs(),
             network: self.config.network.name.clone(),
             device: self.device.name.clone(),
-            virtual_ips: self.config.network.addresses.iter().map(ToString::to_string).collect(),
+            virtual_ips: self.addresses.iter().map(ToString::to_string).collect(),
             mtu: self.device.mtu,
             listen: self.config.underlay.listen.clone(),
             listen_tcp: self.streams.listens_at().collect(),
@@ -181,7 +192,13 @@ impl Daemon {
             .unwrap_or(0),
             overlay: self.overlay_status(),
             dns: self.dns.status(),
-            warnings: [self.warnings.clone(), self.dns.warnings()].concat(),
+            warnings: [
+                self.warnings.clone(),
+                self.dns.warnings(),
+                self.dhcp.warnings(&self.config),
+                self.routing_warnings(),
+            ]
+            .concat(),
         }
     }
 
@@ -269,7 +286,7 @@ impl Daemon {
     }
 
     /// The path that packets take now, and one sentence why.
-    fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
+    pub(super) fn effective(&self, peer: &PeerState, view: &PeerView) -> (api::Path, String) {
         let is_turned = || self.node.ring().is_some_and(|ring| ring.is_turned(peer.node_address()));
         let relayed = |who: String| {
             let sealed = match self.sealed_in_kernel(peer) {
@@ -372,8 +389,10 @@ impl Daemon {
                 peer: peer.config.name.clone(),
                 link_id: link_id.clone(),
                 path,
+                subnet: None,
             }));
         }
+        routes.extend(self.subnet_routes());
         routes
     }
 
@@ -392,7 +411,7 @@ impl Daemon {
     }
 
     /// The questions that decide about a peer's path, in their order.
-    fn explain(&self, peer: &PeerState) -> Option<api::Explanation> {
+    pub(super) fn explain(&self, peer: &PeerState) -> Option<api::Explanation> {
         let view = self.node.peer(peer.id)?;
         let (path, verdict) = self.effective(peer, &view);
         Some(api::Explanation {

@@ -13,7 +13,7 @@ use super::peers::{PeerState, Reach, device_mtu, route_mtu, table};
 use super::underlays::UnderlayError;
 use super::{Daemon, SILENCE, clock, start};
 use crate::config::Endpoint;
-use crate::netlink::Route;
+use crate::netlink::{Route, UNDERLAY_MARK};
 
 /// Why this host's routes say nothing about a peer.
 const CARRIED: &str = "other nodes carry the packets";
@@ -47,6 +47,7 @@ impl Stale {
 impl Daemon {
     /// Looks at the host's network again: how every peer is reached now.
     pub(super) async fn refresh(&mut self) {
+        self.routing.is_host_changed = true;
         self.resolve_names().await;
         self.refresh_places().await;
         let mut changed = false;
@@ -109,7 +110,11 @@ impl Daemon {
     }
 
     async fn reach(&self, peer: IpAddr) -> Result<Reach, String> {
-        let path = self.netlink.resolve(peer, None, &self.device.own()).await.map_err(|e| e.to_string())?;
+        let path = self
+            .netlink
+            .resolve(peer, Some(UNDERLAY_MARK), &self.device.own())
+            .await
+            .map_err(|e| e.to_string())?;
         let link = self.netlink.link(path.ifindex).await.map_err(|e| e.to_string())?;
         let neighbour = self.netlink.neighbour(path.ifindex, path.next_hop).await;
         let next_hop_mac = neighbour.map_err(|e| e.to_string())?;
@@ -247,8 +252,7 @@ impl Daemon {
             let view = self.node.peer(peer.id)?;
             peer.user_link(&view, &self.sealing, self.config.network.mtu, |node| self.place_of(node))
         };
-        let mut table =
-            table(&self.config.network.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
+        let mut table = table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
         self.fill_in_relays(&mut table);
         self.fill_in_groups(&mut table);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
@@ -269,7 +273,7 @@ impl Daemon {
             let waiting = || peer.reach.as_ref().ok().map(|reach| reach.sealed_mtu(configured));
             self.path(peer.id).mtu().or_else(waiting)
         };
-        let addresses = &self.config.network.addresses;
+        let addresses = &self.addresses;
         let has_ipv6 = addresses.iter().any(|prefix| prefix.addr().is_ipv6());
         let links = self.peers.values().filter_map(mtu_of);
         let device = device_mtu(configured, links, has_ipv6).unwrap_or(self.device.mtu);
@@ -285,7 +289,9 @@ impl Daemon {
             }
         }
         routes.extend(self.group_routes());
-        if let Err(error) = self.device.update(&self.netlink, device, routes).await {
+        let outcome = self.device.update(&self.netlink, device, routes).await;
+        self.update_subnets().await;
+        if let Err(error) = outcome {
             warn!(%error, "the virtual device is not as it should be");
             let warning = error.to_string();
             if !self.warnings.contains(&warning) {

@@ -15,6 +15,8 @@ const ORDERS_MAX: usize = 32;
 struct Order {
     /// What the node has been asked for, and what it has not answered yet.
     requests: Vec<RequestId>,
+    /// Of one that takes back: the number of the record. It is looked first at what there is.
+    takes_back: Option<u16>,
     answer: DhtAnswer,
     reply: Reply<DhtAnswer>,
 }
@@ -30,17 +32,6 @@ impl Dht {
         order.requests.retain(|other| *other != request);
         Some(order)
     }
-
-    /// Answers an order, once all that it has asked for is there.
-    fn give_back(&mut self, mut order: Order) {
-        if order.requests.is_empty() {
-            order.answer.records.sort_by_key(|record| (record.created, record.expires, record.slot));
-            // Who asked may have gone away.
-            let _ = order.reply.send(Ok(order.answer));
-        } else {
-            self.0.push(order);
-        }
-    }
 }
 
 impl Daemon {
@@ -48,9 +39,10 @@ impl Daemon {
     pub(super) fn order_of_records(&mut self, order: DhtOrder, reply: Reply<DhtAnswer>) {
         match self.ask_for_records(&order) {
             Ok(requests) => {
-                let DhtOrder { verb, name, .. } = order;
+                let DhtOrder { verb, name, slot, .. } = order;
+                let takes_back = (verb == DhtVerb::Remove).then_some(slot);
                 let answer = DhtAnswer { verb, name, stored: false, records: Vec::new() };
-                self.dht.give_back(Order { requests, answer, reply });
+                self.go_on(Order { requests, takes_back, answer, reply });
             }
             // Who asked may have gone away.
             Err(error) => drop(reply.send(Err(error))),
@@ -79,20 +71,65 @@ impl Daemon {
         let requests = match order.verb {
             DhtVerb::Put => vec![self.node.dht_put(name, slot, &value?, ttl_s, keep, now)],
             DhtVerb::Create => vec![self.node.dht_create(name, &value?, ttl_s, keep, now)],
-            DhtVerb::Get => [Kind::Put, Kind::Create].map(|kind| self.node.dht_get(name, kind, now)).into(),
-            DhtVerb::Remove => {
-                let kinds = [(Kind::Put, slot), (Kind::Create, 0)];
-                let removed = kinds.map(|(kind, slot)| self.node.dht_remove(name, kind, slot, now));
-                // One of the two is enough.
-                let (done, failed): (Vec<_>, Vec<_>) = removed.into_iter().partition(Result::is_ok);
-                if done.is_empty() { failed } else { done }
+            DhtVerb::Get | DhtVerb::Remove => {
+                [Kind::Put, Kind::Create].map(|kind| self.node.dht_get(name, kind, now)).into()
             }
         };
         requests.into_iter().collect::<Result<_, _>>().map_err(|error| error.to_string())
     }
 
+    /// Answers an order, or goes on with it, once all that it has asked for is there.
+    fn go_on(&mut self, mut order: Order) {
+        if !order.requests.is_empty() {
+            self.dht.0.push(order);
+            return;
+        }
+        // Who asked may have gone away.
+        match order.takes_back.take() {
+            Some(slot) => match self.take_back(&order.answer, slot) {
+                Ok(requests) => {
+                    order.answer.records.clear();
+                    self.dht.0.push(Order { requests, ..order });
+                }
+                Err(error) => drop(order.reply.send(Err(error))),
+            },
+            None => {
+                order.answer.records.sort_by_key(|record| (record.created, record.expires, record.slot));
+                drop(order.reply.send(Ok(order.answer)));
+            }
+        }
+    }
+
+    /// Takes back what is this node's of what there is under a name.
+    fn take_back(&mut self, found: &DhtAnswer, slot: u16) -> Result<Vec<RequestId>, String> {
+        let own = self.public_key.node_address();
+        let is_own = |record: &&DhtRecord| {
+            record.owner == own && (record.kind == DhtKind::Create || record.slot == slot)
+        };
+        let name = &found.name;
+        let now = clock::now();
+        let mut requests = Vec::new();
+        for record in found.records.iter().filter(is_own) {
+            let (kind, slot) = match record.kind {
+                DhtKind::Put => (Kind::Put, slot),
+                DhtKind::Create => (Kind::Create, 0),
+            };
+            let removed = self.node.dht_remove(name.as_bytes(), kind, slot, now);
+            requests.push(removed.map_err(|error| error.to_string())?);
+        }
+        if requests.is_empty() {
+            return Err(format!(
+                "this node has left nothing under {name:?}; `ipopctl dht get` shows who has"
+            ));
+        }
+        Ok(requests)
+    }
+
     /// What has become of something in the DHT.
     pub(super) fn hear_of_records(&mut self, event: Event) {
+        if self.hear_of_routers(&event) {
+            return;
+        }
         match event {
             Event::Stored { request, .. } => self.order_goes_on(request, |order| {
                 order.answer.stored = true;
@@ -109,7 +146,7 @@ impl Daemon {
             }),
             Event::Failed { request, .. } => self.order_goes_on(request, |order| match order.answer.verb {
                 // Of the two kinds, the other may have been found.
-                DhtVerb::Get if !order.answer.records.is_empty() => Ok(()),
+                DhtVerb::Get | DhtVerb::Remove if !order.answer.records.is_empty() => Ok(()),
                 _ => Err("too few of the nodes that keep this name have answered; try again".to_owned()),
             }),
             Event::Lost { key, standing } => {
@@ -125,7 +162,7 @@ impl Daemon {
             return;
         };
         match go_on(&mut order) {
-            Ok(()) => self.dht.give_back(order),
+            Ok(()) => self.go_on(order),
             // Who asked may have gone away.
             Err(error) => drop(order.reply.send(Err(error))),
         }

@@ -3,17 +3,21 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use super::names_asked::Ask;
 use super::peers::{Origin, Peers};
 use super::{Daemon, clock};
 use crate::api;
-use crate::config::Config;
-use crate::dns::{Hosts, Published, Service, Settings};
+use crate::config::{Config, Prefix};
+use crate::dns::{Directory, Hosts, NoAnswer, Offer, Published, Service, Settings};
 
 /// The service, and what it is told.
 pub(super) struct Dns {
     published: Published,
+    /// What is not published is asked of the daemon.
+    ask: mpsc::Sender<Ask>,
     /// As it was started last, whether that has succeeded or not.
     settings: Option<Settings>,
     service: Option<Service>,
@@ -22,12 +26,12 @@ pub(super) struct Dns {
 }
 
 impl Dns {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ask: mpsc::Sender<Ask>) -> Self {
         // Grows from one run to the next: a node has not changed its names once a second.
         let serial = (clock::unix_ns() / 1_000_000_000) as u32;
         let published = Published::default();
         published.0.store(Arc::new(Hosts::new(serial)));
-        Self { published, settings: None, service: None, reason: None }
+        Self { published, ask, settings: None, service: None, reason: None }
     }
 
     pub(super) async fn close(&mut self) {
@@ -74,12 +78,17 @@ impl Daemon {
     /// Starts the service, or another one if the configuration wants that.
     pub(super) async fn follow_dns(&mut self) {
         self.publish_names();
-        let wanted = Settings::new(&self.config, &self.device.name, self.device.ifindex);
+        let wanted = Settings::new(&self.config, &self.addresses, &self.device.name, self.device.ifindex);
         if self.dns.settings.as_ref() == Some(&wanted) {
             return;
         }
         self.dns.close().await;
-        let started = Service::start(wanted.clone(), self.dns.published.clone(), Arc::clone(&self.counters));
+        if self.addresses.is_empty() {
+            (self.dns.settings, self.dns.reason) = (None, Some("this node has no address yet".to_owned()));
+            return;
+        }
+        let names = Names { published: self.dns.published.clone(), ask: self.dns.ask.clone() };
+        let started = Service::start(wanted.clone(), names, Arc::clone(&self.counters));
         self.dns.settings = Some(wanted);
         self.dns.reason = match started {
             Ok(service) => {
@@ -96,7 +105,7 @@ impl Daemon {
     /// Tells the service which names there are by now.
     pub(super) fn publish_names(&self) {
         let before = self.dns.published.0.load();
-        let now = hosts(&self.config, &self.peers, before.serial().wrapping_add(1));
+        let now = hosts(&self.config, &self.addresses, &self.peers, before.serial().wrapping_add(1));
         if !now.says_the_same(&before) {
             self.dns.published.0.store(Arc::new(now));
         }
@@ -105,9 +114,9 @@ impl Daemon {
 
 /// All names, those first that others give way to: this node's, those that its operator has given, and those of peers
 /// that were found, which nobody chooses.
-fn hosts(config: &Config, peers: &Peers, serial: u32) -> Hosts {
+fn hosts(config: &Config, own: &[Prefix], peers: &Peers, serial: u32) -> Hosts {
     let mut hosts = Hosts::new(serial);
-    hosts.insert(&config.node.name, config.network.addresses.iter().map(|own| own.addr()));
+    hosts.insert(&config.node.name, own.iter().map(|own| own.addr()));
     for (name, addresses) in &config.dns.hosts {
         hosts.insert(name, addresses.iter().copied());
     }
@@ -116,8 +125,55 @@ fn hosts(config: &Config, peers: &Peers, serial: u32) -> Hosts {
             // A network behind it is not it.
             let addresses = peer.config.addresses.iter().filter(|prefix| prefix.is_host());
             let addresses: Vec<IpAddr> = addresses.map(|prefix| prefix.addr()).collect();
-            hosts.insert(&peer.config.name, addresses);
+            match origin {
+                Origin::Configured => hosts.insert(&peer.config.name, addresses),
+                // Its own name is in the overlay; this one is the beginning of its address.
+                Origin::Found => drop(hosts.insert_alias(&peer.config.name, &addresses)),
+            }
         }
     }
     hosts
+}
+
+/// What the DNS asks for names: what is published, and then the daemon, which asks the overlay.
+struct Names {
+    published: Published,
+    ask: mpsc::Sender<Ask>,
+}
+
+impl Directory for Names {
+    async fn addresses(&self, host: &str) -> Result<Option<Vec<IpAddr>>, NoAnswer> {
+        if let Some(addresses) = self.published.addresses(host).await? {
+            return Ok(Some(addresses));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.put(Ask::Addresses { host: host.to_owned(), reply })?;
+        answer.await.unwrap_or(Err(NoAnswer))
+    }
+
+    async fn name(&self, address: IpAddr) -> Result<Option<String>, NoAnswer> {
+        if let Some(name) = self.published.name(address).await? {
+            return Ok(Some(name));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.put(Ask::Name { address, reply })?;
+        answer.await.unwrap_or(Err(NoAnswer))
+    }
+
+    async fn services(&self, service: &str) -> Result<Option<Vec<Offer>>, NoAnswer> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Ask::Services { service: service.to_owned(), reply })?;
+        answer.await.unwrap_or(Err(NoAnswer))
+    }
+
+    fn serial(&self) -> u32 {
+        self.published.serial()
+    }
+}
+
+impl Names {
+    fn put(&self, ask: Ask) -> Result<(), NoAnswer> {
+        // One that is full, or a daemon that is about to end.
+        self.ask.try_send(ask).map_err(|_| NoAnswer)
+    }
 }

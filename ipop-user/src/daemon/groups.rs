@@ -133,7 +133,7 @@ impl Daemon {
 
     /// The last address of each of the virtual network's prefixes that has one for all (RFC 919).
     fn broadcasts(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.config.network.addresses.iter().filter_map(|prefix| match prefix.addr() {
+        self.addresses.iter().filter_map(|prefix| match prefix.addr() {
             IpAddr::V4(own) if prefix.len() < 31 => {
                 Some(Ipv4Addr::from_bits(own.to_bits() | u32::MAX >> prefix.len()))
             }
@@ -147,7 +147,7 @@ impl Daemon {
             return Vec::new();
         }
         let own = |is_ipv4: bool| {
-            let mut addresses = self.config.network.addresses.iter().map(|prefix| prefix.addr());
+            let mut addresses = self.addresses.iter().map(|prefix| prefix.addr());
             addresses.find(|address| address.is_ipv4() == is_ipv4)
         };
         let all: [(IpAddr, u8); 2] =
@@ -194,7 +194,7 @@ impl Daemon {
 
     /// Whether the node with this key has an address; `None`: that has to be found out.
     fn is_owner(&self, origin: &[u8; 32], address: IpAddr, now: Instant) -> Option<bool> {
-        let own = &self.config.network.addresses;
+        let own = &self.addresses;
         if own.iter().any(|prefix| prefix.addr() == address) {
             return Some(false);
         }
@@ -237,7 +237,7 @@ impl Daemon {
         }
         waiting.packets.push((*origin, frame.to_vec()));
         if is_new {
-            self.node.look_up(source, now);
+            self.look_for_owner(source);
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tracing::debug;
 
+use crate::netlink::mark_underlay;
+
 /// Of the addresses for use within one site (RFC 2365): `I` and `P`.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 73, 80);
 const PORT: u16 = 15002;
@@ -42,6 +44,7 @@ impl Lan {
     pub(super) fn open(now: Instant) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
+        mark_underlay(&socket);
         // The group's address: nothing else that is sent to the port comes here.
         socket.bind(&SocketAddr::from((GROUP, PORT)).into())?;
         // Only what comes from where it was joined.

@@ -60,6 +60,7 @@ impl Daemon {
         self.sealing.remove_peer(id);
         self.node.remove_peer(id);
         self.pings.forget(id);
+        self.dhcp.forget(&peer.config.public_key);
         if let Some(kernel) = &mut self.kernel.path
             && let Err(error) = kernel.remove(peer.link_id)
         {
@@ -83,7 +84,7 @@ impl Daemon {
     ) -> Result<(), config::Prefix> {
         addresses.iter_mut().for_each(|prefix| *prefix = prefix.network());
         let others = || self.peers.values().filter(|peer| peer.id != id).map(|peer| &peer.config);
-        let own = &self.config.network.addresses;
+        let own = &self.addresses;
         if let Some(taken) = addresses.iter().find(|prefix| !is_free(**prefix, own, others())) {
             return Err(*taken);
         }
@@ -129,7 +130,7 @@ impl Daemon {
                 None if peer.origin == Origin::Configured => self.remove_peer(id),
                 wanted_of_it => {
                     // Before anybody gets an address, those who have it no more give it up.
-                    let own = &self.config.network.addresses;
+                    let own = &self.addresses;
                     let mut kept = peer.config.addresses.clone();
                     kept.retain(|prefix| match wanted_of_it {
                         Some((config, _)) => config.addresses.contains(prefix),

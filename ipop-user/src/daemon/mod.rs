@@ -15,6 +15,9 @@
 //! | `relays` | what this node passes on between others, and others for it |
 //! | `streams` | TCP, for hosts that UDP does not reach |
 //! | `apply` | bringing host, tables and maps to what the core decided |
+//! | `dhcp` | addresses and names in the DHT: this node's, and whose others' are |
+//! | `names_asked` | what the DNS wants to know and this node has to ask for |
+//! | `routing` | subnets behind other nodes, and this node's own |
 //! | `dns` | the names of the virtual network |
 //! | `answers` | what the control socket asks |
 //! | `ring` | this node's part in the overlay, as an operator sees it |
@@ -30,6 +33,7 @@ mod apply;
 mod bootstrap;
 mod clock;
 mod device;
+mod dhcp;
 mod dht;
 mod dns;
 mod groups;
@@ -37,6 +41,7 @@ mod handover;
 mod lan;
 mod members;
 mod names;
+mod names_asked;
 mod overlay;
 mod peers;
 mod pings;
@@ -46,6 +51,7 @@ mod probes;
 mod relays;
 mod remembered;
 mod ring;
+mod routing;
 mod sealing;
 mod start;
 mod streams;
@@ -69,7 +75,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Prefix};
 use crate::control::{Request, ServerHandle};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
@@ -81,6 +87,7 @@ use crate::userpath::{
 
 use apply::Stale;
 use device::VirtualDevice;
+use dhcp::Dhcp;
 use dht::Dht;
 use dns::Dns;
 use groups::Groups;
@@ -89,6 +96,7 @@ use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
 use port_mapping::PortMapping;
 use probes::Probes;
+use routing::Routing;
 use sealing::{Deed, Sealing};
 use streams::Streams;
 use stun::Stun;
@@ -131,6 +139,7 @@ struct Events {
     carried: mpsc::Receiver<CarriedDatagram>,
     groups: mpsc::Receiver<GroupPacket>,
     stun: mpsc::Receiver<Heard>,
+    names: names_asked::Asks,
     requests: mpsc::Receiver<Request>,
     monitor: Monitor,
     control: ServerHandle,
@@ -155,6 +164,8 @@ enum Event {
     Turn(turn::Word),
     /// Of a STUN server.
     StunName(stun::Name),
+    /// The DNS wants to know something.
+    Name(names_asked::Ask),
     Request(Request),
     Change(Change),
     Timer,
@@ -173,6 +184,8 @@ struct KernelSlot {
 struct Daemon {
     options: Options,
     config: Config,
+    /// This node's addresses in the virtual network by now, host bits kept.
+    addresses: Vec<Prefix>,
     public_key: PublicKey,
     node: Node,
     sealing: Sealing,
@@ -201,6 +214,8 @@ struct Daemon {
     dns: Dns,
     groups: Groups,
     dht: Dht,
+    dhcp: Dhcp,
+    routing: Routing,
     pings: Pings,
     probes: Probes,
     warnings: Vec<String>,
@@ -257,6 +272,7 @@ impl Daemon {
                 Event::Stun(heard) => self.hear_stun(&heard),
                 Event::Turn(word) => self.hear_turn(word),
                 Event::StunName(name) => self.server_found(name),
+                Event::Name(ask) => self.ask_for_name(ask),
                 Event::Request(request) => self.answer(request).await,
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
@@ -286,6 +302,7 @@ impl Daemon {
             word = self.turn.next_word() => Event::Turn(word),
             Some(heard) = events.stun.recv() => Event::Stun(heard),
             Some(name) = self.stun.names.1.recv() => Event::StunName(name),
+            Some(ask) = events.names.recv() => Event::Name(ask),
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
@@ -310,6 +327,8 @@ impl Daemon {
             self.overlay.as_ref().and_then(Overlay::next_deadline),
             self.stun.next_deadline(),
             self.turn.next_deadline(),
+            self.dhcp.next_deadline(),
+            self.routing.next_deadline(),
             self.groups.next_deadline(),
         ];
         others.into_iter().flatten().min().unwrap_or(self.next_renewal)
@@ -417,6 +436,7 @@ impl Daemon {
         if self.next_renewal <= now {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
+            self.check_leases(now);
             // It may have been set.
             self.node.set_clock(clock::unix_ns() / 1_000_000, now);
             self.tidy_streams(now);
@@ -430,9 +450,11 @@ impl Daemon {
         self.ask_bootstraps(now);
         self.ask_servers(now);
         self.ask_for_turn(now);
+        self.leases_timeout(now);
         self.follow_memberships(now);
         self.sealing.handle_timeout();
         self.node.handle_timeout(now);
+        self.routing_timeout(now);
     }
 
     /// Carries out what the cores want, until they want no more: what one wants may be the other's work.
@@ -462,11 +484,17 @@ impl Daemon {
         is_idle &= !self.drain_node(&mut stale);
         is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
+        if stale.paths {
+            // A router may have fallen silent, or be there again.
+            self.follow_routers(clock::now());
+        }
         // Nothing is decided while the node is drained: what was published is what it says now.
         if !is_published && !stale.is_empty() {
             self.publish_table();
         }
         self.apply_rest(&stale).await;
+        is_idle &= !self.follow_change_of_address().await;
+        self.update_changed_subnets().await;
         !is_idle || !self.stale.is_empty()
     }
 
@@ -547,16 +575,15 @@ impl Daemon {
                 }
                 Output::Traced { token, from, rtt, end, .. } => self.traced(token, from, rtt, end),
                 Output::Surveyed { token, rtt, page, .. } => self.surveyed(token, rtt, &page),
-                Output::Found { address, public_key } => {
-                    if self.is_for_packets(address, public_key) {
-                        self.found(address, public_key);
-                    }
-                    self.owner_found(address, public_key);
-                }
+                Output::Found { address, public_key } => self.hear_of_owner(address, public_key),
                 Output::Multicast { origin, group, frame } => self.heard_in_group(&origin, group, &frame),
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
-                Output::Dht(event) => self.hear_of_records(event),
+                Output::Dht(event) => {
+                    if !self.leases_heard(&event) {
+                        self.hear_of_records(event);
+                    }
+                }
             }
         }
         !is_idle
@@ -620,8 +647,11 @@ impl Daemon {
     /// Says goodbye and removes everything that this daemon set up.
     async fn stop(mut self, events: Events) {
         self.remember();
+        self.end_leases();
+        self.withdraw_routing();
         self.node.handle_command(Command::Goodbye, clock::now());
         self.drain_node(&mut Stale::default());
+        self.close_subnets().await;
         // While its address is still there.
         self.dns.close().await;
         self.port_mapping.close().await;

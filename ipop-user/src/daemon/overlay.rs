@@ -27,6 +27,8 @@ const ABSENT_MAX: usize = 1024;
 const STRANGERS_MAX: usize = 64;
 /// A peer that was found and with which there is no session for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(20);
+/// Addresses that a node leases: one of the pool, and one beside it.
+const LEASED_MAX: usize = 2;
 /// How often is noted where others are.
 const REMEMBER: Duration = Duration::from_secs(60);
 
@@ -57,6 +59,11 @@ impl Overlay {
         self.ways.next_deadline()
     }
 
+    /// The addresses that this node has leased, in this run or the last.
+    pub(super) fn leased(&self) -> Vec<Prefix> {
+        self.remembered.leased.iter().filter_map(|text| text.parse().ok()).take(LEASED_MAX).collect()
+    }
+
     pub(super) fn absent(&self) -> impl Iterator<Item = Address> {
         self.absent.keys().map(|address| Address::from(*address))
     }
@@ -76,6 +83,7 @@ impl Daemon {
         self.node.set_clock(clock::unix_ns() / 1_000_000, now);
         self.node.set_relaying(self.config.underlay.relay);
         self.claim_addresses();
+        self.begin_leases();
         for node in &nodes {
             self.node.add_contact(*node.public_key.as_bytes(), node.places.clone(), false, now);
         }
@@ -87,13 +95,27 @@ impl Daemon {
     /// Says which addresses this node has, and since when.
     pub(super) fn claim_addresses(&mut self) {
         let Some(overlay) = &mut self.overlay else { return };
-        let addresses: Vec<IpAddr> =
-            self.config.network.addresses.iter().map(|prefix| prefix.addr()).collect();
+        let addresses: Vec<IpAddr> = self.addresses.iter().map(|prefix| prefix.addr()).collect();
+        if addresses.is_empty() && overlay.remembered.addresses == addresses {
+            return;
+        }
         let unix = clock::unix_ns() / 1_000_000_000;
         let before = overlay.remembered.clone();
         let since = overlay.remembered.since(addresses.clone(), unix);
         self.node.set_addresses(addresses, since, clock::now());
         if overlay.remembered != before {
+            self.write_remembered();
+        }
+    }
+
+    /// Notes which addresses this node has leased.
+    pub(super) fn note_leased(&mut self) {
+        let leased: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let is_leased = self.config.dhcp.is_some();
+        if let Some(overlay) = self.overlay.as_mut().filter(|_| is_leased && !leased.is_empty())
+            && overlay.remembered.leased != leased
+        {
+            overlay.remembered.leased = leased;
             self.write_remembered();
         }
     }
@@ -179,7 +201,7 @@ impl Daemon {
 
     /// Not in the virtual network itself: a link over a link would go round in circles.
     fn may_be_place(&self, address: IpAddr) -> bool {
-        let is_virtual = self.config.network.addresses.iter().any(|own| own.contains(address));
+        let is_virtual = self.addresses.iter().any(|own| own.contains(address));
         let is_unusable = address.is_unspecified() || address.is_multicast();
         let is_link_local = match address {
             IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
@@ -264,11 +286,26 @@ impl Daemon {
     /// A packet to an address of the virtual network waits: nobody knows yet who has it.
     pub(super) fn find_owner(&mut self, address: Address) {
         self.groups.packets_wait_for(address.to_ip());
-        self.node.look_up(address.to_ip(), clock::now());
+        self.look_for_owner(address.to_ip());
+    }
+
+    /// Asks the overlay who has an address.
+    pub(super) fn look_for_owner(&mut self, address: IpAddr) {
+        if !self.find_lease(address) {
+            self.node.look_up(address, clock::now());
+        }
+    }
+
+    /// The overlay has said who has an address: those who wait for that go on.
+    pub(super) fn hear_of_owner(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) {
+        if self.is_for_packets(address, public_key) {
+            self.found(address, public_key);
+        }
+        self.owner_found(address, public_key);
     }
 
     /// What came of that: the key of who claims the address, which is asked itself then.
-    pub(super) fn found(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) {
+    fn found(&mut self, address: IpAddr, public_key: Option<[u8; 32]>) {
         let now = clock::now();
         let Some(public_key) = public_key.filter(|key| key != self.public_key.as_bytes()) else {
             if self.holder(address).is_some() {
@@ -324,16 +361,22 @@ impl Daemon {
             peer.takes_packets = true;
             self.stale.peers.insert(id);
         }
-        let own = &self.config.network.addresses;
+        let own = &self.addresses;
         let is_ours = |address: &&IpAddr| own.iter().any(|prefix| prefix.contains(**address));
         let (inside, outside): (Vec<&IpAddr>, Vec<&IpAddr>) = addresses.iter().partition(is_ours);
         if !outside.is_empty() {
             debug!(?outside, "claimed, and not of this network");
             self.counters.add(Counter::RxRefusedClaim, outside.len() as u64);
         }
+        let inside: Vec<IpAddr> = inside.into_iter().copied().collect();
+        self.granted(id, &inside, since);
+    }
+
+    /// Gives a peer those addresses of the virtual network that are its own, and that no older claim stands against.
+    pub(super) fn granted(&mut self, id: PeerId, addresses: &[IpAddr], since: u64) {
         let mut granted = Vec::new();
-        for address in inside {
-            let prefix = Prefix::host(*address);
+        for address in self.borne_out(id, addresses.to_vec(), since) {
+            let prefix = Prefix::host(address);
             if self.wins(id, since, prefix) {
                 granted.push(prefix);
             }
@@ -351,7 +394,7 @@ impl Daemon {
 
     /// Whether a claim stands against all others; a younger one gives way.
     fn wins(&mut self, id: PeerId, since: u64, prefix: Prefix) -> bool {
-        if self.config.network.addresses.iter().any(|own| own.addr() == prefix.addr()) {
+        if self.addresses.iter().any(|own| own.addr() == prefix.addr()) {
             warn!(address = %prefix.addr(), peer = self.name_of(id), "another node has this node's address");
             return false;
         }
@@ -433,7 +476,7 @@ fn without_udp(place: Endpoint, by_turn: bool) -> impl Iterator<Item = Endpoint>
 }
 
 /// What a node is called that has not said its name.
-fn name_of(public_key: &[u8; 32]) -> String {
+pub(super) fn name_of(public_key: &[u8; 32]) -> String {
     NodeAddress::of_key(public_key).to_string().chars().skip("ipop:".len()).take(8).collect()
 }
 

@@ -92,6 +92,8 @@ pub(super) struct PeerState {
     pub(super) origin: Origin,
     /// Of a peer that was found: its name, its key, and the addresses that it may use by now.
     pub(super) config: config::Peer,
+    /// The subnets that go to it by now, which it announces.
+    pub(super) routed: Vec<config::Prefix>,
     pub(super) reach: Result<Reach, String>,
     /// What the kernel's maps hold of this peer, or why nothing.
     pub(super) kernel: Result<(), String>,
@@ -115,6 +117,7 @@ impl PeerState {
             link_id,
             origin,
             config,
+            routed: Vec::new(),
             reach: Err("not resolved yet".to_owned()),
             kernel: Err("not set up yet".to_owned()),
             traffic: Arc::default(),
@@ -143,7 +146,8 @@ impl PeerState {
 
     /// The inner prefixes of the peer.
     pub(super) fn prefixes(&self) -> Vec<Prefix> {
-        self.config.addresses.iter().map(|p| Prefix::new(p.addr(), p.len())).collect()
+        let all = self.config.addresses.iter().chain(&self.routed);
+        all.map(|p| Prefix::new(p.addr(), p.len())).collect()
     }
 
     /// What the kernel's maps should hold while the overlay decides as in `view`; an error says why

@@ -26,6 +26,7 @@ use self::plan::{Answer, Plan, Protocol, Task, Verdict};
 pub(super) use self::plan::{Mapped, Site};
 use super::{Daemon, clock};
 use crate::api;
+use crate::netlink::UNDERLAY_MARK;
 use crate::userpath::Counters;
 
 /// By the way to this address of the internet the router is found: that of the nearest PCP server (RFC 7723).
@@ -256,7 +257,7 @@ impl Daemon {
         if self.overlay.is_none() {
             return Err("this node is in no overlay, and tells nobody where it is".to_owned());
         }
-        let way = self.netlink.resolve(ANYWHERE.into(), None, &self.device.own()).await;
+        let way = self.netlink.resolve(ANYWHERE.into(), Some(UNDERLAY_MARK), &self.device.own()).await;
         let way = way.map_err(|error| format!("no router: {error}"))?;
         let (Some(IpAddr::V4(gateway)), IpAddr::V4(local)) = (way.gateway, way.source) else {
             return Err("no router: the internet is on the link".to_owned());

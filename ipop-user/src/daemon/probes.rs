@@ -234,7 +234,7 @@ impl Daemon {
         let Some(ring) = self.node.ring() else {
             return self.find(selector).map(|peer| Sought::Node(target(peer)));
         };
-        let own = &self.config.network.addresses;
+        let own = &self.addresses;
         match selector {
             Selector::Address(address) => Ok(self.at(address.on_ring())),
             Selector::PublicKey(key) => Ok(self.at(key.node_address().on_ring())),
@@ -309,7 +309,7 @@ impl Daemon {
             return api::NodeRef {
                 address: address_shown,
                 name: Some(self.config.node.name.clone()),
-                virtual_ips: self.config.network.addresses.iter().map(|own| own.addr().to_string()).collect(),
+                virtual_ips: self.addresses.iter().map(|own| own.addr().to_string()).collect(),
             };
         }
         let peer = self.node.peer_of_address(address).and_then(|id| self.peers.get(&id));

@@ -29,6 +29,9 @@ pub(super) struct Remembered {
     /// Addresses of this node in it, and since when it has them, UNIX time in seconds.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) since: u64,
+    /// Those that it has leased, with their prefixes. It goes on with them until it hears that they are another's.
+    #[serde(default)]
+    pub(super) leased: Vec<String>,
     /// Nodes to which it was connected.
     #[serde(default)]
     pub(super) nodes: Vec<KnownNode>,
@@ -138,6 +141,7 @@ mod tests {
             network: "lab".to_owned(),
             addresses: vec!["10.128.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             since: 1_700_000_000,
+            leased: vec!["10.128.0.1/16".to_owned()],
             nodes: (1..=3).map(node).collect(),
         }
     }

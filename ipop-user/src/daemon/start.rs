@@ -20,15 +20,18 @@ use tracing::{info, warn};
 
 use super::apply::Stale;
 use super::device::VirtualDevice;
+use super::dhcp::Dhcp;
 use super::dht::Dht;
 use super::dns::Dns;
 use super::groups::Groups;
+use super::names_asked;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
 use super::pings::Pings;
 use super::port_mapping::PortMapping;
 use super::predecessor::outlive;
 use super::probes::Probes;
+use super::routing::Routing;
 use super::sealing::{Identity, Partner, Sealing};
 use super::streams::{self, Streams};
 use super::stun::Stun;
@@ -80,12 +83,17 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     check_interfaces(&netlink, &config).await?;
     let (node, peers) = build_node(&config, &private_key).await?;
     let overlay = overlay::overlay(&config)?;
+    let addresses = match (&config.dhcp, &overlay) {
+        (Some(_), Some(overlay)) => overlay.leased(),
+        _ => config.network.addresses.clone(),
+    };
 
     let (user_tx, user_rx) = mpsc::channel(EVENT_QUEUE);
     let (handshake_tx, handshakes) = mpsc::channel(HANDSHAKE_QUEUE);
     let (carried_tx, carried) = mpsc::channel(CARRIED_QUEUE);
     let (group_tx, groups) = mpsc::channel(GROUP_QUEUE);
     let (ear, stun) = Ear::new();
+    let (ask, names) = mpsc::channel(names_asked::QUEUE);
     let listeners = Listeners {
         events: user_tx,
         handshakes: handshake_tx,
@@ -107,7 +115,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         places.filter().set_key(listeners.mac1.key(), random_u64()?);
         let sealing = build_sealing(&config, &private_key, &node, options, &places)?;
         let cut = config.datapath.seal == cfg::Seal::Kernel;
-        device.configure(&netlink, &config.network.addresses, cut).await?;
+        device.configure(&netlink, &addresses, cut).await?;
         let sockets = with_kernel_port(sockets, &config, &device, &kernel).await?;
         let files = device.tuns.iter().cloned().zip(&sockets);
         let user = UserPath::start(UserSettings {
@@ -143,6 +151,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         stale: Stale::default(),
         unsent: Vec::new(),
         underlays: Underlays::new(XdpPlan::decide(config.datapath.xdp, merges)),
+        addresses,
         config,
         netlink,
         device,
@@ -158,9 +167,11 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         counters,
         stun: Stun::new(ear),
         turn,
-        dns: Dns::new(),
+        dns: Dns::new(ask),
         groups: Groups::default(),
         dht: Dht::default(),
+        dhcp: Dhcp::default(),
+        routing: Routing::default(),
         pings: Pings::default(),
         probes: Probes::default(),
         warnings,
@@ -175,6 +186,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         carried,
         groups,
         stun,
+        names,
         requests,
         monitor,
         control,
@@ -193,7 +205,7 @@ impl Daemon {
     /// The first round: what is adopted is sorted out, paths are resolved, peers are greeted.
     async fn begin(&mut self) -> Result<()> {
         let keep = self.peers.values().map(|peer| peer.link_id).collect();
-        let local: Vec<Address> = self.config.network.addresses.iter().map(|p| p.addr().into()).collect();
+        let local: Vec<Address> = self.addresses.iter().map(|p| p.addr().into()).collect();
         if let Some(path) = &mut self.kernel.path {
             path.retain(&keep)?;
             path.set_local(&local)?;
@@ -215,6 +227,7 @@ impl Daemon {
         self.tell_core_about_kernel();
         self.join_overlay();
         self.refresh_places().await;
+        self.follow_routing();
         self.node.handle_command(Command::Announce, clock::now());
         self.follow_dns().await;
         self.begin_groups();

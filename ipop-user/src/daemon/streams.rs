@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::{Daemon, clock};
+use crate::netlink::{connect_underlay, mark_underlay};
 use crate::userpath::{Counters, Inlet};
 
 /// Connections at a time, those that have just ended among them.
@@ -183,7 +184,7 @@ impl Streams {
         let number = self.number();
         let (ends, running) = self.start(to, number);
         let opening = async move {
-            match tokio::time::timeout(OPEN_PATIENCE, TcpStream::connect(to)).await {
+            match tokio::time::timeout(OPEN_PATIENCE, connect_underlay(to)).await {
                 Ok(connected) => connected,
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
@@ -402,6 +403,8 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let kind = socket2::Type::STREAM.nonblocking().cloexec();
     let socket = socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP))?;
+    // Connections that are taken have the mark too.
+    mark_underlay(&socket);
     // A daemon that follows another listens where that one's connections are still ending.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {

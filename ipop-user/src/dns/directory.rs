@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+pub use ipop_overlay::directory::Service as Offer;
 
 use crate::config::is_domain;
 
@@ -22,6 +23,9 @@ pub trait Directory: Send + Sync + 'static {
 
     /// The name of the host with an address, below the domain.
     fn name(&self, address: IpAddr) -> impl Future<Output = Result<Option<String>, NoAnswer>> + Send;
+
+    /// Who offers a service, whose name below the domain is like `_http._tcp`, in lower case. `None`: nobody.
+    fn services(&self, service: &str) -> impl Future<Output = Result<Option<Vec<Offer>>, NoAnswer>> + Send;
 
     /// Grows whenever something has changed (RFC 1035, 3.3.13).
     fn serial(&self) -> u32;
@@ -42,25 +46,33 @@ impl Hosts {
 
     /// Gives a host its name. The first that has a name, or an address, keeps it.
     pub fn insert(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        if self.insert_alias(name, &addresses) {
+            for address in addresses {
+                self.addresses.entry(address).or_insert_with(|| name.to_ascii_lowercase());
+            }
+        }
+    }
+
+    /// Gives a host a name that it is found by, and that its addresses do not lead back to. Says whether the name was
+    /// free.
+    pub fn insert_alias(&mut self, name: &str, addresses: &[IpAddr]) -> bool {
         if !is_domain(name) {
-            return;
+            return false;
         }
         let name = name.to_ascii_lowercase();
-        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
         let held = self.names.entry(name.clone()).or_default();
         if !held.is_empty() {
-            return;
+            return false;
         }
-        held.clone_from(&addresses);
+        *held = addresses.to_vec();
         // A name between this one and the domain is there too (RFC 8020).
         let mut rest = name.as_str();
         while let Some((_, above)) = rest.split_once('.') {
             self.names.entry(above.to_owned()).or_default();
             rest = above;
         }
-        for address in addresses {
-            self.addresses.entry(address).or_insert_with(|| name.clone());
-        }
+        true
     }
 
     pub fn serial(&self) -> u32 {
@@ -84,6 +96,11 @@ impl Directory for Published {
 
     async fn name(&self, address: IpAddr) -> Result<Option<String>, NoAnswer> {
         Ok(self.0.load().addresses.get(&address).cloned())
+    }
+
+    async fn services(&self, _: &str) -> Result<Option<Vec<Offer>>, NoAnswer> {
+        // Those of all nodes are in the overlay, this one's too.
+        Ok(None)
     }
 
     fn serial(&self) -> u32 {

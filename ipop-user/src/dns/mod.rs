@@ -43,7 +43,8 @@ use self::zone::Zone;
 use crate::config::{self, Config, Prefix};
 use crate::userpath::Counters;
 
-pub use self::directory::{Directory, Hosts, NoAnswer, Published};
+pub use self::directory::{Directory, Hosts, NoAnswer, Offer, Published};
+pub(crate) use self::zone::is_service;
 
 /// Of no registry, and of no resolver but ours.
 pub const TLD: &str = "ipop";
@@ -67,12 +68,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn new(config: &Config, device: &str, ifindex: u32) -> Self {
+    pub fn new(config: &Config, addresses: &[Prefix], device: &str, ifindex: u32) -> Self {
         Self {
             dns: config.dns.clone(),
             network: config.network.name.clone(),
             node: config.node.name.clone(),
-            addresses: config.network.addresses.clone(),
+            addresses: addresses.to_vec(),
             device: device.to_owned(),
             ifindex,
             state_dir: config.node.state_dir.clone(),

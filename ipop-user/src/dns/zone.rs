@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::directory::{Directory, NoAnswer};
@@ -110,6 +110,18 @@ impl Zone {
                 answers.extend(is_wanted(RecordType::NS).then(ns));
                 true
             }
+            Place::Host(service) if is_service(&service) => match directory.services(&service).await? {
+                Some(services) => {
+                    let offered = services.into_iter().filter(|_| is_wanted(RecordType::SRV));
+                    let data = offered.filter_map(|service| {
+                        let target = below(&service.host, &self.domain)?;
+                        Some(RData::SRV(SRV::new(service.priority, service.weight, service.port, target)))
+                    });
+                    answers.extend(data.map(record));
+                    true
+                }
+                None => false,
+            },
             Place::Host(host) => match directory.addresses(&host).await? {
                 Some(addresses) => {
                     let data = addresses.into_iter().filter_map(|address| match address {
@@ -202,6 +214,13 @@ fn host<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Option<String> {
         host.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
     }
     Some(host)
+}
+
+/// Whether a name is one of a service: `_SERVICE._PROTOCOL` (RFC 2782).
+pub(crate) fn is_service(name: &str) -> bool {
+    let mut labels =
+        name.split('.').map(|label| label.strip_prefix('_').is_some_and(|rest| !rest.is_empty()));
+    labels.next() == Some(true) && labels.next() == Some(true) && labels.next().is_none()
 }
 
 /// How many bits a label of a reverse name stands for.

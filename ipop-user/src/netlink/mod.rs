@@ -11,6 +11,7 @@
 //! | `link` | device state, up and down, MTU, quietness |
 //! | `vxlan` | the VXLAN-GPE device: make, recognise |
 //! | `address`, `route` | bring addresses and routes of our device to a wanted set |
+//! | `rule` | whose packets look into the table of subnets; the mark of those that do not |
 //! | `path`, `neighbour` | how packets to a peer leave this host |
 //! | `xdp` | XDP attachment that outlives the daemon |
 //! | `generic` | what a driver can do with XDP, by generic netlink |
@@ -26,6 +27,7 @@ mod neighbour;
 mod path;
 mod request;
 mod route;
+mod rule;
 mod vxlan;
 mod xdp;
 
@@ -33,7 +35,8 @@ pub use error::{Error, Result};
 pub use link::{LinkRef, LinkState};
 pub use monitor::{Change, Monitor};
 pub use path::Path;
-pub use route::{ROUTE_METRIC, ROUTE_PROTOCOL, Route, RouteConflict};
+pub use route::{ROUTE_METRIC, ROUTE_PROTOCOL, Route, RouteConflict, SUBNETS_TABLE};
+pub use rule::{UNDERLAY_MARK, connect_underlay, mark_underlay};
 pub use xdp::{XdpAttachment, XdpMode};
 
 /// A handle to the kernel's rtnetlink and generic netlink. Cheap to clone; all clones share their sockets.

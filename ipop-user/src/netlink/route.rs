@@ -24,6 +24,11 @@ pub const ROUTE_PROTOCOL: u8 = 117;
 /// metric alone.
 pub const ROUTE_METRIC: u32 = 117;
 
+const MAIN: u8 = RouteHeader::RT_TABLE_MAIN;
+
+/// The table of the subnets behind other nodes: the host's own routes go before it. `ip route show table 117`.
+pub const SUBNETS_TABLE: u8 = 117;
+
 /// A route into our device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
@@ -66,16 +71,26 @@ impl Netlink {
     /// [`Error::RouteConflict`] if another device has a route to the same prefix or into it. Such a
     /// route is not added; all the others are seen to before the first error is returned.
     pub async fn sync_routes(&self, ifindex: u32, wanted: &[Route]) -> Result<()> {
-        let table = self.main_table().await?;
+        let table = self.table(MAIN).await?;
         let prefixes: Vec<_> = wanted.iter().map(|route| route.prefix).collect();
         let conflicts = self.conflicts_in(&table, ifindex, &prefixes).await;
         let mut plan = plan(&table, ifindex, wanted);
         plan.add.retain(|route| conflicts.iter().all(|conflict| conflict.wanted != route.prefix));
-        let outcome = self.apply(ifindex, plan).await;
+        let outcome = self.apply(ifindex, MAIN, plan).await;
         match conflicts.into_iter().next() {
             Some(conflict) => outcome.and(Err(Error::RouteConflict(conflict))),
             None => outcome,
         }
+    }
+
+    /// Makes `wanted` the routes of ours on the device in the table of subnets, which nobody else uses and which
+    /// [`Self::sync_rules`] has the host look into.
+    ///
+    /// # Errors
+    /// Why the kernel refuses one; all the others are seen to before.
+    pub async fn sync_subnets(&self, ifindex: u32, wanted: &[Route]) -> Result<()> {
+        let table = self.table(SUBNETS_TABLE).await?;
+        self.apply(ifindex, SUBNETS_TABLE, plan(&table, ifindex, wanted)).await
     }
 
     /// The routes of other devices in the main table that lead to one of the prefixes or into it,
@@ -86,7 +101,7 @@ impl Netlink {
         ifindex: u32,
         prefixes: &[(IpAddr, u8)],
     ) -> Result<Vec<RouteConflict>> {
-        let table = self.main_table().await?;
+        let table = self.table(MAIN).await?;
         Ok(self.conflicts_in(&table, ifindex, prefixes).await)
     }
 
@@ -108,29 +123,29 @@ impl Netlink {
         conflicts
     }
 
-    async fn apply(&self, ifindex: u32, plan: Plan) -> Result<()> {
+    async fn apply(&self, ifindex: u32, table: u8, plan: Plan) -> Result<()> {
         let mut outcome = Ok(());
         for route in plan.remove {
-            outcome = outcome.and(self.remove_route(ifindex, &route).await);
+            outcome = outcome.and(self.remove_route(ifindex, table, &route).await);
         }
         for route in plan.replace {
-            outcome = outcome.and(self.put_route(ifindex, &route, NLM_F_REPLACE).await);
+            outcome = outcome.and(self.put_route(ifindex, table, &route, NLM_F_REPLACE).await);
         }
         for route in plan.add {
-            outcome = outcome.and(self.put_route(ifindex, &route, NLM_F_EXCL).await);
+            outcome = outcome.and(self.put_route(ifindex, table, &route, NLM_F_EXCL).await);
         }
         outcome
     }
 
-    async fn put_route(&self, ifindex: u32, route: &Route, flag: u16) -> Result<()> {
+    async fn put_route(&self, ifindex: u32, table: u8, route: &Route, flag: u16) -> Result<()> {
         let (address, len) = route.prefix;
-        let message = RouteNetlinkMessage::NewRoute(message(ifindex, route));
+        let message = RouteNetlinkMessage::NewRoute(message(ifindex, table, route));
         let action = |device: &str| format!("route {address}/{len} to {device}");
         self.request_for(ifindex, message, NLM_F_CREATE | flag, action).await.map(drop)
     }
 
-    async fn remove_route(&self, ifindex: u32, route: &Route) -> Result<()> {
-        let message = RouteNetlinkMessage::DelRoute(message(ifindex, route));
+    async fn remove_route(&self, ifindex: u32, table: u8, route: &Route) -> Result<()> {
+        let message = RouteNetlinkMessage::DelRoute(message(ifindex, table, route));
         match self.request(message, 0).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.errno() == Some(libc::ESRCH) => Ok(()),
@@ -142,14 +157,17 @@ impl Netlink {
         }
     }
 
-    async fn main_table(&self) -> Result<Vec<Entry>> {
+    async fn table(&self, number: u8) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
-            request.header.table = RouteHeader::RT_TABLE_MAIN;
+            request.header.table = number;
             match self.dump(RouteNetlinkMessage::GetRoute(request)).await {
-                Ok(answer) => entries.extend(answer.iter().filter_map(new_route).filter_map(Entry::parse)),
+                Ok(answer) => {
+                    let routes = answer.iter().filter_map(new_route);
+                    entries.extend(routes.filter_map(|route| Entry::parse(route, number)));
+                }
                 // No IPv6, or no table yet because it has had no route.
                 Err(failure) if matches!(failure.errno(), Some(libc::EOPNOTSUPP | libc::ENOENT)) => {}
                 Err(failure) => return Err(failure.explain("list the routes".into(), "any")),
@@ -159,7 +177,7 @@ impl Netlink {
     }
 }
 
-/// A route as the main table has it.
+/// A route as a table has it.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     prefix: (IpAddr, u8),
@@ -173,7 +191,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn parse(message: &RouteMessage) -> Option<Self> {
+    fn parse(message: &RouteMessage, of_table: u8) -> Option<Self> {
         let header = &message.header;
         let mut entry = Self {
             prefix: (unspecified(header.address_family)?, header.destination_prefix_length),
@@ -199,7 +217,7 @@ impl Entry {
                 _ => {}
             }
         }
-        (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(entry)
+        (table == u32::from(of_table)).then_some(entry)
     }
 
     fn is_ours(&self, ifindex: u32) -> bool {
@@ -277,13 +295,13 @@ fn network((address, len): (IpAddr, u8)) -> (IpAddr, u8) {
     (address, len)
 }
 
-fn message(ifindex: u32, route: &Route) -> RouteMessage {
+fn message(ifindex: u32, table: u8, route: &Route) -> RouteMessage {
     let (address, len) = network(route.prefix);
     let mut message = RouteMessage::default();
     let header = &mut message.header;
     header.address_family = family(address);
     header.destination_prefix_length = len;
-    header.table = RouteHeader::RT_TABLE_MAIN;
+    header.table = table;
     header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
     header.kind = RouteType::Unicast;
     // IPv6 knows no scopes of routes and ignores it.
@@ -356,7 +374,7 @@ mod tests {
     }
 
     fn entry(text: &str, ifindex: u32) -> Entry {
-        Entry::parse(&message(ifindex, &route(text))).unwrap()
+        Entry::parse(&message(ifindex, MAIN, &route(text)), MAIN).unwrap()
     }
 
     #[test]
@@ -369,7 +387,7 @@ mod tests {
             },
             Route { prefix: prefix("fd00::/8"), mtu: None, source: None },
         ] {
-            let entry = Entry::parse(&message(OURS, &wanted)).unwrap();
+            let entry = Entry::parse(&message(OURS, MAIN, &wanted), MAIN).unwrap();
             assert!(entry.is_ours(OURS) && !entry.is_ours(OTHER));
             assert_eq!(entry.route(), wanted);
         }
@@ -429,11 +447,11 @@ mod tests {
 
     #[test]
     fn other_tables_and_local_routes_are_not_in_the_main_table() {
-        let mut local = message(OTHER, &route("10.1.0.1/32"));
+        let mut local = message(OTHER, MAIN, &route("10.1.0.1/32"));
         local.header.kind = RouteType::Local;
-        assert_eq!(Entry::parse(&local), None);
-        let mut table = message(OTHER, &route("10.1.0.1/32"));
+        assert_eq!(Entry::parse(&local, MAIN), None);
+        let mut table = message(OTHER, MAIN, &route("10.1.0.1/32"));
         table.attributes.push(RouteAttribute::Table(1000));
-        assert_eq!(Entry::parse(&table), None);
+        assert_eq!(Entry::parse(&table, MAIN), None);
     }
 }

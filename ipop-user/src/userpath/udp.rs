@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
+use crate::netlink::mark_underlay;
+
 /// Kernel buffer in each direction, bytes: at 10 Gbit/s some 3 ms of traffic.
 const BUFFER_BYTES: c_int = 4 << 20;
 
@@ -69,6 +71,7 @@ fn bind_as(address: SocketAddr, share: bool) -> Result<UdpSocket, UdpError> {
     if share {
         socket.set_reuse_port(true).map_err(os("SO_REUSEPORT"))?;
     }
+    mark_underlay(&socket);
     let fd = socket.as_raw_fd();
     enlarge(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF).map_err(os("receive buffer"))?;
     enlarge(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF).map_err(os("send buffer"))?;

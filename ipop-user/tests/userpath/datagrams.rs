@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 
 use crate::transfer::{MIB, assert_no_reordering, transfer};
-use crate::wire::{DEADLINE, INNER, Options, Wire, inside, run_in, wait_for};
+use crate::wire::{DEADLINE, INNER, Options, Wire, inside, receive_on_one_cpu, run_in, wait_for};
 
 /// A stream of numbered datagrams from node a to node b.
 #[derive(Clone, Copy)]
@@ -183,6 +183,7 @@ with_both_engines! {
         }
         // What is queued in the shaper counts against the socket: four of its buffers in flight.
         run_in(&wire.a.netns, "tc qdisc add dev w0 root tbf rate 200mbit burst 64kb limit 16mb");
+        receive_on_one_cpu(&wire.b.netns);
         let stream = Stream { count: 6000, len: 1400, per_send: 1, in_flight: 300, merges: false, v6: false };
         stream.run(&wire);
         Stream { per_send: 30, ..stream }.run(&wire);

@@ -61,8 +61,19 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 /// Runs a command, which has to succeed, in a namespace.
 pub(crate) fn run_in(netns: &str, command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
+    run_words_in(netns, &words)
+}
+
+/// Has one CPU receive everything that comes to a namespace by the wire. Without that a veth device queues each packet
+/// on the CPU that sends it: where a shaper's timer sends some of them, packets overtake each other there.
+pub(crate) fn receive_on_one_cpu(netns: &str) {
+    run_words_in(netns, &["sh", "-c", "echo 1 > /sys/class/net/w0/queues/rx-0/rps_cpus"]);
+}
+
+fn run_words_in(netns: &str, words: &[&str]) -> String {
+    let command = words.join(" ");
     let output =
-        Command::new("ip").args(["netns", "exec", netns]).args(&words).output().expect("ip is installed");
+        Command::new("ip").args(["netns", "exec", netns]).args(words).output().expect("ip is installed");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {text}{errors}");

@@ -6,6 +6,7 @@ mod control;
 mod dns;
 mod packets;
 mod ring;
+mod routes;
 mod sealed;
 mod sessions;
 mod stun;
@@ -23,7 +24,7 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 18] = [
+    let targets: [(&'static str, Inputs); 19] = [
         ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("names", config::names()),
         ("node", control::node()),
         ("ring", ring::runs()),
+        ("routes", routes::announcements()),
         ("sealed", sealed::frames()),
         ("sessions", sessions::runs()),
         ("stun", stun::messages()),

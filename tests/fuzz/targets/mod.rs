@@ -17,6 +17,7 @@ pub(crate) mod merge;
 mod names;
 pub(crate) mod node;
 pub(crate) mod ring;
+mod routes;
 pub(crate) mod sealed;
 mod sessions;
 mod stun;
@@ -48,6 +49,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "names", run: names::run },
     Target { name: "node", run: node::run },
     Target { name: "ring", run: ring::run },
+    Target { name: "routes", run: routes::run },
     Target { name: "sealed", run: sealed::run },
     Target { name: "sessions", run: sessions::run },
     Target { name: "stun", run: stun::run },

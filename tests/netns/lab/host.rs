@@ -41,6 +41,7 @@ pub(crate) struct Config {
     /// Of the network.
     pub(crate) secret: String,
     pub(crate) device: String,
+    /// None: they are leased.
     pub(crate) addresses: Vec<String>,
     pub(crate) listen: Vec<String>,
     /// TCP addresses to listen at, if not those of `listen`.
@@ -170,8 +171,12 @@ impl Host {
     }
 
     pub(crate) fn write_config(&self) {
+        self.write(&self.config);
+    }
+
+    fn write(&self, config: &Config) {
         let file = self.config_file();
-        fs::write(&file, self.config.text(&self.folder)).expect("the configuration is written");
+        fs::write(&file, config.text(&self.folder)).expect("the configuration is written");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its mode is set");
     }
 
@@ -287,6 +292,14 @@ impl Host {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Has the daemon take up other lines at the end of its configuration.
+    #[track_caller]
+    pub(crate) fn config_reload(&self, more: &str) {
+        let config = Config { more: more.to_owned(), ..self.config.clone() };
+        self.write(&config);
+        self.ctl(&["reload"]);
+    }
+
     pub(crate) fn ctl_output(&self, arguments: &[&str]) -> std::process::Output {
         let socket = self.socket();
         let socket = socket.to_str().expect("a path of plain letters");
@@ -355,9 +368,17 @@ impl Config {
         let mut text = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{folder}/key\"\nstate_dir = \"{folder}/state\"\n\
              control_socket = \"{folder}/control.sock\"\n\
-             [network]\nname = \"test\"\nsecret = {:?}\ndevice = \"{}\"\naddresses = {:?}\n\
+             [network]\nname = \"test\"\nsecret = {:?}\ndevice = \"{}\"\naddresses = {}\n\
              [underlay]\nlisten = {:?}\ntrusted = {:?}\n",
-            self.name, self.secret, self.device, self.addresses, self.listen, self.trusted
+            self.name,
+            self.secret,
+            self.device,
+            match &self.addresses[..] {
+                [] => "\"dhcp\"".to_owned(),
+                addresses => format!("{addresses:?}"),
+            },
+            self.listen,
+            self.trusted
         );
         if let Some(tcp) = &self.tcp {
             let _ = writeln!(text, "tcp = {tcp:?}");

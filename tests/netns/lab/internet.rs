@@ -284,6 +284,11 @@ impl Internet {
         router::maps(self.gate(host), self.hosts[host].outer_v4)
     }
 
+    /// The internet's router, and what hosts would find behind it.
+    pub(crate) fn backbone(&self) -> &NetNs {
+        &self.backbone
+    }
+
     /// Starts all daemons.
     #[track_caller]
     pub(crate) fn up(mut self) -> Self {

@@ -9,8 +9,10 @@ use toml::Spanned;
 use super::{Checker, WRITE_NAME, unfit_for_a_host};
 use crate::config::raw::{RawDns, RawPeer, Text};
 use crate::config::{
-    Config, DNS_ADDRESSES_MAX, DNS_HOSTS_MAX, Dns, FORWARD_MAX, defaults, is_domain, is_name,
+    Config, DNS_ADDRESSES_MAX, DNS_HOSTS_MAX, DNS_SERVICES_MAX, Dns, FORWARD_MAX, defaults, is_domain,
+    is_name,
 };
+use crate::dns::is_service;
 
 /// Of a server in `dns.forward` that is written without one.
 const PORT: u16 = 53;
@@ -31,6 +33,7 @@ pub(super) fn check(
     let taken: BTreeMap<String, usize> =
         names.map(|name| (name.get_ref().to_ascii_lowercase(), checker.source.line(&name.span()))).collect();
     let hosts = hosts(checker, &raw.hosts, &taken);
+    let services = services(checker, &raw.services);
     (checker.errors.len() == errors_before).then_some(Dns {
         enabled: raw.enabled.unwrap_or(defaults::DNS),
         resolver: raw.resolver,
@@ -38,6 +41,7 @@ pub(super) fn check(
         serve: raw.serve,
         search: raw.search,
         hosts,
+        services,
     })
 }
 
@@ -128,6 +132,31 @@ fn host_address(checker: &mut Checker<'_>, text: &Text) -> Option<IpAddr> {
             "write it like 10.128.0.9 or fd00:128::9",
         ),
     }
+}
+
+fn services(checker: &mut Checker<'_>, raw: &BTreeMap<Text, Spanned<i64>>) -> BTreeMap<String, u16> {
+    let mut services = BTreeMap::new();
+    for (name, port) in raw {
+        let written = name.get_ref();
+        let valid = u16::try_from(*port.get_ref()).ok().filter(|port| *port != 0);
+        if services.len() == DNS_SERVICES_MAX {
+            let reason = format!("more than {DNS_SERVICES_MAX} services in `dns.services`");
+            checker.error::<()>(name.span(), reason, "take some out");
+            break;
+        } else if !is_name(written) || !is_service(written) {
+            let reason = format!("`{written}` cannot be a service in `dns.services`");
+            checker.error::<()>(name.span(), reason, "write it like \"_http._tcp\"");
+        } else if let Some(port) = valid {
+            if services.insert(written.to_ascii_lowercase(), port).is_some() {
+                let reason = format!("`{written}` is there twice: the DNS knows no upper case");
+                checker.error::<()>(name.span(), reason, "take one of them out");
+            }
+        } else {
+            let reason = format!("{} is not a port", port.get_ref());
+            checker.error::<()>(port.span(), reason, "write the port of the service, 1 to 65535");
+        }
+    }
+    services
 }
 
 /// Names that are fine for everything but the DNS.

@@ -1,9 +1,11 @@
 //! The meaning of the file: turns the known keys into valid values, and says of every value that
 //! is not valid what is wrong with it.
 
+mod dhcp;
 mod dns;
 mod network;
 mod peers;
+mod routing;
 mod underlay;
 
 use std::net::IpAddr;
@@ -17,7 +19,7 @@ use super::name::is_name;
 use super::prefix::{Prefix, PrefixError};
 use super::problem::{ConfigErrors, Problem, Source};
 use super::raw::{RawAutoOr, RawConfig, RawDatapath, RawNode, Text};
-use super::{Config, Datapath, Loaded, Node, QUEUES_MAX, Queues, defaults};
+use super::{Config, Datapath, Dhcp, Loaded, Node, QUEUES_MAX, Queues, defaults};
 
 /// Longest path of a Unix socket: sun_path less its zero byte.
 const SOCKET_PATH_LEN_MAX: usize = 107;
@@ -61,7 +63,13 @@ impl Checker<'_> {
     fn config(&mut self, raw: RawConfig) -> Option<Config> {
         let node = self.node(&raw.node);
         let own = network::own_addresses(self, &raw.network.get_ref().addresses);
+        let dhcp = dhcp::check(self, raw.dhcp.as_ref(), &raw.network.get_ref().addresses);
+        let addresses = raw.network.get_ref().addresses.span();
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
+        let pool = dhcp.as_ref().and_then(Option::as_ref).and_then(Dhcp::network);
+        let virtual_networks: Vec<Prefix> = own.iter().flatten().copied().chain(pool).collect();
+        let routing = routing::check(self, &raw.routing, &virtual_networks, &raw.peers);
+        routing::needs_overlay(self, &raw.routing, raw.network.get_ref(), &raw.underlay, &raw.peers);
         let network = network::check(self, raw.network, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);
         let datapath = self.datapath(&raw.datapath);
@@ -72,8 +80,11 @@ impl Checker<'_> {
             underlay: underlay?,
             datapath: datapath?,
             dns: dns?,
+            dhcp: dhcp?,
+            routing: routing?,
             peers: peers?,
         };
+        dhcp::check_overlay(self, addresses, &config)?;
         peers::warn(self, &raw.peers, &config);
         dns::warn(self, &raw.peers, &config);
         underlay::warn(self, &raw.underlay, &config);

@@ -13,19 +13,13 @@ use crate::config::{Mtu, Network, Prefix, SECRET_LEN_MIN, Secret, defaults};
 pub(super) fn own_addresses(checker: &mut Checker<'_>, raw: &Spanned<RawAddresses>) -> Option<Vec<Prefix>> {
     let texts = match raw.get_ref() {
         RawAddresses::List(texts) => texts,
-        RawAddresses::Dhcp => {
-            return checker.error(
-                raw.span(),
-                "addresses = \"dhcp\" is not in this version",
-                "list this node's addresses, like [\"10.128.0.1/24\"]",
-            );
-        }
+        RawAddresses::Dhcp => return Some(Vec::new()),
     };
     if texts.is_empty() {
         return checker.error(
             raw.span(),
             "`network.addresses` is empty",
-            "give this node an address, like \"10.128.0.1/24\"",
+            "give this node an address, like \"10.128.0.1/24\", or write \"dhcp\"",
         );
     }
     let mut addresses: Vec<Prefix> = Vec::with_capacity(texts.len());

@@ -39,6 +39,28 @@ hosts = { Printer = ["10.128.0.9", "fd00:128::9"], "www.printer" = ["192.0.2.9"]
 }
 
 #[test]
+fn services_have_names_and_ports() {
+    let services = parsed(&with_dns("services = { \"_HTTP._tcp\" = 80 }")).config.dns.services;
+    assert_eq!(format!("{services:?}"), r#"{"_http._tcp": 80}"#);
+    for (keys, message) in [
+        (
+            "services = { http = 80 }",
+            "t.toml:27:14: `http` cannot be a service in `dns.services`; write it like \"_http._tcp\"",
+        ),
+        (
+            "services = { \"_http._tcp\" = 0 }",
+            "t.toml:27:29: 0 is not a port; write the port of the service, 1 to 65535",
+        ),
+        (
+            "services = { \"_a._tcp\" = 1, \"_A._tcp\" = 2 }",
+            "t.toml:27:14: `_a._tcp` is there twice: the DNS knows no upper case; take one of them out",
+        ),
+    ] {
+        refuses_keys(keys, message);
+    }
+}
+
+#[test]
 fn servers_are_addresses() {
     refuses_keys(
         "forward = [\"dns.example.org\"]",

@@ -6,8 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod dhcp;
 mod dns;
 mod peers;
+mod routing;
 mod structure;
 mod values;
 
@@ -157,7 +159,8 @@ fn what_the_file_leaves_out_has_the_documented_defaults() {
             forward: Vec::new(),
             serve: false,
             search: false,
-            hosts: BTreeMap::new()
+            hosts: BTreeMap::new(),
+            services: BTreeMap::new()
         }
     );
     // The defaults that are texts are values of the language.

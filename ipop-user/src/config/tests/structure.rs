@@ -29,7 +29,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
         "[underlay]",
         "[wireguard]",
         "t.toml:16:2: unknown section or key `wireguard`; \
-         known here: [node], [network], [underlay], [datapath], [dns], [[peer]]",
+         known here: [node], [network], [underlay], [datapath], [dns], [dhcp], [routing], [[peer]]",
     );
 }
 

@@ -6,12 +6,6 @@ use super::*;
 fn what_comes_with_later_versions_says_so() {
     refuses("\"l3\"", "\"l2\"", "t.toml:11:8: mode \"l2\" is not in this version; use \"l3\"");
     refuses(
-        "addresses = [\"10.128.0.1/24\", \"fd00:128::1/64\"]",
-        "addresses = \"dhcp\"",
-        "t.toml:13:13: addresses = \"dhcp\" is not in this version; \
-         list this node's addresses, like [\"10.128.0.1/24\"]",
-    );
-    refuses(
         "udp://10.200.0.2:15000",
         "tcp://10.200.0.2:15000",
         "t.toml:31:12: `tcp://` is not for this key; `underlay.listen` and `endpoint` take udp://, \
@@ -125,7 +119,7 @@ fn own_addresses_are_addresses_of_a_host() {
     refuses(
         "addresses = [\"10.128.0.1/24\", \"fd00:128::1/64\"]",
         "addresses = []",
-        "t.toml:13:13: `network.addresses` is empty; give this node an address, like \"10.128.0.1/24\"",
+        "t.toml:13:13: `network.addresses` is empty; give this node an address, like \"10.128.0.1/24\", or write \"dhcp\"",
     );
     // Both addresses of a prefix of two are hosts.
     parsed(&changed("\"10.128.0.1/24\"", "\"10.9.0.0/31\""));

@@ -26,7 +26,10 @@ const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 struct Plan {
     name: String,
     network: String,
+    /// None: they are leased.
     addresses: Vec<String>,
+    /// The addresses that the network has, where this node is to say so.
+    pool: Option<String>,
     endpoint: Endpoint,
     key: PrivateKey,
     secret: Zeroizing<String>,
@@ -153,12 +156,24 @@ impl Plan {
                 "the node that invites is called `{name}` as well; give this one a --name"
             )));
         }
-        let bootstrap = ways_in(&init.bootstrap, inviter.as_ref())?;
+        let is_leased = match &inviter {
+            Some(inviter) => inviter.addresses.is_empty(),
+            None => init.pool.is_some(),
+        };
+        let by_inviter = [String::new()];
+        let given = match &init.bootstrap[..] {
+            // Leases are in the overlay.
+            [] if is_leased && inviter.is_some() => &by_inviter[..],
+            given => given,
+        };
+        let bootstrap = ways_in(given, inviter.as_ref())?;
         let addresses = match &init.addresses[..] {
+            [] if is_leased => Vec::new(),
             [] => address::derive(inviter.as_ref(), &key.public_key().node_address())?,
             given => given.to_vec(),
         };
-        Ok(Self { name, network, addresses, endpoint, key, secret, inviter, bootstrap })
+        let pool = init.pool.clone();
+        Ok(Self { name, network, addresses, pool, endpoint, key, secret, inviter, bootstrap })
     }
 
     /// This node, as others have to know it.
@@ -189,7 +204,7 @@ secret = {secret}  # the same on all nodes; keep it secret
 #device = "{device}"
 addresses = {addresses}
 #mtu = "auto"                       # or a number of bytes
-
+{dhcp}
 [underlay]
 #listen = ["udp://0.0.0.0:{port}", "udp://[::]:{port}"]
 #interfaces = ["eth0"]              # default: those on the routes to the peers
@@ -213,6 +228,7 @@ addresses = {addresses}
 #search = false                     # short names too
 #serve = false                      # members of the network are answered too
 #hosts = {{}}                         # hosts that are no nodes, like {{ printer = ["10.128.0.9"] }}
+#services = {{}}                      # of this node, like {{ "_http._tcp" = 80 }}
 
 # One for each other node; `ipopctl init --join` there prints it.
 #[[peer]]
@@ -224,7 +240,12 @@ addresses = {addresses}
             name = quoted(&self.name),
             network = quoted(&self.network),
             secret = quoted(&self.secret),
-            addresses = quoted_list(&self.addresses),
+            addresses = match &self.addresses[..] {
+                [] => "\"dhcp\"                 # leased in the overlay; `ipopctl dhcp leases` shows which"
+                    .to_owned(),
+                addresses => quoted_list(addresses),
+            },
+            dhcp = self.dhcp_section(),
             state_dir = defaults::STATE_DIR,
             control_socket = defaults::CONTROL_SOCKET,
             device = defaults::DEVICE,
@@ -237,6 +258,25 @@ addresses = {addresses}
                 .map(|inviter| format!("\n{}", peer_block(inviter)))
                 .unwrap_or_default(),
         ))
+    }
+
+    /// What is said of leases, by a node that has one.
+    fn dhcp_section(&self) -> String {
+        if !self.addresses.is_empty() {
+            return String::new();
+        }
+        let pool = match &self.pool {
+            None => String::new(),
+            Some(pool) => format!(
+                "pool = {}          # the network's addresses; one node that says so is enough\n\
+                 #lease_s = {}                     # how long an address is kept for a node that is gone\n\
+                 #ipv6 = \"fd00:128::/64\"           # each node has an address in it that follows from its key\n\
+                 #reserved = {{}}                      # like {{ \"10.128.0.5\" = \"ipop:...\" }}\n",
+                quoted(pool),
+                defaults::LEASE_S
+            ),
+        };
+        format!("\n[dhcp]\n{pool}#address = \"10.128.0.7\"            # the only address that will do\n")
     }
 
     fn bootstrap_line(&self) -> String {
@@ -322,6 +362,7 @@ mod tests {
             name: name.to_owned(),
             network: "demo".to_owned(),
             addresses: vec!["10.128.0.1/24".to_owned(), "fd00::1/64".to_owned()],
+            pool: None,
             endpoint: "192.0.2.7:15000".parse().unwrap(),
             key: PrivateKey::from_bytes([9; 32]),
             secret: generate_secret().unwrap(),
@@ -384,6 +425,36 @@ mod tests {
         let ways: Vec<_> = config.underlay.bootstrap.iter().map(ToString::to_string).collect();
         assert_eq!(ways, ["udp://192.0.2.7:15000", "udp://[fd00::9]:1500"]);
         assert!(ways_in(&given, None).unwrap_err().to_string().contains("name one"));
+    }
+
+    #[test]
+    fn who_joins_a_network_that_leases_addresses_leases_one() {
+        let leasing = Plan { addresses: Vec::new(), pool: Some("10.9.0.0/16".to_owned()), ..plan("alpha") };
+        let config = parsed(&leasing.config_text()).config;
+        let pool = config.dhcp.as_ref().and_then(|dhcp| dhcp.pool.clone()).unwrap();
+        assert_eq!((pool.network().to_string().as_str(), pool.prefix_len()), ("10.9.0.0", 16));
+        assert_eq!(pool.lease_s(), defaults::LEASE_S);
+        let token = Token {
+            network: "demo".to_owned(),
+            secret: leasing.secret.clone(),
+            inviter: leasing.member(&config),
+        };
+        let init = args::Init {
+            dir: "/etc/ipop".into(),
+            name: Some("beta".to_owned()),
+            join: None,
+            network: "ipop".to_owned(),
+            addresses: Vec::new(),
+            pool: None,
+            endpoint: None,
+            bootstrap: Vec::new(),
+            force: false,
+        };
+        let token = Token::decode(&token.encode()).unwrap();
+        let joined = Plan::new(&init, Some(token), PrivateKey::from_bytes([8; 32])).unwrap();
+        let config = parsed(&joined.config_text()).config;
+        assert_eq!(config.dhcp, Some(config::Dhcp::default()));
+        assert_eq!(config.underlay.bootstrap.len(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub(super) mod completions;
 pub(super) mod config_check;
 pub(super) mod counters;
 pub(super) mod crawl;
+pub(super) mod dhcp;
 pub(super) mod dht;
 pub(super) mod explain;
 pub(super) mod groups;

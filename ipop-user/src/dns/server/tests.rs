@@ -7,7 +7,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query as Question};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::*;
-use crate::dns::directory::{Hosts, NoAnswer, Published};
+use crate::dns::directory::{Hosts, NoAnswer, Offer, Published};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -143,6 +143,10 @@ impl Directory for Arc<Slow> {
     }
 
     async fn name(&self, _: IpAddr) -> Result<Option<String>, NoAnswer> {
+        Err(NoAnswer)
+    }
+
+    async fn services(&self, _: &str) -> Result<Option<Vec<Offer>>, NoAnswer> {
         Err(NoAnswer)
     }
 

@@ -4,14 +4,36 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dns::directory::{Hosts, Published};
+use crate::dns::directory::{Hosts, Offer, Published};
 
 fn zone() -> Zone {
     let networks = ["10.128.0.1/20", "fd00:128::1/64"].map(|text| text.parse().unwrap());
     Zone::new("demo", "alpha", &networks).unwrap()
 }
 
-fn directory() -> Published {
+/// What is published, and services.
+struct Offering(Published);
+
+impl Directory for Offering {
+    async fn addresses(&self, host: &str) -> Result<Option<Vec<IpAddr>>, NoAnswer> {
+        self.0.addresses(host).await
+    }
+
+    async fn name(&self, address: IpAddr) -> Result<Option<String>, NoAnswer> {
+        self.0.name(address).await
+    }
+
+    async fn services(&self, service: &str) -> Result<Option<Vec<Offer>>, NoAnswer> {
+        let offer = |priority, host: &str| Offer { priority, weight: 5, port: 80, host: host.to_owned() };
+        Ok((service == "_http._tcp").then(|| vec![offer(0, "alpha"), offer(1, "www.shop")]))
+    }
+
+    fn serial(&self) -> u32 {
+        self.0.serial()
+    }
+}
+
+fn directory() -> Offering {
     let mut hosts = Hosts::new(7);
     let addresses =
         |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
@@ -19,13 +41,14 @@ fn directory() -> Published {
     hosts.insert("printer", addresses(&["10.128.3.9", "192.0.2.9"]));
     hosts.insert("www.shop", addresses(&["10.128.3.10"]));
     hosts.insert("alias", addresses(&["10.128.3.9"]));
-    Published(Arc::new(arc_swap::ArcSwap::from_pointee(hosts)))
+    Offering(Published(Arc::new(arc_swap::ArcSwap::from_pointee(hosts))))
 }
 
-/// Labels with dots between them; `_` is a space in one, and `:` a dot.
+/// Labels with dots between them; `_` is a space in one, `:` a dot, and `$` an underscore.
 fn name_of(text: &str) -> Name {
     let labels = text.split('.').filter(|label| !label.is_empty());
-    let labels: Vec<String> = labels.map(|label| label.replace('_', " ").replace(':', ".")).collect();
+    let labels: Vec<String> =
+        labels.map(|label| label.replace('_', " ").replace(':', ".").replace('$', "_")).collect();
     Name::from_labels(labels.iter().map(String::as_bytes)).unwrap()
 }
 
@@ -52,6 +75,22 @@ fn hosts_have_their_addresses_by_family() {
         ask("alpha.demo.ipop.", RecordType::ANY),
         "NoError: alpha.demo.ipop. 30 10.128.0.1, alpha.demo.ipop. 30 fd00:128::1 / "
     );
+}
+
+#[test]
+fn services_lead_to_the_hosts_that_offer_them() {
+    assert_eq!(
+        ask("_HTTP._tcp.demo.ipop.".replace('_', "$").as_str(), RecordType::SRV),
+        "NoError: _HTTP._tcp.demo.ipop. 30 0 5 80 alpha.demo.ipop., \
+         _HTTP._tcp.demo.ipop. 30 1 5 80 www.shop.demo.ipop. / "
+    );
+    assert_eq!(ask("$http.$tcp.demo.ipop.", RecordType::A), format!("NoError:  / demo.ipop. {SOA}"));
+    assert_eq!(ask("$ftp.$tcp.demo.ipop.", RecordType::SRV), format!("NXDomain:  / demo.ipop. {SOA}"));
+    assert_eq!(ask("$http.demo.ipop.", RecordType::SRV), format!("NXDomain:  / demo.ipop. {SOA}"));
+    let is_one = ["_http._tcp", "_x._udp"].map(is_service);
+    let is_none =
+        ["_http", "http._tcp", "_http.tcp", "_._tcp", "a._http._tcp", "_http._tcp.a", ""].map(is_service);
+    assert!(is_one == [true; 2] && is_none == [false; 7], "{is_one:?} {is_none:?}");
 }
 
 #[test]
