@@ -46,6 +46,7 @@ mod hostile;
 mod interop;
 #[expect(clippy::print_stderr, reason = "a failed or skipped test is told to a person")]
 mod lab;
+#[expect(clippy::print_stdout, reason = "how long a crowd needs is worth a line")]
 mod leases;
 mod mtu;
 mod multicast;
