@@ -17,7 +17,9 @@ mod relays;
 mod report;
 mod results;
 mod rounds;
+mod row;
 mod stats;
+mod subnets;
 mod turn;
 
 use std::fs;
@@ -62,6 +64,9 @@ pub(crate) struct Args {
     /// Only links by a relay, beside bare forwarding and coturn (with --only: those systems and relays)
     #[arg(long)]
     relays: bool,
+    /// Only a network behind a node, beside bare wire and forwarding (with --only: those systems and that)
+    #[arg(long)]
+    subnets: bool,
     /// Only this wire
     #[arg(long, value_enum)]
     wire: Option<Wire>,
@@ -75,14 +80,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let wires = args.wire.map_or(Wire::ALL.to_vec(), |wire| vec![wire]);
     let conditions = conditions(args)?;
     let with_handshakes = args.with_handshakes();
-    let with_relays = args.with_relays();
-    let binaries =
-        if with_handshakes || with_relays || systems.iter().any(|system| system.datapath().is_some()) {
-            Some(build::build(Profile::Release)?)
-        } else {
-            setup::ensure(setup::Scope::RUN)?;
-            None
-        };
+    let (with_relays, with_subnets) = (args.with_relays(), args.with_subnets());
+    let is_ours = with_handshakes || with_relays || with_subnets;
+    let binaries = if is_ours || systems.iter().any(|system| system.datapath().is_some()) {
+        Some(build::build(Profile::Release)?)
+    } else {
+        setup::ensure(setup::Scope::RUN)?;
+        None
+    };
     let callers = if with_handshakes { Some(build::build_callers()?) } else { None };
     if !privilege::is_root() {
         return privilege::again_as_root();
@@ -93,7 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for left in daemon::sweep(lab::PREFIX) {
         ui::note(&format!("removed {left}, left behind by an earlier bench"));
     }
-    let parts = Parts { callers: callers.as_deref(), relays: with_relays };
+    let parts = Parts { callers: callers.as_deref(), relays: with_relays, subnets: with_subnets };
     let results = measure(&wires, &systems, products, &conditions, binaries.as_ref(), parts)?;
     report::print(&results);
     write_files(args, &results)?;
@@ -101,7 +106,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let missed = !args.only.is_empty() && results.products.iter().any(|product| product.missing.is_some());
     let problems = results.rows.iter().map(|row| &row.problems);
     let problems = problems.chain(results.handshakes.iter().map(|found| &found.problems));
-    let mut problems = problems.chain(results.relays.iter().map(|found| &found.problems));
+    let problems = problems.chain(results.relays.iter().map(|found| &found.problems));
+    let mut problems = problems.chain(results.subnets.iter().map(|found| &found.problems));
     let complete = !missed && problems.all(Vec::is_empty);
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -117,14 +123,24 @@ impl Args {
         self.relays || self.is_whole()
     }
 
+    /// And these.
+    fn with_subnets(&self) -> bool {
+        self.subnets || self.is_whole()
+    }
+
+    /// Only what has beds of its own.
+    fn is_part(&self) -> bool {
+        self.handshakes || self.relays || self.subnets
+    }
+
     fn is_whole(&self) -> bool {
-        !self.handshakes && !self.relays && self.only.is_empty() && self.wire != Some(Wire::Nic)
+        !self.is_part() && self.only.is_empty() && self.wire != Some(Wire::Nic)
     }
 }
 
 fn systems(args: &Args) -> Vec<System> {
     let only = &args.only;
-    if (args.handshakes || args.relays) && only.is_empty() {
+    if args.is_part() && only.is_empty() {
         return Vec::new();
     }
     let wanted = |system: &System| only.is_empty() || only.contains(system) || *system == System::Bare;
@@ -168,6 +184,7 @@ struct Parts<'a> {
     /// The program for handshakes, if those are.
     callers: Option<&'a Path>,
     relays: bool,
+    subnets: bool,
 }
 
 fn measure(
@@ -176,9 +193,9 @@ fn measure(
     products: Vec<ProductInfo>,
     conditions: &Conditions,
     binaries: Option<&build::Binaries>,
-    Parts { callers, relays }: Parts<'_>,
+    Parts { callers, relays, subnets }: Parts<'_>,
 ) -> Result<Results> {
-    // Without systems, only handshakes or relays are asked for.
+    // Without systems, only what has beds of its own is asked for.
     let wires = if systems.is_empty() { &[] } else { wires };
     let mut settings = Settings::new(conditions, wires);
     let time = machine::time();
@@ -187,7 +204,8 @@ fn measure(
     let of_handshakes = callers.map_or(0, |_| handshakes::progress_steps(conditions));
     let of_wires = rounds::progress_steps(systems.len(), conditions.timing) * wires.len() as u64;
     let of_relays = if relays { relays::progress_steps(conditions) } else { 0 };
-    let progress = progress(of_wires + of_handshakes + of_relays);
+    let of_subnets = if subnets { subnets::progress_steps(conditions) } else { 0 };
+    let progress = progress(of_wires + of_handshakes + of_relays + of_subnets);
     let step = |what: &str| {
         progress.set_message(what.to_owned());
         progress.inc(1);
@@ -206,6 +224,8 @@ fn measure(
         .transpose()?;
     let relays = binaries.filter(|_| relays);
     let relays = relays.map(|binaries| relays::measure(conditions, binaries, step)).transpose()?;
+    let subnets = binaries.filter(|_| subnets);
+    let subnets = subnets.map(|binaries| subnets::measure(conditions, binaries, step)).transpose()?;
     progress.finish_and_clear();
     settings.steal_share = CpuTime::now()?.steal_share_since(&before);
     Ok(Results {
@@ -219,11 +239,13 @@ fn measure(
             .into_iter()
             .chain(handshakes.iter().flat_map(bars::of_handshakes))
             .chain(relays.iter().flat_map(bars::of_relays))
+            .chain(subnets.iter().flat_map(bars::of_subnets))
             .collect(),
         original_paper: results::original_paper(&rows),
         rows,
         handshakes,
         relays,
+        subnets,
         products,
     })
 }

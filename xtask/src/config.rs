@@ -69,9 +69,18 @@ pub(crate) struct Node<'a> {
     pub(crate) bootstrap: Option<&'a [String]>,
     /// A TURN server, as an entry of `underlay.turn`.
     pub(crate) turn: Option<&'a TurnAccount<'a>>,
+    /// Networks behind nodes.
+    pub(crate) routing: Option<Routing<'a>>,
     pub(crate) datapath: Datapath,
     /// Public keys of peers that call by themselves, from wherever they are.
     pub(crate) callers: &'a [String],
+}
+
+/// What a node says of a network behind one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Routing<'a> {
+    Announce(&'a str),
+    Accept(&'a str),
 }
 
 /// A TURN server, and who a node is there.
@@ -166,6 +175,13 @@ impl Node<'_> {
                 ("security", quoted(self.datapath.security)),
             ],
         );
+        if let Some(routing) = self.routing {
+            let entry = match routing {
+                Routing::Announce(prefix) => ("announce", list(&[prefix])),
+                Routing::Accept(prefix) => ("accept", format!("[{{ prefix = {} }}]", quoted(prefix))),
+            };
+            section(&mut text, "[routing]", &[entry]);
+        }
         // The machine's resolver is not these nodes' business.
         section(&mut text, "[dns]", &[("resolver", quoted("off"))]);
         if let Some(key) = self.peer_key {
@@ -245,6 +261,7 @@ mod tests {
             peer_key: Some("base64="),
             bootstrap: None,
             turn: None,
+            routing: Some(Routing::Accept("10.9.0.0/16")),
             datapath: Datapath { kernel: "off", ..Datapath::CLEAR },
             callers: &["another=".to_owned()],
         };
@@ -256,6 +273,7 @@ mod tests {
             "addresses = [\"10.128.0.2/24\", \"fd00:128::2/64\"]",
             "interfaces = [\"p2\"]",
             "kernel = \"off\"",
+            "accept = [{ prefix = \"10.9.0.0/16\" }]",
             "xdp = \"auto\"",
             "addresses = [\"10.128.0.1\", \"fd00:128::1\"]",
             "endpoint = \"udp://10.200.0.1:15000\"",
@@ -265,7 +283,7 @@ mod tests {
         let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
         assert_eq!(
             headers,
-            ["[node]", "[network]", "[underlay]", "[datapath]", "[dns]", "[[peer]]", "[[peer]]"]
+            ["[node]", "[network]", "[underlay]", "[datapath]", "[routing]", "[dns]", "[[peer]]", "[[peer]]"]
         );
     }
 

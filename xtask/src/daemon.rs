@@ -269,6 +269,7 @@ impl Daemons {
             bootstrap: None,
             datapath,
             turn: None,
+            routing: None,
             callers: &[],
         };
         let far = Node {

@@ -8,6 +8,7 @@ use super::plan::{Metric, System, Wire};
 use super::relays::Relays;
 use super::results::{KERNEL_HIT_RATE_MIN, Row};
 use super::stats::Summary;
+use super::subnets::Subnets;
 
 /// One figure asked for, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -107,6 +108,12 @@ pub(crate) fn of_relays(found: &Relays) -> [Bar; 4] {
         of("TCP by a relay / by coturn", Limit::AtLeast(5.0), found.tcp_to_turned()),
         of("ping by a relay - direct, us", Limit::AtMost(5.0), found.ping_added_to_direct()),
     ]
+}
+
+/// Of a network behind a node.
+pub(crate) fn of_subnets(found: &Subnets) -> [Bar; 1] {
+    let measured = found.clear_to_wire().map(|summary| summary.median);
+    [bar(Wire::Offload, System::KernelTc, "TCP to a subnet / bare wire", Limit::AtLeast(0.7), measured)]
 }
 
 fn asked(automatic: &[(Wire, System)]) -> Vec<Asked> {

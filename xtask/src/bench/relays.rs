@@ -1,7 +1,7 @@
 //! Links by a relay: three hosts in a row, of which the one in the middle forwards, carries a direct link,
-//! relays, or runs coturn. Owns that bed, the order of its windows and what is made of them.
+//! relays, or runs coturn. Owns that bed and what is made of its windows.
 //!
-//! Each way has three hosts and two wires of its own, all up at once, and its windows rotate with the others'.
+//! Each way has a row of its own, all up at once, and its windows rotate with the others'.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,22 +11,16 @@ use serde::Serialize;
 
 use super::core::on_latency_core;
 use super::icmp::Echo;
-use super::lab::{self, PREFIX};
 use super::load::Load;
 use super::plan::Conditions;
+use super::row::{self, FAR, Kernels, MIDDLE, Measured, NEAR, Row, Samples, WIRES};
 use super::stats::{self, Summary};
 use super::turn::{self, Server, Turn};
 use crate::build::Binaries;
 use crate::config::{Datapath, Node, PORT, Side};
 use crate::daemon::{self, Daemon, Peer, SECRET, TempFolder};
-use crate::netns::NetNs;
 use crate::stop;
 
-const NEAR: &str = "10.201.0.1";
-const FAR: &str = "10.202.0.1";
-/// The host in the middle, on either wire.
-const MIDDLE: [&str; 2] = ["10.201.0.254", "10.202.0.254"];
-const WIRES: &str = "10.200.0.0/14";
 const ECHO_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// What was found. Ratios and differences are taken round by round.
@@ -115,41 +109,6 @@ impl Way {
     }
 }
 
-/// Three hosts in a row.
-#[derive(Debug)]
-struct Row {
-    near: NetNs,
-    middle: NetNs,
-    far: NetNs,
-}
-
-impl Row {
-    fn create(way: Way) -> Result<Self> {
-        let host = |end: &str| {
-            let host = NetNs::create(PREFIX, &format!("row-{}-{end}", way.name()))?;
-            lab::set_sysctls(&host)?;
-            anyhow::Ok(host)
-        };
-        let row = Self { near: host("a")?, middle: host("m")?, far: host("b")? };
-        for (end, device, address, via) in
-            [(&row.near, "m1", NEAR, MIDDLE[0]), (&row.far, "m2", FAR, MIDDLE[1])]
-        {
-            end.ip(&format!("link add p1 type veth peer name {device} netns {}", row.middle.name()))?;
-            row.middle.ip(&format!("address add {via}/24 dev {device}"))?;
-            row.middle.ip(&format!("link set {device} up"))?;
-            end.ip(&format!("address add {address}/24 dev p1"))?;
-            end.ip("link set p1 up")?;
-            end.ip(&format!("route add default via {via}"))?;
-        }
-        let forwards = matches!(way, Way::Forwarding | Way::Direct);
-        row.middle.run(|| {
-            let value = if forwards { "1" } else { "0" };
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", value).context("cannot set ip_forward")
-        })?;
-        Ok(row)
-    }
-}
-
 /// One way, ready to be measured. Parts are dropped in this order: sockets, daemons, hosts.
 #[derive(Debug)]
 struct Bed {
@@ -168,7 +127,8 @@ enum Ends {
 
 impl Bed {
     fn set_up(way: Way, conditions: &Conditions, binaries: &Binaries) -> Result<Self> {
-        let row = Row::create(way)?;
+        let forwards = matches!(way, Way::Forwarding | Way::Direct);
+        let row = Row::create(way.name(), Kernels { forwards, near_knows_far: true })?;
         let far: Ipv4Addr = FAR.parse().context("an address")?;
         if way == Way::Coturn {
             let mut server = Server::start(&row.middle, MIDDLE, None)?;
@@ -189,8 +149,19 @@ impl Bed {
         let load = Load::open(&row.near, &row.far, target, &conditions.congestion_control)?;
         Ok(Self { way, load: Ends::Ip(Box::new(load)), daemons, _server: server, row })
     }
+}
 
-    /// TCP in Gbit/s, and the median round trip in microseconds.
+impl Measured for Bed {
+    type Way = Way;
+
+    fn way(&self) -> Way {
+        self.way
+    }
+
+    fn label(&self) -> &'static str {
+        self.way.label()
+    }
+
     fn window(&mut self, conditions: &Conditions) -> Result<(f64, f64)> {
         let timing = conditions.timing;
         let (stream, exchanges) = match &mut self.load {
@@ -245,6 +216,7 @@ impl Nodes {
             peer_key: Some(&far_key),
             bootstrap: is_relayed.then_some(near_ways_in),
             turn: (way == Way::Turned).then_some(&account),
+            routing: None,
             datapath: Datapath::SEALED,
             callers: &[],
         };
@@ -293,16 +265,9 @@ impl Nodes {
     }
 }
 
-/// By round.
-#[derive(Debug, Default)]
-struct Samples {
-    tcp: Vec<f64>,
-    ping: Vec<f64>,
-}
-
 /// How many windows [`measure`] reports.
 pub(crate) fn progress_steps(conditions: &Conditions) -> u64 {
-    (Way::ALL.len() * (conditions.timing.rounds + 2)) as u64
+    row::progress_steps(Way::ALL.len(), conditions)
 }
 
 /// Sets all ways up, measures, tears down. What fails is told in the result.
@@ -327,28 +292,7 @@ pub(crate) fn measure(
             }
         }
     }
-    let mut samples: BTreeMap<Way, Samples> = BTreeMap::new();
-    // Round 0 warms up.
-    for round in 0..=conditions.timing.rounds {
-        let count = beds.len().max(1);
-        for place in 0..beds.len() {
-            stop::check()?;
-            let bed = &mut beds[(place + round) % count];
-            progress(&format!("relays: round {round} of {}", conditions.timing.rounds));
-            let window = bed.window(conditions);
-            if round == 0 {
-                continue;
-            }
-            let samples = samples.entry(bed.way).or_default();
-            // A round without a figure keeps its place.
-            let (tcp, ping) = window.unwrap_or_else(|error| {
-                problems.push(format!("{}, round {round}: {error:#}", bed.way.label()));
-                (f64::NAN, f64::NAN)
-            });
-            samples.tcp.push(tcp);
-            samples.ping.push(ping);
-        }
-    }
+    let samples = row::samples(&mut beds, conditions, "relays", &mut problems, progress)?;
     let mut rates = BTreeMap::new();
     for bed in &beds {
         if let Some(daemons) = &bed.daemons {

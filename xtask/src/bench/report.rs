@@ -9,6 +9,7 @@ use super::plan::{Metric, Wire};
 use super::relays::Relays;
 use super::results::{ProductInfo, Results, Row};
 use super::stats::Summary;
+use super::subnets::Subnets;
 use crate::ui::{self, Colour, paint, table};
 
 const UNKNOWN: &str = "-";
@@ -33,6 +34,10 @@ pub(crate) fn print(results: &Results) {
     }
     if let Some(found) = &results.relays {
         print_relays(found);
+    }
+    if let Some(found) = &results.subnets {
+        heading("Subnets", "three hosts in a row, two offload wires; the last runs no ipopd");
+        ui::say(&subnets(found).to_string());
     }
     print_bars(results);
     if !results.rows.is_empty() {
@@ -193,16 +198,34 @@ fn print_relays(found: &Relays) {
     }
 }
 
+fn subnets(found: &Subnets) -> Table {
+    let heads = ["TCP\nGbit/s", "ping\nus", "TCP by\nbare wire", "TCP by\nforwarding", "kernel\nhits %"];
+    let mut table = table(&[&["way"], &heads[..]].concat(), 1);
+    for row in &found.rows {
+        table.add_row([
+            row.way.to_owned(),
+            with_half(row.tcp_gbps, 2),
+            with_half(row.ping_us, 1),
+            with_half(row.tcp_to_wire, 2),
+            with_half(row.tcp_to_forwarding, 2),
+            shown(row.kernel_hit_rate.map(|rate| rate * 100.0), 1),
+        ]);
+    }
+    table
+}
+
+/// A median and half of what its rounds are apart.
+fn with_half(summary: Option<Summary>, decimals: usize) -> String {
+    summary.map_or_else(
+        || UNKNOWN.to_owned(),
+        |summary| format!("{:.decimals$} ±{:.decimals$}", summary.median, summary.half_range()),
+    )
+}
+
 fn relays(found: &Relays) -> Table {
     let heads =
         ["TCP\nGbit/s", "ping\nus", "TCP by\nforwarding", "ping added\nto direct us", "kernel\nhits %"];
     let mut table = table(&[&["way"], &heads[..]].concat(), 1);
-    let with_half = |summary: Option<Summary>, decimals: usize| {
-        summary.map_or_else(
-            || UNKNOWN.to_owned(),
-            |summary| format!("{:.decimals$} ±{:.decimals$}", summary.median, summary.half_range()),
-        )
-    };
     for row in &found.rows {
         table.add_row([
             row.way.to_owned(),
@@ -274,7 +297,11 @@ fn print_problems(results: &Results) {
         .relays
         .iter()
         .flat_map(|found| found.problems.iter().map(|problem| format!("relays: {problem}")));
-    let problems: Vec<String> = of_rows.chain(of_handshakes).chain(of_relays).collect();
+    let of_subnets = results
+        .subnets
+        .iter()
+        .flat_map(|found| found.problems.iter().map(|problem| format!("subnets: {problem}")));
+    let problems: Vec<String> = of_rows.chain(of_handshakes).chain(of_relays).chain(of_subnets).collect();
     if problems.is_empty() {
         return;
     }

@@ -12,6 +12,7 @@ use super::plan::{Conditions, Metric, System, Wire};
 use super::relays::Relays;
 use super::rounds::Record;
 use super::stats::{self, Summary};
+use super::subnets::Subnets;
 
 /// Below this share of packets on the kernel path, a kernel row does not measure what it says.
 pub(crate) const KERNEL_HIT_RATE_MIN: f64 = 0.999;
@@ -209,6 +210,7 @@ pub(crate) struct Results {
     pub(crate) handshakes: Option<Handshakes>,
     /// The same.
     pub(crate) relays: Option<Relays>,
+    pub(crate) subnets: Option<Subnets>,
     pub(crate) bars: Vec<Bar>,
     pub(crate) original_paper: Vec<PaperRow>,
 }
