@@ -36,6 +36,23 @@ public_key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
 addresses = ["10.1.0.3", "192.168.7.0/24"]
 "#;
 
+const LEASED: &str = r#"[node]
+name = "alpha"
+key_file = "/etc/ipop/key"
+[network]
+name = "demo"
+secret = "some long random text"
+addresses = "dhcp"
+[dhcp]
+pool = "10.1.0.0/16"
+ipv6 = "fd01::/64"
+lease_s = 600
+address = "10.1.0.9"
+reserved = { "10.1.0.5" = "ipop:xik72ueizen6orm4tvz3tovov2is7ii4" }
+[dns]
+services = { "_http._tcp" = 80 }
+"#;
+
 const MINIMAL: &str = r#"[node]
 name = "alpha"
 key_file = "/etc/ipop/key"
@@ -118,6 +135,7 @@ pub(super) fn texts() -> Inputs {
         ("empty", "\n".to_owned()),
         ("section-is-a-number", "node = 5".to_owned()),
         ("peer-in-one-pair-of-brackets", MINIMAL.to_owned() + "[peer]\nname = \"beta\"\n"),
+        ("leased", LEASED.to_owned()),
         ("line-ends-of-another-system", MINIMAL.replace('\n', "\r\n")),
         ("no-ascii", MINIMAL.replace("alpha", "\u{e4}\u{1f980}")),
     ]

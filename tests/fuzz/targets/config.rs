@@ -41,7 +41,10 @@ fn is_one_line_with_a_place(problem: &Problem, text: &str) {
 
 /// What the types of a configuration promise and cannot enforce by themselves.
 fn is_valid(config: &Config) {
-    assert!(!config.network.addresses.is_empty() && !config.underlay.listen.is_empty());
+    // They are listed or leased, which takes an overlay.
+    assert_eq!(config.network.addresses.is_empty(), config.dhcp.is_some());
+    assert!(config.dhcp.is_none() || config.has_overlay());
+    assert!(!config.underlay.listen.is_empty());
     assert!(config.underlay.listen.iter().all(|listen| ![0, KERNEL_PORT].contains(&listen.port())));
     assert!((1..=10).contains(&config.network.device.as_str().len()));
     assert!(!matches!(config.network.mtu, Mtu::Bytes(bytes) if bytes < MTU_MIN));
