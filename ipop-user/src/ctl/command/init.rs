@@ -83,6 +83,15 @@ fn report(plan: &Plan, config: &Config, files: &Files, output: &mut Output<'_>) 
         }))?);
     }
     let text = match &plan.inviter {
+        // They have to find each other: leases are in the overlay.
+        None if plan.addresses.is_empty() => format!(
+            "wrote {config_path} and {key_path}\n\n\
+             Another node joins network {network} with `ipopctl init --join -` and this line:\n\n\
+             {}\n\n\
+             It holds the network's secret, and says that this node is at {endpoint} (--endpoint).\n\
+             Then start ipopd on both: they find each other, and `ipopctl dhcp leases` shows their addresses.\n",
+            *token()
+        ),
         None => format!(
             "wrote {config_path} and {key_path}\n\n\
              Another node joins network {network} with `ipopctl init --join - --bootstrap` and this line:\n\n\
@@ -268,15 +277,15 @@ addresses = {addresses}
         let pool = match &self.pool {
             None => String::new(),
             Some(pool) => format!(
-                "pool = {}          # the network's addresses; one node that says so is enough\n\
+                "pool = {}             # the network's addresses; one node that says so is enough\n\
                  #lease_s = {}                     # how long an address is kept for a node that is gone\n\
-                 #ipv6 = \"fd00:128::/64\"           # each node has an address in it that follows from its key\n\
+                 #ipv6 = \"fd00:128::/64\"             # each node has an address in it that follows from its key\n\
                  #reserved = {{}}                      # like {{ \"10.128.0.5\" = \"ipop:...\" }}\n",
                 quoted(pool),
                 defaults::LEASE_S
             ),
         };
-        format!("\n[dhcp]\n{pool}#address = \"10.128.0.7\"            # the only address that will do\n")
+        format!("\n[dhcp]\n{pool}#address = \"10.128.0.7\"             # the only address that will do\n")
     }
 
     fn bootstrap_line(&self) -> String {
