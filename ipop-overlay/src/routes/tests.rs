@@ -1,6 +1,5 @@
 //! What is decided of announcements, their bytes, and a client by itself, whose node is all of its network.
 
-use std::boxed::Box;
 use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
@@ -12,9 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::address::NodeAddress;
-use crate::dht::{Key, SigningKey, TTL_MAX_S, VALUE_MAX};
-use crate::keys::NetworkKey;
-use crate::node::{self, Node, PeerConfig};
+use crate::dhcp::tests::Host;
+use crate::dht::{Key, TTL_MAX_S, VALUE_MAX};
 use crate::time::Instant;
 
 fn subnet(text: &str) -> Subnet {
@@ -370,67 +368,20 @@ proptest! {
     }
 }
 
-/// A node that is alone, with its own client.
-struct Host {
-    node: Node,
-    key: [u8; 32],
-    now: Instant,
-}
-
-impl Host {
-    fn new() -> Self {
-        let now = Instant::default();
-        let signer = SigningKey::new(&[7; 32].into());
-        let key = signer.public_key();
-        let config = node::Config {
-            public_key: key,
-            network: NetworkKey::derive("test", b"secret"),
-            peers: Vec::<PeerConfig>::new(),
-            trusted: Vec::new(),
-            mtu_max: 1400,
-            boot: 0,
-            lease: Duration::from_secs(30),
-        };
-        let mut node = Node::new(&config, 1, now).expect("a node without peers");
-        let mut state = 1u64;
-        node.set_signing_key(signer);
-        let random = move |bytes: &mut [u8]| {
-            for byte in bytes {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                *byte = (state >> 56) as u8;
+/// Lets time pass for clients that all share the only node.
+fn run(host: &mut Host, clients: &mut [&mut Client], span: Duration) -> Vec<Vec<Output>> {
+    let mut outputs = vec![Vec::new(); clients.len()];
+    host.drive(span, |node, event, now| {
+        for (client, outputs) in clients.iter_mut().zip(&mut outputs) {
+            match event {
+                Some(event) => drop(client.handle_event(event, now)),
+                None => client.handle_timeout(node, now),
             }
-        };
-        node.join(Box::new(random), now);
-        node.set_clock(1_800_000_000_000, now);
-        Self { node, key, now }
-    }
-
-    fn run(&mut self, clients: &mut [&mut Client], span: Duration) -> Vec<Vec<Output>> {
-        let end = self.now.after(span);
-        let mut outputs = vec![Vec::new(); clients.len()];
-        loop {
-            while let Some(output) = self.node.poll_output() {
-                if let node::Output::Dht(event) = output {
-                    for client in clients.iter_mut() {
-                        client.handle_event(&event, self.now);
-                    }
-                }
-            }
-            for (client, outputs) in clients.iter_mut().zip(&mut outputs) {
-                outputs.extend(core::iter::from_fn(|| client.poll_output()));
-            }
-            let node_at = self.node.poll_timeout().map(|(at, _)| at);
-            let theirs = clients.iter().filter_map(|client| client.poll_timeout());
-            let Some(at) = theirs.chain(node_at).min().filter(|at| *at <= end) else { break };
-            self.now = self.now.max(at);
-            self.node.handle_timeout(self.now);
-            for client in clients.iter_mut() {
-                client.handle_timeout(&mut self.node, self.now);
-            }
+            outputs.extend(core::iter::from_fn(|| client.poll_output()));
         }
-        self.now = end;
-        outputs
-    }
+        clients.iter().filter_map(|client| client.poll_timeout()).min()
+    });
+    outputs
 }
 
 #[test]
@@ -442,19 +393,19 @@ fn what_one_client_announces_another_reads_until_it_is_withdrawn() {
     let mut reader = Client::new("test", [9; 32]);
     router.configure(Some(announcement.clone()), false, &mut host.node, host.now);
     reader.configure(None, true, &mut host.node, host.now);
-    let outputs = host.run(&mut [&mut router, &mut reader], Duration::from_secs(5));
+    let outputs = run(&mut host, &mut [&mut router, &mut reader], Duration::from_secs(5));
     assert_eq!(outputs[0], [Output::Announced]);
     let Some(Output::Routers(found)) = outputs[1].last() else { panic!("{:?}", outputs[1]) };
     let [found] = &found[..] else { panic!("{found:?}") };
     assert_eq!((found.public_key, found.priority, &found.subnets), (host.key, 3, &announcement.subnets));
     // It is kept up far beyond its life, and its age is that of the first.
-    let outputs = host.run(&mut [&mut router, &mut reader], Duration::from_secs(4000));
+    let outputs = run(&mut host, &mut [&mut router, &mut reader], Duration::from_secs(4000));
     let Some(Output::Routers(later)) = outputs[1].last() else { panic!("{:?}", outputs[1]) };
     assert_eq!(later[0].since, found.since);
     assert!(outputs[1].len() < 70, "{} answers in 4000 s", outputs[1].len());
     router.withdraw(&mut host.node, host.now);
     reader.ask_soon(host.now);
-    let outputs = host.run(&mut [&mut reader], Duration::from_secs(100));
+    let outputs = run(&mut host, &mut [&mut reader], Duration::from_secs(100));
     assert_eq!(outputs[0].last(), Some(&Output::Routers(Vec::new())));
 }
 
@@ -469,7 +420,7 @@ fn what_cannot_be_read_is_counted_and_a_router_does_not_hear_of_itself() {
     let mut same = Client::new("test", host.key);
     reader.configure(None, true, &mut host.node, host.now);
     same.configure(None, true, &mut host.node, host.now);
-    let outputs = host.run(&mut [&mut reader, &mut same], Duration::from_secs(1));
+    let outputs = run(&mut host, &mut [&mut reader, &mut same], Duration::from_secs(1));
     assert_eq!(outputs[0][..2], [Output::Malformed(1), Output::Routers(Vec::new())]);
     assert_eq!(outputs[1][0], Output::Routers(Vec::new()));
     assert!(
