@@ -21,7 +21,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use crate::address::NodeAddress;
-use crate::dht::{self, Event, Kind, RequestId, TTL_MAX_S};
+use crate::dht::{self, Event, Kind, RETRY, RETRY_MAX, RequestId, TTL_MAX_S};
 use crate::node::Node;
 use crate::time::Instant;
 
@@ -33,9 +33,6 @@ pub use pool::{
 pub const HOST_MAX: usize = 63;
 /// Addresses that are tried before the pool counts as exhausted; all of them, where it has fewer.
 pub const TRIES_MAX: u64 = 256;
-/// Trouble with the network: the same is tried again after so long, then twice as long each time.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Who is configured with a network's addresses sees so often whether it is still described.
 const CHECK: Duration = Duration::from_secs(6 * 3600);
 
@@ -369,7 +366,7 @@ impl Client {
     }
 
     fn later(&mut self, now: Instant) {
-        let wait = (RETRY * (1 << self.failures.min(6))).min(RETRY_MAX);
+        let wait = dht::retry_after(self.failures);
         self.failures = self.failures.saturating_add(1);
         self.next_at = Some(now.after(wait));
     }

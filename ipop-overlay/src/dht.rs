@@ -27,6 +27,7 @@ mod tests;
 pub(crate) mod wire;
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 pub use record::{Key, Kind, NAME_MAX, Record, SKEW_S, TTL_MAX_S, VALUE_MAX};
 pub use signature::{SIGNATURE_LEN, SigningKey, verify};
@@ -35,6 +36,15 @@ pub use signature::{SIGNATURE_LEN, SigningKey, verify};
 pub const REPLICAS: u8 = 8;
 /// So many of them decide; as the original.
 pub const MAJORITY: usize = 5;
+
+/// What could not be had is asked for again after so long, then twice as long each time.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How long to wait until what has failed so often before is asked for again.
+pub fn retry_after(failures: u32) -> Duration {
+    (RETRY * (1 << failures.min(6))).min(RETRY_MAX)
+}
 
 /// By which what comes of a request is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

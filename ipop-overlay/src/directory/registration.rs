@@ -8,9 +8,6 @@ use crate::dht::{self, Event, Key, Kind, RequestId};
 use crate::node::Node;
 use crate::time::Instant;
 
-/// It is tried again after so long, then twice as long each time.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
 /// One that is another's is tried again after so long: the other may have gone.
 const TAKEN: Duration = Duration::from_secs(300);
 
@@ -138,7 +135,7 @@ impl Registration {
     }
 
     fn later(&mut self, now: Instant) {
-        let wait = (RETRY * (1 << self.failures.min(6))).min(RETRY_MAX);
+        let wait = dht::retry_after(self.failures);
         self.failures = self.failures.saturating_add(1);
         self.next_at = Some(now.after(wait));
     }

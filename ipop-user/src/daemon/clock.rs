@@ -17,6 +17,11 @@ pub(super) fn unix_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// UNIX time in seconds.
+pub(super) fn unix_s() -> u64 {
+    unix_ns() / 1_000_000_000
+}
+
 /// How long until `at`.
 pub(super) fn until(at: Instant) -> Duration {
     at.since(now())

@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ipop_common::Counter;
 use ipop_overlay::dhcp::{self, Client, Output, Pool, lease_name};
-use ipop_overlay::dht::{Event, Kind};
+use ipop_overlay::dht::{Event, Kind, retry_after};
 use ipop_overlay::directory::{
     self, Answer, Directory, Question, Registration, Service, State, host_name, host_value,
 };
@@ -25,9 +24,6 @@ use crate::key::PublicKey;
 
 /// How long what is registered stands, if nobody renews it. It is renewed at half of that.
 const REGISTERED_S: u64 = 6 * 3600;
-/// A claim that no lease bears out is looked at again after so long, then twice as long each time.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// A peer's word, until the leases bear it out.
 struct Claim {
@@ -75,20 +71,18 @@ impl Dhcp {
             Client::new(config, *public_key, now)
         });
         let mut dhcp = Self { client, directory: Some(Directory::new(namespace)), ..Self::default() };
-        dhcp.register(config, &config.network.addresses, now);
+        for own in &config.network.addresses {
+            let (name, host) = (lease_name(&config.network.name, own.addr()), config.node.name.clone());
+            let lease = Registration::new(Kind::Create, name, host.into_bytes(), REGISTERED_S, now);
+            dhcp.listed.extend(lease.ok().map(|lease| (own.addr(), lease)));
+        }
+        dhcp.register_name(config, &config.network.addresses, now);
         dhcp
     }
 
-    /// Registers what the node has by now: leases of addresses that are listed, and its name.
-    fn register(&mut self, config: &Config, addresses: &[Prefix], now: Instant) {
+    /// Registers the node's name with the addresses that it has by now, and what it offers under that name.
+    fn register_name(&mut self, config: &Config, addresses: &[Prefix], now: Instant) {
         let namespace = &config.network.name;
-        if self.client.is_none() {
-            for own in &config.network.addresses {
-                let (name, host) = (lease_name(namespace, own.addr()), config.node.name.clone());
-                let lease = Registration::new(Kind::Create, name, host.into_bytes(), REGISTERED_S, now);
-                self.listed.extend(lease.ok().map(|lease| (own.addr(), lease)));
-            }
-        }
         let value = host_value(&addresses.iter().map(|own| own.addr()).collect::<Vec<_>>());
         match &mut self.host {
             Some(host) => host.set_value(value, now),
@@ -213,18 +207,16 @@ impl Daemon {
             self.take_leases();
             return true;
         }
-        let mut registered = self.dhcp.registrations_mut();
-        if let Some(registration) = registered.find_map(|one| one.handle_event(event, now).then_some(one)) {
+        let heard = self.dhcp.registrations_mut().find_map(|one| one.handle_event(event, now).then_some(one));
+        if let Some(registration) = heard {
             if let State::Taken(by) = registration.state() {
                 let name = String::from_utf8_lossy(registration.name()).into_owned();
                 warn!(name, by = ?by.map(|by| by.to_string()), "registered for another node");
             }
             return true;
         }
-        let wall = clock::unix_ns() / 1_000_000_000;
-        drop(registered);
         let directory = self.dhcp.directory.as_mut();
-        let heard = directory.and_then(|directory| directory.handle_event(event, wall, now));
+        let heard = directory.and_then(|directory| directory.handle_event(event, clock::unix_s(), now));
         let Some((question, answer)) = heard else { return false };
         if let Question::Owner(address) = question {
             self.owner_known(address, answer.as_ref());
@@ -285,7 +277,7 @@ impl Daemon {
         self.note_leased();
         self.claim_addresses();
         if self.overlay.is_some() {
-            self.dhcp.register(&self.config, &self.addresses, clock::now());
+            self.dhcp.register_name(&self.config, &self.addresses, clock::now());
         }
         self.publish_table();
         self.refresh().await;
@@ -362,7 +354,7 @@ impl Daemon {
         }
         if is_open {
             let tries = self.dhcp.claims.get(&id).map_or(0, |claim| claim.tries + 1);
-            let next_at = now.after((RETRY * (1 << tries.min(6))).min(RETRY_MAX));
+            let next_at = now.after(retry_after(tries));
             self.dhcp.claims.insert(id, Claim { addresses, since, next_at, tries });
         } else {
             self.dhcp.claims.remove(&id);
@@ -423,7 +415,7 @@ impl Daemon {
     }
 
     pub(super) fn leases_status(&self) -> api::Dhcp {
-        let (now, wall) = (clock::now(), clock::unix_ns() / 1_000_000_000);
+        let (now, wall) = (clock::now(), clock::unix_s());
         let client = self.dhcp.client.as_ref();
         let own_key = self.public_key.as_bytes();
         let mut leases = Vec::new();

@@ -28,7 +28,7 @@ pub(super) struct Dns {
 impl Dns {
     pub(super) fn new(ask: mpsc::Sender<Ask>) -> Self {
         // Grows from one run to the next: a node has not changed its names once a second.
-        let serial = (clock::unix_ns() / 1_000_000_000) as u32;
+        let serial = clock::unix_s() as u32;
         let published = Published::default();
         published.0.store(Arc::new(Hosts::new(serial)));
         Self { published, ask, settings: None, service: None, reason: None }

@@ -99,7 +99,7 @@ impl Daemon {
         if addresses.is_empty() && overlay.remembered.addresses == addresses {
             return;
         }
-        let unix = clock::unix_ns() / 1_000_000_000;
+        let unix = clock::unix_s();
         let before = overlay.remembered.clone();
         let since = overlay.remembered.since(addresses.clone(), unix);
         self.node.set_addresses(addresses, since, clock::now());
