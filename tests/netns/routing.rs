@@ -168,9 +168,18 @@ fn device_to(host: &Host, to: &str) -> String {
     words.nth(1).unwrap_or_else(|| panic!("{route}")).to_owned()
 }
 
-#[test]
-fn when_a_router_is_cut_off_the_other_takes_over_and_it_comes_back_later() {
-    run(|| {
+/// A site with two routers, the first of which is preferred and by which the site answers, and a member that takes it;
+/// no daemon yet.
+struct TwoWays {
+    net: Internet,
+    site: Site,
+    first: usize,
+    second: usize,
+    member: usize,
+}
+
+impl TwoWays {
+    fn new() -> Self {
         let mut net = Internet::new();
         let (first, second) = (net.public(Families::V4), net.public(Families::V4));
         let member = net.public(Families::V4);
@@ -179,6 +188,14 @@ fn when_a_router_is_cut_off_the_other_takes_over_and_it_comes_back_later() {
         site.router(&mut net.hosts[second], 2, "");
         net.hosts[member].config.more = ACCEPT.to_owned();
         site.answers_by(1);
+        Self { net, site, first, second, member }
+    }
+}
+
+#[test]
+fn when_a_router_is_cut_off_the_other_takes_over_and_it_comes_back_later() {
+    run(|| {
+        let TwoWays { net, site, first, second, member } = TwoWays::new();
         let net = net.up();
         let hosts = &net.hosts;
         let prefix = "192.168.7.0/24";
@@ -212,14 +229,7 @@ fn when_a_router_is_cut_off_the_other_takes_over_and_it_comes_back_later() {
 #[test]
 fn a_router_that_ends_gives_way_and_one_that_is_killed_is_replaced_under_traffic() {
     run(|| {
-        let mut net = Internet::new();
-        let (first, second) = (net.public(Families::V4), net.public(Families::V4));
-        let member = net.public(Families::V4);
-        let site = Site::new(7);
-        site.router(&mut net.hosts[first], 1, "priority = 200");
-        site.router(&mut net.hosts[second], 2, "");
-        net.hosts[member].config.more = ACCEPT.to_owned();
-        site.answers_by(1);
+        let TwoWays { mut net, site, first, second, member } = TwoWays::new();
         for host in &mut net.hosts {
             clear(host);
         }
