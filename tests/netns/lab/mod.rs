@@ -11,6 +11,7 @@ pub(crate) mod internet;
 pub(crate) mod namespace;
 pub(crate) mod packet;
 pub(crate) mod program;
+pub(crate) mod relayed;
 pub(crate) mod router;
 pub(crate) mod stun;
 pub(crate) mod tcp;
