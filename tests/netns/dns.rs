@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
@@ -171,22 +170,21 @@ fn serve_elsewhere(host: &Host) {
 /// A host with a copy of resolv.conf of its own, that its programs and its daemon have for /etc/resolv.conf.
 struct Own {
     lab: Lab,
-    file: PathBuf,
 }
 
 impl Own {
     fn new() -> Self {
         let mut lab = lab();
-        let file = lab.near.folder.join("resolv.conf");
-        fs::write(&file, OLD).expect("a file of its own");
+        lab.near.write_resolver(OLD);
         lab.near.config.dns.insert("resolver", "\"auto\"".to_owned());
         serve_elsewhere(&lab.far);
         lab.far.start(&How::Plain);
-        Self { lab, file }
+        Self { lab }
     }
 
     fn start(&mut self) {
-        self.lab.near.start(&How::WithFile { file: self.file.clone(), over: "/etc/resolv.conf".into() });
+        let how = self.lab.near.with_resolver();
+        self.lab.near.start(&how);
     }
 
     fn up(&mut self) {
@@ -197,7 +195,7 @@ impl Own {
     }
 
     fn text(&self) -> String {
-        fs::read_to_string(&self.file).expect("the file is there")
+        fs::read_to_string(self.lab.near.resolver_file()).expect("the file is there")
     }
 
     fn has_ours(&self) -> bool {
@@ -206,9 +204,7 @@ impl Own {
 
     /// A program of this host's, which has the same file.
     fn program(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = self.lab.near.ns.command(program, arguments);
-        crate::lab::namespace::mount_over(&mut command, &self.file, Path::new("/etc/resolv.conf"));
-        command.output().expect("the program starts")
+        self.lab.near.program(program, arguments).output().expect("the program starts")
     }
 
     #[track_caller]
@@ -282,7 +278,7 @@ fn what_somebody_else_has_written_is_left_alone_and_that_is_said() {
         let mut own = Own::new();
         own.up();
         let theirs = "nameserver 192.0.2.99\n";
-        fs::write(&own.file, theirs).expect("somebody writes it");
+        own.lab.near.write_resolver(theirs);
         let dns = own.lab.near.ask("/v1/status")["dns"].clone();
         assert!(dns["resolver"].is_null(), "{dns}");
         let status = own.lab.near.ctl(&["status"]);

@@ -33,6 +33,34 @@ fn addresses(host: &Host) -> Vec<IpAddr> {
     shown.iter().filter_map(address).collect()
 }
 
+/// By each host about each other one: what addresses and services lead to, and what there is none of.
+#[track_caller]
+fn every_kind_of_record_is_answered(hosts: &[Host], addresses: &[String]) {
+    let services =
+        [("_http._tcp.test.ipop", "0 0 8080 n1.test.ipop."), ("_ssh._tcp.test.ipop", "0 0 22 n4.test.ipop.")];
+    for asker in hosts {
+        let who = &asker.config.name;
+        for (host, address) in hosts.iter().zip(addresses) {
+            let name = format!("{}.", host.virtual_name());
+            wait_for(&format!("{who} finds whose {address} is"), PATIENCE, || {
+                (short(asker, &["-x", address]) == name).then_some(())
+            });
+            // The name is there and nothing of that kind at it: an answer without records (RFC 2308, section 2.2).
+            let server = format!("@{}", leased(asker));
+            let words = ["+time=5", "+tries=1", "+noall", "+comments", "+authority", &server, &name, "TXT"];
+            let text = String::from_utf8_lossy(&asker.ns.output("dig", &words).stdout).into_owned();
+            assert!(text.contains("status: NOERROR") && text.contains("ANSWER: 0, AUTHORITY: 1"), "{text}");
+            assert!(text.contains("test.ipop.\t\t30\tIN\tSOA"), "{text}");
+        }
+        for (service, place) in services {
+            wait_for(&format!("{who} finds {service}"), PATIENCE, || {
+                (short(asker, &[service, "SRV"]) == place).then_some(())
+            });
+        }
+        assert_eq!(short(asker, &["nobody.test.ipop", "A"]), "");
+    }
+}
+
 /// The address that a host has leased by now.
 #[track_caller]
 fn leased(host: &Host) -> Ipv4Addr {
@@ -60,6 +88,12 @@ fn short(host: &Host, question: &[&str]) -> String {
     String::from_utf8_lossy(&host.ns.output("dig", &words).stdout).trim().to_owned()
 }
 
+/// What a program of a host's prints.
+fn printed(host: &Host, program: &str, arguments: &[&str]) -> String {
+    let output = host.program(program, arguments).output().expect("the program starts");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 fn dhcp(host: &Host) -> Value {
     host.ask("/v1/dhcp")
 }
@@ -69,6 +103,7 @@ fn all_get_an_address_of_their_own_and_find_each_other_by_name() {
     run(|| {
         let mut crowd = crowd(5, "pool = \"10.128.0.0/24\"\nipv6 = \"fd00:128::/64\"\nlease_s = 600");
         crowd.hosts[0].config.dns.insert("services", "{ \"_http._tcp\" = 8080 }".to_owned());
+        crowd.hosts[3].config.dns.insert("services", "{ \"_ssh._tcp\" = 22 }".to_owned());
         let mut crowd = crowd.up();
         let leases: Vec<Ipv4Addr> = crowd.hosts.iter().map(leased).collect();
         assert_eq!(leases.iter().collect::<BTreeSet<_>>().len(), 5, "{leases:?}");
@@ -91,13 +126,7 @@ fn all_get_an_address_of_their_own_and_find_each_other_by_name() {
                 });
             }
         }
-        assert_eq!(short(&crowd.hosts[1], &["-x", &shown[3]]), "n4.test.ipop.");
-        assert_eq!(short(&crowd.hosts[1], &["nobody.test.ipop", "A"]), "");
-        // So are services.
-        wait_for("a service", PATIENCE, || {
-            let found = short(&crowd.hosts[4], &["_http._tcp.test.ipop", "SRV"]);
-            (found == "0 0 8080 n1.test.ipop.").then_some(())
-        });
+        every_kind_of_record_is_answered(&crowd.hosts, &shown);
         let text = crowd.hosts[1].ctl(&["dhcp", "leases"]);
         assert!(text.contains("10.128.0.0/24, and fd00:128::/64 by key: 254 addresses"), "{text}");
         assert!(text.contains("this node") && text.contains("renewed"), "{text}");
@@ -221,25 +250,47 @@ fn a_claim_that_no_lease_bears_out_is_refused() {
 fn a_crowd_has_addresses_and_names_soon_after_it_starts() {
     run(|| {
         let mut crowd = crowd(32, "pool = \"10.128.0.0/16\"");
+        for host in &mut crowd.hosts {
+            host.config.dns.insert("resolver", "\"auto\"".to_owned());
+            host.write_resolver("nameserver 192.0.2.1\n");
+        }
         let start = Instant::now();
-        crowd.hosts.iter_mut().for_each(|host| host.start(&How::Plain));
+        for host in &mut crowd.hosts {
+            let how = host.with_resolver();
+            host.start(&how);
+        }
         let started = start.elapsed();
         let leases: Vec<Ipv4Addr> = crowd.hosts.iter().map(leased).collect();
         let have_addresses = start.elapsed();
         assert_eq!(leases.iter().collect::<BTreeSet<_>>().len(), 32, "{leases:?}");
+        // By what their daemons have put into their resolv.conf: no server is named.
         for (number, address) in leases.iter().enumerate() {
             let asker = &crowd.hosts[(number + 1) % leases.len()];
-            let name = format!("n{}.test.ipop", number + 1);
+            let name = crowd.hosts[number].virtual_name();
+            let words = ["+time=5", "+tries=1", "+short", &name, "A"];
             wait_for(&format!("{} finds {name}", asker.config.name), PATIENCE, || {
-                (short(asker, &[&name, "A"]) == address.to_string()).then_some(())
+                (printed(asker, "dig", &words).trim() == address.to_string()).then_some(())
             });
         }
         let have_names = start.elapsed();
         for (number, address) in leases.iter().enumerate() {
-            hears(&crowd.hosts[(number + 7) % leases.len()], &address.to_string());
+            let name = crowd.hosts[number].virtual_name();
+            let [looking, calling] = [5, 11].map(|step| &crowd.hosts[(number + step) % leases.len()]);
+            wait_for(&format!("{} looks {name} up", looking.config.name), PATIENCE, || {
+                let found = printed(looking, "getent", &["hosts", &name]);
+                let words: Vec<&str> = found.split_whitespace().collect();
+                (words == [address.to_string().as_str(), name.as_str()]).then_some(())
+            });
+            wait_for(&format!("{} hears {name}", calling.config.name), PATIENCE, || {
+                let heard = printed(calling, "ping", &["-c", "1", "-W", "1", &name]);
+                let whom = format!("PING {name} ({address})");
+                (heard.starts_with(&whom) && heard.contains(" 1 received")).then_some(())
+            });
         }
         println!(
-            "32 daemons: started after {started:?}, addresses after {have_addresses:?}, names after {have_names:?}"
+            "32 daemons: started after {started:?}, addresses after {have_addresses:?}, names after {have_names:?}, \
+             all called by name after {:?}",
+            start.elapsed()
         );
     });
 }

@@ -8,6 +8,7 @@ pub(crate) mod crowd;
 pub(crate) mod daemon;
 pub(crate) mod host;
 pub(crate) mod internet;
+pub(crate) mod machine;
 pub(crate) mod namespace;
 pub(crate) mod packet;
 pub(crate) mod program;
