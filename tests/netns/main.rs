@@ -27,6 +27,8 @@
 //! | `routing` | subnets behind nodes: permission, failover, exit nodes, local traffic |
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //! | `relayed` | sealed links by a relay: both ends in the kernel, the relay in TC and XDP, MTU, changes of the way, restarts |
+//! | `files` | rsync and sshfs by name, over a way that changes and a daemon that dies |
+//! | `mpi` | OpenMPI on four nodes, started by ssh and names, carried by the kernel |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
 
@@ -38,6 +40,8 @@ mod coexist;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod content;
 mod dns;
+#[expect(clippy::print_stdout, reason = "how long each step took is worth a line")]
+mod files;
 mod flood;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod forward;
@@ -48,6 +52,8 @@ mod interop;
 mod lab;
 #[expect(clippy::print_stdout, reason = "how long a crowd needs is worth a line")]
 mod leases;
+#[expect(clippy::print_stdout, reason = "how long a job took is worth a line")]
+mod mpi;
 mod mtu;
 mod multicast;
 mod nat;

@@ -14,6 +14,7 @@ pub(crate) mod packet;
 pub(crate) mod program;
 pub(crate) mod relayed;
 pub(crate) mod router;
+pub(crate) mod ssh;
 pub(crate) mod stun;
 pub(crate) mod tcp;
 pub(crate) mod udp;

@@ -76,6 +76,12 @@ const PACKAGES: &[Package] = &[
         Proof::Program("miniupnpd"),
     ),
     test_package("wireguard-tools", "configures WireGuards in the tests", Proof::Program("wg")),
+    test_package("openssh-server", "sshd on the hosts of the tests", Proof::File("/usr/sbin/sshd")),
+    test_package("openssh-client", "ssh and its keys in the tests", Proof::Program("ssh-keygen")),
+    test_package("rsync", "copies files in the tests", Proof::Program("rsync")),
+    test_package("sshfs", "mounts a folder of another host in the tests", Proof::Program("sshfs")),
+    test_package("openmpi-bin", "starts a parallel program in the tests", Proof::Program("mpirun")),
+    test_package("libopenmpi-dev", "compiles that program", Proof::Program("mpicc")),
     vm_package("qemu-system-x86", "boots other kernels", Proof::Program("qemu-system-x86_64")),
     vm_package("cpio", "packs the initramfs of those kernels", Proof::Program("cpio")),
     vm_package("zstd", "unpacks kernel modules", Proof::Program("zstd")),
@@ -90,7 +96,7 @@ pub(crate) fn missing(scope: Scope) -> Vec<Package> {
 }
 
 /// Services that packages bring, and start where systemd runs: a test starts its own, in a namespace.
-const SERVICES: &[(&str, &str)] = &[("coturn", "coturn.service")];
+const SERVICES: &[(&str, &str)] = &[("coturn", "coturn.service"), ("openssh-server", "ssh.service")];
 
 /// Installs the packages of `scope` that are not there.
 pub(crate) fn ensure(scope: Scope) -> Result<()> {
