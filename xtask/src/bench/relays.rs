@@ -19,7 +19,6 @@ use super::turn::{self, Server, Turn};
 use crate::build::Binaries;
 use crate::config::{Datapath, Node, PORT, Side};
 use crate::daemon::{self, Daemon, Peer, SECRET, TempFolder};
-use crate::stop;
 
 const ECHO_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -125,7 +124,9 @@ enum Ends {
     Turn(Turn),
 }
 
-impl Bed {
+impl Measured for Bed {
+    type Way = Way;
+
     fn set_up(way: Way, conditions: &Conditions, binaries: &Binaries) -> Result<Self> {
         let forwards = matches!(way, Way::Forwarding | Way::Direct);
         let row = Row::create(way.name(), Kernels { forwards, near_knows_far: true })?;
@@ -149,17 +150,13 @@ impl Bed {
         let load = Load::open(&row.near, &row.far, target, &conditions.congestion_control)?;
         Ok(Self { way, load: Ends::Ip(Box::new(load)), daemons, _server: server, row })
     }
-}
-
-impl Measured for Bed {
-    type Way = Way;
 
     fn way(&self) -> Way {
         self.way
     }
 
-    fn label(&self) -> &'static str {
-        self.way.label()
+    fn label(way: Way) -> &'static str {
+        way.label()
     }
 
     fn window(&mut self, conditions: &Conditions) -> Result<(f64, f64)> {
@@ -278,20 +275,9 @@ pub(crate) fn measure(
 ) -> Result<Relays> {
     let coturn = turn::version().map_err(|error| format!("{error:#}"));
     let mut problems = Vec::new();
-    let mut beds = Vec::new();
-    for way in Way::ALL {
-        progress(&format!("relays: setting up {}", way.label()));
-        if matches!(way, Way::Coturn | Way::Turned) && coturn.is_err() {
-            continue;
-        }
-        match Bed::set_up(way, conditions, binaries) {
-            Ok(bed) => beds.push(bed),
-            Err(error) => {
-                stop::check()?;
-                problems.push(format!("{}: {error:#}", way.label()));
-            }
-        }
-    }
+    let can_be = |way: &Way| coturn.is_ok() || !matches!(way, Way::Coturn | Way::Turned);
+    let ways = Way::ALL.into_iter().filter(can_be);
+    let mut beds: Vec<Bed> = row::set_up(ways, conditions, binaries, "relays", &mut problems, &mut progress)?;
     let samples = row::samples(&mut beds, conditions, "relays", &mut problems, progress)?;
     let mut rates = BTreeMap::new();
     for bed in &beds {

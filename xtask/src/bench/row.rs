@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use super::lab::{self, PREFIX};
 use super::plan::Conditions;
+use crate::build::Binaries;
 use crate::netns::NetNs;
 use crate::stop;
 
@@ -64,12 +65,14 @@ impl Row {
 }
 
 /// One way from the near end of a row, ready to be measured.
-pub(crate) trait Measured {
+pub(crate) trait Measured: Sized {
     type Way: Copy + Ord;
+
+    fn set_up(way: Self::Way, conditions: &Conditions, binaries: &Binaries) -> Result<Self>;
 
     fn way(&self) -> Self::Way;
 
-    fn label(&self) -> &'static str;
+    fn label(way: Self::Way) -> &'static str;
 
     /// TCP in Gbit/s, and the median round trip in microseconds.
     fn window(&mut self, conditions: &Conditions) -> Result<(f64, f64)>;
@@ -80,6 +83,29 @@ pub(crate) trait Measured {
 pub(crate) struct Samples {
     pub(crate) tcp: Vec<f64>,
     pub(crate) ping: Vec<f64>,
+}
+
+/// A bed for each way, all up at once. What fails is added to `problems`.
+pub(crate) fn set_up<B: Measured>(
+    ways: impl IntoIterator<Item = B::Way>,
+    conditions: &Conditions,
+    binaries: &Binaries,
+    what: &str,
+    problems: &mut Vec<String>,
+    mut progress: impl FnMut(&str),
+) -> Result<Vec<B>> {
+    let mut beds = Vec::new();
+    for way in ways {
+        progress(&format!("{what}: setting up {}", B::label(way)));
+        match B::set_up(way, conditions, binaries) {
+            Ok(bed) => beds.push(bed),
+            Err(error) => {
+                stop::check()?;
+                problems.push(format!("{}: {error:#}", B::label(way)));
+            }
+        }
+    }
+    Ok(beds)
 }
 
 /// Measures all beds in rounds whose order rotates; the first round warms up. What fails is added to `problems`.
@@ -103,7 +129,7 @@ pub(crate) fn samples<B: Measured>(
             }
             let samples = samples.entry(bed.way()).or_default();
             let (tcp, ping) = window.unwrap_or_else(|error| {
-                problems.push(format!("{}, round {round}: {error:#}", bed.label()));
+                problems.push(format!("{}, round {round}: {error:#}", B::label(bed.way())));
                 (f64::NAN, f64::NAN)
             });
             samples.tcp.push(tcp);

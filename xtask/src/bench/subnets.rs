@@ -16,7 +16,6 @@ use super::stats::{self, Summary};
 use crate::build::Binaries;
 use crate::config::{Datapath, Node, Routing, Side};
 use crate::daemon::{self, Daemon, Peer, SECRET, TempFolder};
-use crate::stop;
 
 const ECHO_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -97,7 +96,9 @@ struct Bed {
     row: Row,
 }
 
-impl Bed {
+impl Measured for Bed {
+    type Way = Way;
+
     fn set_up(way: Way, conditions: &Conditions, binaries: &Binaries) -> Result<Self> {
         // Where the subnet is reached by a link, nothing else is to lead there.
         let near_knows_far = way.datapath().is_none();
@@ -112,17 +113,13 @@ impl Bed {
         let load = Box::new(Load::open(&row.near, end, target, &conditions.congestion_control)?);
         Ok(Self { way, load, daemons, row })
     }
-}
-
-impl Measured for Bed {
-    type Way = Way;
 
     fn way(&self) -> Way {
         self.way
     }
 
-    fn label(&self) -> &'static str {
-        self.way.label()
+    fn label(way: Way) -> &'static str {
+        way.label()
     }
 
     fn window(&mut self, conditions: &Conditions) -> Result<(f64, f64)> {
@@ -206,17 +203,8 @@ pub(crate) fn measure(
     mut progress: impl FnMut(&str),
 ) -> Result<Subnets> {
     let mut problems = Vec::new();
-    let mut beds = Vec::new();
-    for way in Way::ALL {
-        progress(&format!("subnets: setting up {}", way.label()));
-        match Bed::set_up(way, conditions, binaries) {
-            Ok(bed) => beds.push(bed),
-            Err(error) => {
-                stop::check()?;
-                problems.push(format!("{}: {error:#}", way.label()));
-            }
-        }
-    }
+    let mut beds: Vec<Bed> =
+        row::set_up(Way::ALL, conditions, binaries, "subnets", &mut problems, &mut progress)?;
     let samples = row::samples(&mut beds, conditions, "subnets", &mut problems, progress)?;
     let mut rates = BTreeMap::new();
     for bed in &beds {
