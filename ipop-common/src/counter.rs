@@ -67,6 +67,11 @@ counters! {
     TxNoGroup, "tx_no_group", Passed, "to a group of this host only, or multicast is off";
     TxGroupFull, "tx_group_full", Dropped, "to a group, and more than the daemon hands on at a time";
     TxGroupRefused, "tx_group_refused", Dropped, "to a group, and too long or too much, or this node is not part of an overlay";
+    TxBadFrame, "tx_bad_frame", Refused, "a frame that is cut off, or comes from a group";
+    TxForeignStation, "tx_foreign_station", Refused, "from a station that another node has, until that one gives it up";
+    TxProxied, "tx_proxied", Ok, "an ARP request or a neighbour solicitation that this node has answered itself";
+    TxStorm, "tx_storm", Dropped, "a frame to all or to an unknown station, more than may be sent";
+    TxSharedSegment, "tx_shared_segment", Dropped, "of a segment that another node bridges as well";
     TxStaleEpoch, "tx_stale_epoch", Passed, "the cached link has changed";
     TxLeaseExpired, "tx_lease_expired", Passed, "the daemon has not renewed the link's lease";
     TxReceiveOnly, "tx_receive_only", Passed, "left to the user path: the peer's kernel path is off";
@@ -134,6 +139,8 @@ counters! {
     RxBadChecksum, "rx_bad_checksum", Refused, "the inner transport checksum is wrong";
     RxMulticast, "rx_multicast", Ok, "sent to a group by another node, and delivered";
     RxGroupUnverified, "rx_group_unverified", Dropped, "sent to a group from an address of which this node could not find out in time whose it is";
+    RxSharedSegment, "rx_shared_segment", Dropped, "for a segment that another node bridges as well";
+    RxSpoofedAddress, "rx_spoofed_address", Refused, "ARP or neighbour discovery that gives an address to another than its owner";
     RxHello, "rx_hello", Ok, "a control message of a peer";
     RxBadHello, "rx_bad_hello", Refused, "a control message that is malformed or not authentic";
     RxRefusedClaim, "rx_refused_claim", Refused, "a peer says it has an address that is not of the network, or another's";

@@ -447,7 +447,25 @@ pub fn admit<'a, T: Tables>(
     outer_source: Address,
     now_ns: u64,
 ) -> Result<Admitted<'a>, Counter> {
-    let Some(reference) = tables.by_link_id(clear.link_id) else { return Err(Counter::RxUnknownLink) };
+    let admitted = match by_link(tables, clear.link_id, outer_source, now_ns) {
+        Ok(admitted) => admitted,
+        Err(counter) => return Err(counter),
+    };
+    match tables.by_address(&clear.inner.source) {
+        Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(admitted.slot) => Ok(admitted),
+        _ => Err(Counter::RxWrongInnerSource),
+    }
+}
+
+/// As [`admit`], without a look at the inner packet.
+#[inline(always)]
+pub fn by_link<T: Tables>(
+    tables: &T,
+    link_id: LinkId,
+    outer_source: Address,
+    now_ns: u64,
+) -> Result<Admitted<'_>, Counter> {
+    let Some(reference) = tables.by_link_id(link_id) else { return Err(Counter::RxUnknownLink) };
     let link = match follow(tables, reference, now_ns) {
         Ok(link) => link,
         Err(Stale::Epoch) => return Err(Counter::RxStaleEpoch),
@@ -459,10 +477,5 @@ pub fn admit<'a, T: Tables>(
     if link.peer != outer_source {
         return Err(Counter::RxWrongOuterSource);
     }
-    match tables.by_address(&clear.inner.source) {
-        Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(reference.slot) => {
-            Ok(Admitted { slot: reference.slot, link })
-        }
-        _ => Err(Counter::RxWrongInnerSource),
-    }
+    Ok(Admitted { slot: reference.slot, link })
 }

@@ -19,6 +19,7 @@ pub mod counter;
 pub mod cursor;
 pub mod egress;
 pub mod encapsulation;
+pub mod ethernet;
 pub mod filter;
 pub mod gpe;
 pub mod hello;

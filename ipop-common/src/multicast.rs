@@ -11,6 +11,9 @@ pub const KIND_IP: u8 = 1;
 /// all hosts (224.0.0.1, ff02::1).
 pub const KIND_ALL: u8 = 2;
 
+/// The kind of the one group, with the address all zero, of all nodes of a network that carries Ethernet.
+pub const KIND_ETHERNET: u8 = 3;
+
 const IGMP: u8 = 2;
 const HOP_BY_HOP: u8 = 0;
 /// ICMPv6 types of MLD (RFC 3810, section 5; RFC 2710).
@@ -30,6 +33,8 @@ pub enum Target {
     Group(Address),
     /// All nodes.
     All,
+    /// All nodes, with a frame of Ethernet.
+    Ethernet,
 }
 
 /// What is to be done with a packet of this host's for many.
@@ -47,14 +52,16 @@ impl Target {
         match self {
             Self::Group(address) => (KIND_IP, address.to_bytes()),
             Self::All => (KIND_ALL, [0; 16]),
+            Self::Ethernet => (KIND_ETHERNET, [0; 16]),
         }
     }
 
-    /// The target of a group that the overlay knows; `None` where it is not one of IP.
+    /// The target of a group that the overlay knows; `None` where it is none of this version's.
     pub fn of_group(kind: u8, address: [u8; 16]) -> Option<Self> {
         match kind {
             KIND_IP => Some(Self::Group(Address::from_bytes(address))),
             KIND_ALL if address == [0; 16] => Some(Self::All),
+            KIND_ETHERNET if address == [0; 16] => Some(Self::Ethernet),
             _ => None,
         }
     }
@@ -177,7 +184,8 @@ mod tests {
             assert!(!is_for_many(&at(text)), "{text}");
         }
         assert_eq!(Target::of_group(KIND_ALL, [1; 16]), None);
-        assert_eq!(Target::of_group(3, [0; 16]), None);
+        assert_eq!(Target::of_group(KIND_ETHERNET, [0; 16]), Some(Target::Ethernet));
+        assert_eq!(Target::of_group(4, [0; 16]), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use ipop_common::Counter;
+use ipop_common::ethernet::Mac;
 use ipop_common::gpe::LinkId;
 use ipop_common::hello::{self, Hello};
 use ipop_common::limits::LINKS_MAX;
@@ -21,6 +22,8 @@ use crate::time::{Instant, Reason};
 
 mod members;
 mod records;
+
+pub use members::STATIONS_MAX;
 
 /// A node on the ring is there for at least so long without a word: the ring sees to it that it is alive.
 const MEMBER_LEASE: Duration = Duration::from_secs(90);
@@ -138,6 +141,8 @@ pub enum Output {
     Addresses {
         peer: PeerId,
         addresses: Vec<IpAddr>,
+        /// What is behind it, in a network that carries Ethernet.
+        stations: Vec<Mac>,
         since: u64,
         /// It knows this node's, and takes packets from them.
         knows_ours: bool,
@@ -281,6 +286,8 @@ pub struct Node {
     by_address: BTreeMap<NodeAddress, PeerId>,
     /// This node's own addresses, and since when it has them, UNIX time in seconds.
     addresses: (Vec<IpAddr>, u64),
+    /// The stations behind this node.
+    stations: Vec<Mac>,
     outputs: VecDeque<Output>,
 }
 
@@ -313,6 +320,7 @@ impl Node {
             signing_key: None,
             by_address: BTreeMap::new(),
             addresses: (Vec::new(), 0),
+            stations: Vec::new(),
             outputs: VecDeque::new(),
         };
         for (index, peer) in config.peers.iter().enumerate() {

@@ -436,7 +436,7 @@ impl Daemon {
                 self.peers.entry(id).and_modify(|peer| peer.path = path);
                 self.stale.insert(id);
             }
-            Output::Addresses { peer, addresses, since, knows_ours } => {
+            Output::Addresses { peer, addresses, since, knows_ours, stations: _ } => {
                 self.claimed(peer, &addresses, since, knows_ours);
             }
             Output::Link { public_key, places } => self.call(public_key, &places, now),

@@ -347,6 +347,7 @@ pub enum IoBackend {
 pub enum DeviceKind {
     Vxlan,
     Tun,
+    Tap,
 }
 
 /// A device that programs of ours hang on.

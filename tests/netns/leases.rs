@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn crowd(count: u8, dhcp: &str) -> Crowd {
     let mut crowd = Crowd::new(count);
     for host in &mut crowd.hosts {
-        host.config.addresses.clear();
+        host.config.addresses = None;
         // Links are sealed anyway.
         host.config.trusted.clear();
     }
@@ -181,7 +181,7 @@ fn a_pool_that_is_used_up_says_so_until_somebody_leaves() {
 fn an_address_in_the_configuration_is_nobody_elses_lease() {
     run(|| {
         let mut crowd = crowd(3, "pool = \"10.128.0.0/30\"\naddress = \"10.128.0.2\"");
-        crowd.hosts[1].config.addresses = vec!["10.128.0.1/30".to_owned()];
+        crowd.hosts[1].config.addresses = Some(vec!["10.128.0.1/30".to_owned()]);
         for host in 0..2 {
             crowd.hosts[host].start(&How::Plain);
         }
@@ -194,7 +194,7 @@ fn an_address_in_the_configuration_is_nobody_elses_lease() {
             dhcp(&crowd.hosts[2])["trouble"].as_str()?.contains("are taken").then_some(())
         });
         // Whoever lists what is another's is told, and gets none of its packets.
-        crowd.hosts[2].config.addresses = vec!["10.128.0.2/30".to_owned()];
+        crowd.hosts[2].config.addresses = Some(vec!["10.128.0.2/30".to_owned()]);
         crowd.hosts[2].write_config();
         let refused = crowd.hosts[1].log().matches("another node has this node's address").count();
         crowd.hosts[2].ctl(&["reload"]);
@@ -220,7 +220,7 @@ fn a_claim_that_no_lease_bears_out_is_refused() {
         let victim = leased(&crowd.hosts[2]);
         hears(&crowd.hosts[1], &victim.to_string());
         // The thief says that it has had the address since long ago: the older claim would stand.
-        crowd.hosts[3].config.addresses = vec![format!("{victim}/24")];
+        crowd.hosts[3].config.addresses = Some(vec![format!("{victim}/24")]);
         let state = crowd.hosts[3].folder.join("state");
         std::fs::create_dir_all(&state).expect("a folder");
         let text = format!("network = \"test\"\naddresses = [\"{victim}\"]\nsince = 1000\n");

@@ -40,6 +40,7 @@ mod coexist;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod content;
 mod dns;
+mod ethernet;
 #[expect(clippy::print_stdout, reason = "how long each step took is worth a line")]
 mod files;
 mod flood;

@@ -94,7 +94,7 @@ fn who_has_another_secret_gets_nothing() {
 fn of_two_nodes_with_one_address_the_older_keeps_it() {
     run(|| {
         let mut crowd = Crowd::new(4);
-        crowd.hosts[3].config.addresses[0] = "10.128.0.2/24".to_owned();
+        crowd.hosts[3].config.addresses = Some(vec!["10.128.0.2/24".to_owned()]);
         for host in 0..3 {
             crowd.hosts[host].start(&How::Plain);
         }

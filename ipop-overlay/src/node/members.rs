@@ -7,6 +7,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use ipop_common::cursor::Cursor;
+use ipop_common::ethernet::{Mac, mac_of, station};
 use ipop_common::{Address, Counter};
 
 use super::{Node, Output, PeerId, Refusal};
@@ -20,11 +21,13 @@ use crate::time::Instant;
 ///
 /// ```text
 ///  0  type 6 · 1 flags: 1 answer wanted, 2 knows the other's · 2 how many addresses · 3 zeros, 5 bytes
-///  8  since UNIX time in seconds u64 · 16 addresses, IPv4 ones mapped into IPv6
+///  8  since UNIX time in seconds u64 · 16 addresses, IPv4 ones mapped into IPv6, stations under 100::/64
 /// ```
 const ADDRESSES: u8 = 6;
-/// Addresses in one message.
-const ADDRESSES_MAX: usize = 16;
+/// Addresses in one message, those of stations included.
+const ADDRESSES_MAX: usize = 64;
+/// Of those, stations behind a node that is a switch.
+pub const STATIONS_MAX: usize = 48;
 /// Where they begin.
 const ADDRESSES_AT: usize = 16;
 /// While there is traffic to a peer that was found, the ring is asked so often who has its addresses.
@@ -93,6 +96,19 @@ impl Node {
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>, since: u64, now: Instant) {
         self.addresses = (addresses.clone(), since);
         self.with_ring(|ring| ring.claim(addresses, since, now));
+        self.announce_addresses();
+    }
+
+    /// Which stations are behind this node, in a network that carries Ethernet; those past [`STATIONS_MAX`] are not
+    /// said.
+    pub fn set_stations(&mut self, stations: Vec<Mac>) {
+        if self.stations != stations {
+            self.stations = stations;
+            self.announce_addresses();
+        }
+    }
+
+    fn announce_addresses(&mut self) {
         for id in self.ids() {
             self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = false);
             self.say_addresses(id, true);
@@ -456,12 +472,14 @@ impl Node {
             return;
         }
         let (addresses, since) = &self.addresses;
-        let addresses = addresses.get(..ADDRESSES_MAX).unwrap_or(addresses);
+        let stations = self.stations.iter().take(STATIONS_MAX).map(|mac| station(*mac));
+        let addresses = addresses.iter().take(ADDRESSES_MAX - STATIONS_MAX).map(|ip| Address::from(*ip));
+        let addresses: Vec<Address> = addresses.chain(stations).collect();
         let mut message = Vec::with_capacity(ADDRESSES_AT + addresses.len() * 16);
         let flags = u8::from(wants_answer) | u8::from(peer.told_addresses) << 1;
         message.extend([ADDRESSES, flags, addresses.len() as u8, 0, 0, 0, 0, 0]);
         message.extend(since.to_be_bytes());
-        addresses.iter().for_each(|address| message.extend(Address::from(*address).to_bytes()));
+        addresses.iter().for_each(|address| message.extend(address.to_bytes()));
         self.outputs.push_back(Output::Say { peer: id, message });
     }
 
@@ -476,13 +494,16 @@ impl Node {
         let at = |index: usize| message.bytes::<16>(ADDRESSES_AT + index * 16);
         let addresses: Option<Vec<[u8; 16]>> = (0..usize::from(count)).map(at).collect();
         let addresses = addresses.ok_or(refused)?;
+        let addresses: Vec<Address> = addresses.into_iter().map(Address::from_bytes).collect();
+        let stations: Vec<Mac> = addresses.iter().copied().filter_map(mac_of).take(STATIONS_MAX).collect();
+        let addresses = addresses.into_iter().filter(|address| mac_of(*address).is_none());
         let addresses: Vec<IpAddr> =
-            addresses.into_iter().map(|octets| Address::from_bytes(octets).to_ip()).collect();
+            addresses.map(Address::to_ip).take(ADDRESSES_MAX - STATIONS_MAX).collect();
         let knows_ours = flags & 2 != 0;
         if let Some(peer) = self.peer_mut(id) {
             peer.addresses = addresses.iter().take(CHECKED_MAX).copied().collect();
         }
-        self.outputs.push_back(Output::Addresses { peer: id, addresses, since, knows_ours });
+        self.outputs.push_back(Output::Addresses { peer: id, addresses, stations, since, knows_ours });
         let Some(peer) = self.peer_mut(id) else { return Ok(()) };
         peer.told_addresses = true;
         let is_another_run = core::mem::replace(&mut peer.knows_addresses, knows_ours) && !knows_ours;

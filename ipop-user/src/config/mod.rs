@@ -13,6 +13,7 @@ mod prefix;
 mod problem;
 mod raw;
 
+use ipop_common::ethernet;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -124,15 +125,37 @@ pub struct Network {
     pub name: String,
     /// Present if there are peers.
     pub secret: Option<Secret>,
+    pub mode: Mode,
     /// At most [`name::DEVICE_LEN_MAX`] bytes, so that helper devices can add a suffix.
     pub device: InterfaceName,
     /// This node's own addresses, host bits kept: `10.128.0.1/24`. None, where there is [`Config::dhcp`].
     pub addresses: Vec<Prefix>,
+    /// In a network that carries Ethernet, with what a frame takes of it ([`Network::frame_overhead`]).
     pub mtu: Mtu,
     /// Packets to groups and broadcasts are carried.
     pub multicast: bool,
     /// What programs send to groups without choosing a device goes to the virtual network.
     pub multicast_route: bool,
+}
+
+impl Network {
+    /// What frames take of what a link carries whole: the device's MTU is less by that.
+    pub fn frame_overhead(&self) -> u16 {
+        match self.mode {
+            Mode::L3 => 0,
+            Mode::L2 => ethernet::OVERHEAD,
+        }
+    }
+}
+
+/// What the virtual network carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// IP packets.
+    #[default]
+    L3,
+    /// Ethernet frames.
+    L2,
 }
 
 /// `[dhcp]`: a lease in the overlay's DHT.

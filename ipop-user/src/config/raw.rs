@@ -161,7 +161,7 @@ pub(super) struct RawPeer {
     pub(super) endpoint: Option<Text>,
 }
 
-/// Values that the configuration language has and that this version may not serve yet.
+/// What the virtual network carries.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RawMode {

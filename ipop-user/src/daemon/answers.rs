@@ -8,6 +8,7 @@ use super::apply::Stale;
 use super::peers::{PeerState, Peers, mtu_max};
 use super::pings::micros;
 use super::sealing::Sealing;
+use super::switch::Switch;
 use super::{Daemon, clock, overlay, start};
 use crate::api::{self, Step};
 use crate::config;
@@ -156,6 +157,7 @@ impl Daemon {
         let fixed = [
             ("the key", key.public_key() != self.public_key),
             ("[node]", new.node != old.node),
+            ("network.mode", new.network.mode != old.network.mode),
             ("network.device", new.network.device != old.network.device),
             ("network.multicast", new.network.multicast != old.network.multicast),
             ("network.multicast_route", new.network.multicast_route != old.network.multicast_route),
@@ -197,6 +199,7 @@ impl Daemon {
                 self.dns.warnings(),
                 self.dhcp.warnings(&self.config),
                 self.routing_warnings(),
+                self.switch.iter().filter_map(Switch::warning).collect(),
             ]
             .concat(),
         }

@@ -12,9 +12,11 @@ use tracing::{debug, warn};
 use super::peers::{PeerState, Reach, device_mtu, route_mtu, table};
 use super::underlays::UnderlayError;
 use super::{Daemon, SILENCE, clock, start};
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Mtu};
 use crate::netlink::{Route, UNDERLAY_MARK};
 
+/// The MTU of stations, unless somebody has given them another.
+const ETHERNET_MTU: u32 = 1500;
 /// Why this host's routes say nothing about a peer.
 const CARRIED: &str = "other nodes carry the packets";
 
@@ -48,6 +50,7 @@ impl Daemon {
     /// Looks at the host's network again: how every peer is reached now.
     pub(super) async fn refresh(&mut self) {
         self.routing.is_host_changed = true;
+        self.device.follow_bridge(&self.netlink).await;
         self.resolve_names().await;
         self.refresh_places().await;
         let mut changed = false;
@@ -255,6 +258,7 @@ impl Daemon {
         let mut table = table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
         self.fill_in_relays(&mut table);
         self.fill_in_groups(&mut table);
+        self.fill_in_switch(&mut table);
         self.sealing.places().filter().set_peers(table.peers_at().map(Address::from));
         self.table.store(Arc::new(table));
         self.user.table_changed();
@@ -269,14 +273,21 @@ impl Daemon {
     /// MTU of the device, and a route to each peer's prefixes.
     pub(super) async fn update_device(&mut self) {
         let configured = self.config.network.mtu;
+        let frame = self.config.network.frame_overhead();
         let mtu_of = |peer: &PeerState| {
             let waiting = || peer.reach.as_ref().ok().map(|reach| reach.sealed_mtu(configured));
-            self.path(peer.id).mtu().or_else(waiting)
+            self.path(peer.id).mtu().or_else(waiting).map(|mtu| mtu.saturating_sub(frame))
         };
         let addresses = &self.addresses;
         let has_ipv6 = addresses.iter().any(|prefix| prefix.addr().is_ipv6());
         let links = self.peers.values().filter_map(mtu_of);
-        let device = device_mtu(configured, links, has_ipv6).unwrap_or(self.device.mtu);
+        let of_device = match configured {
+            Mtu::Bytes(bytes) => Mtu::Bytes(bytes.saturating_sub(frame)),
+            Mtu::Auto => Mtu::Auto,
+        };
+        let device = device_mtu(of_device, links, has_ipv6).unwrap_or(self.device.mtu);
+        // A bridge has its stations' MTU on all ports, and drops what is longer than a port's.
+        let device = if self.device.bridge == 0 { device } else { device.max(ETHERNET_MTU) };
         let source = |prefix: IpAddr| {
             addresses.iter().map(|own| own.addr()).find(|own| own.is_ipv4() == prefix.is_ipv4())
         };

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use ipop_common::ethernet::Mac;
 use ipop_common::limits::KERNEL_PORT;
 use tracing::{info, warn};
 
@@ -14,7 +15,7 @@ use super::predecessor::outlive;
 use crate::api::DeviceKind;
 use crate::config::Prefix;
 use crate::netlink::{Error as NetlinkError, Netlink, Route};
-use crate::userpath::{Tun, TunError};
+use crate::userpath::{Kind, Tun, TunError};
 
 /// Appended to the device's name for its helper.
 const HELPER_SUFFIX: &str = "-slow";
@@ -34,6 +35,8 @@ pub(super) struct VirtualDevice {
     /// 0 where the device is the TUN itself.
     pub(super) helper_ifindex: u32,
     pub(super) mtu: u32,
+    /// The bridge that it is a port of, or 0.
+    pub(super) bridge: u32,
     routes: Vec<Route>,
 }
 
@@ -62,7 +65,7 @@ impl VirtualDevice {
         netlink.set_addrgenmode_none(ifindex).await?;
         netlink.set_up(ifindex).await?;
         let helper = format!("{name}{HELPER_SUFFIX}");
-        let tuns = open_tun(&helper, queues).await?;
+        let tuns = open_tun(&helper, queues, Kind::Tun).await?;
         let helper_ifindex = netlink.link(helper.as_str()).await?.ifindex;
         netlink.set_addrgenmode_none(helper_ifindex).await?;
         quiet(netlink, helper_ifindex).await;
@@ -75,6 +78,7 @@ impl VirtualDevice {
             tuns,
             helper_ifindex,
             mtu,
+            bridge: 0,
             routes: Vec::new(),
         })
     }
@@ -85,7 +89,7 @@ impl VirtualDevice {
             info!(device = name, "removing the device of an earlier run with a kernel path");
             netlink.delete(ifindex).await?;
         }
-        let tuns = open_tun(name, queues).await?;
+        let tuns = open_tun(name, queues, Kind::Tun).await?;
         let ifindex = netlink.link(name).await?.ifindex;
         netlink.set_addrgenmode_none(ifindex).await?;
         Ok(Self {
@@ -95,8 +99,43 @@ impl VirtualDevice {
             tuns,
             helper_ifindex: 0,
             mtu,
+            bridge: 0,
             routes: Vec::new(),
         })
+    }
+
+    /// Makes a TAP with this MAC address, removing what an earlier run of another kind may have left.
+    pub(super) async fn tap(
+        netlink: &Netlink,
+        name: &str,
+        mtu: u32,
+        queues: usize,
+        mac: Mac,
+    ) -> Result<Self> {
+        if let Some(ifindex) = netlink.vxlan_matches(name, KERNEL_PORT).await? {
+            info!(device = name, "removing the device of an earlier run with a kernel path");
+            netlink.delete(ifindex).await?;
+        }
+        let tuns = open_tun(name, queues, Kind::Tap).await?;
+        let ifindex = netlink.link(name).await?.ifindex;
+        netlink.set_mac(ifindex, mac).await?;
+        Ok(Self {
+            name: name.to_owned(),
+            ifindex,
+            kind: DeviceKind::Tap,
+            tuns,
+            helper_ifindex: 0,
+            mtu,
+            bridge: 0,
+            routes: Vec::new(),
+        })
+    }
+
+    /// Notes which bridge it is a port of.
+    pub(super) async fn follow_bridge(&mut self, netlink: &Netlink) {
+        if let Ok(link) = netlink.link(self.name.as_str()).await {
+            self.bridge = link.master.unwrap_or(0);
+        }
     }
 
     /// MTU, addresses and the up flag; `cut`, if the stack is to give it no super-packets.
@@ -142,8 +181,8 @@ impl VirtualDevice {
     }
 
     /// The devices that a path to a peer must not lead into.
-    pub(super) fn own(&self) -> [u32; 2] {
-        [self.ifindex, self.helper_ifindex]
+    pub(super) fn own(&self) -> [u32; 3] {
+        [self.ifindex, self.helper_ifindex, self.bridge]
     }
 
     /// Removes the device. A TUN goes with its last handle.
@@ -154,10 +193,10 @@ impl VirtualDevice {
     }
 }
 
-async fn open_tun(name: &str, queues: usize) -> Result<Vec<Arc<Tun>>, TunError> {
+async fn open_tun(name: &str, queues: usize, kind: Kind) -> Result<Vec<Arc<Tun>>, TunError> {
     // The device of another kind that an earlier daemon is about to close looks like somebody else's.
     let in_use = |error: &TunError| matches!(error, TunError::Busy { .. } | TunError::NotTun { .. });
-    let tuns = outlive(|| Tun::open_queues(name, queues), in_use).await?;
+    let tuns = outlive(|| Tun::open_queues(name, queues, kind), in_use).await?;
     Ok(tuns.into_iter().map(Arc::new).collect())
 }
 

@@ -101,9 +101,14 @@ impl Daemon {
         }
         self.groups.look_at = Some(now.after(LOOK));
         self.give_up_waiting(now);
-        let of_host = memberships::of_device(self.device.ifindex);
-        let wanted: BTreeSet<Target> =
-            of_host.into_iter().filter_map(|group| target(&group.into())).chain([Target::All]).collect();
+        let wanted: BTreeSet<Target> = match self.switch {
+            // To a switch all groups are one.
+            Some(_) => BTreeSet::from([Target::Ethernet]),
+            None => {
+                let of_host = memberships::of_device(self.device.ifindex);
+                of_host.into_iter().filter_map(|group| target(&group.into())).chain([Target::All]).collect()
+            }
+        };
         let left: Vec<Target> = self.groups.wanted.difference(&wanted).copied().collect();
         for target in &left {
             debug!(?target, "left");
@@ -161,13 +166,20 @@ impl Daemon {
 
     /// Sends what this host sends to a group.
     pub(super) fn send_to_group(&mut self, packet: &GroupPacket) {
+        if packet.to == Target::Ethernet {
+            return self.send_frame(&packet.bytes);
+        }
         let is_sent = self.node.multicast(group(packet.to), &packet.bytes, clock::now());
         self.counters.add(if is_sent { Counter::TxMulticast } else { Counter::TxGroupRefused }, 1);
     }
 
     /// A node has sent a frame to a group that this host is a member of.
     pub(super) fn heard_in_group(&mut self, origin: &[u8; 32], group: Group, frame: &[u8]) {
-        if let Err(counter) = self.take_from_group(origin, group, frame) {
+        let result = match (&self.switch, Target::of_group(group.kind, group.address)) {
+            (Some(_), Some(Target::Ethernet)) => self.frame_heard(origin, frame),
+            _ => self.take_from_group(origin, group, frame),
+        };
+        if let Err(counter) = result {
             self.counters.add(counter, 1);
         }
     }
@@ -311,6 +323,7 @@ fn name_of(group: Group) -> String {
     match Target::of_group(group.kind, group.address) {
         Some(Target::Group(address)) => address.to_ip().to_string(),
         Some(Target::All) => "all".to_owned(),
+        Some(Target::Ethernet) => "ethernet".to_owned(),
         // Of a later version's nodes, on whose way this one is.
         None => {
             let digits: String = group.address.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -320,7 +333,7 @@ fn name_of(group: Group) -> String {
 }
 
 /// The group by which the overlay knows a target.
-fn group(target: Target) -> Group {
+pub(super) fn group(target: Target) -> Group {
     let (kind, address) = target.group();
     Group { kind, address }
 }

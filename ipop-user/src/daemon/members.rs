@@ -61,6 +61,7 @@ impl Daemon {
         self.node.remove_peer(id);
         self.pings.forget(id);
         self.dhcp.forget(&peer.config.public_key);
+        self.forget_stations(&peer.config.public_key);
         if let Some(kernel) = &mut self.kernel.path
             && let Err(error) = kernel.remove(peer.link_id)
         {

@@ -13,6 +13,7 @@
 //! | `members` | peers that come and go |
 //! | `sealing` | the sessions with the peers |
 //! | `relays` | what this node passes on between others, and others for it |
+//! | `switch` | a virtual network that carries Ethernet |
 //! | `streams` | TCP, for hosts that UDP does not reach |
 //! | `apply` | bringing host, tables and maps to what the core decided |
 //! | `dhcp` | addresses and names in the DHT: this node's, and whose others' are |
@@ -56,6 +57,7 @@ mod sealing;
 mod start;
 mod streams;
 mod stun;
+mod switch;
 mod turn;
 mod underlays;
 
@@ -100,6 +102,7 @@ use routing::Routing;
 use sealing::{Deed, Sealing};
 use streams::Streams;
 use stun::Stun;
+use switch::Switch;
 use turn::Turn;
 use underlays::Underlays;
 
@@ -213,6 +216,8 @@ struct Daemon {
     turn: Turn,
     dns: Dns,
     groups: Groups,
+    /// `Some` where the network carries Ethernet.
+    switch: Option<Switch>,
     dht: Dht,
     dhcp: Dhcp,
     routing: Routing,
@@ -354,6 +359,8 @@ impl Daemon {
             }
             UserEvent::SessionWanted { slot } => self.sealing.want(of_user_slot(*slot)),
             UserEvent::OwnerWanted { address } => self.find_owner(*address),
+            UserEvent::StationHere { mac } => self.station_here(*mac),
+            UserEvent::StationThere { slot, mac } => self.station_there(of_user_slot(*slot), *mac),
             UserEvent::MembershipSaid => self.follow_memberships_soon(),
             UserEvent::Authenticated { local, from } => {
                 if let Some(peer) = self.sealing.authenticated(*local, *from) {
@@ -410,7 +417,12 @@ impl Daemon {
         match change {
             Change::Neighbour { ifindex, address, mac } => self.on_neighbour(ifindex, address, mac),
             Change::Address { ifindex } | Change::LinkGone(ifindex) if self.device.is_own(ifindex) => {}
-            Change::Link(link) if self.device.is_own(link.ifindex) => {}
+            Change::Link(link) if self.device.is_own(link.ifindex) => {
+                // It may have become a bridge's port.
+                if link.ifindex == self.device.ifindex && link.master.unwrap_or(0) != self.device.bridge {
+                    self.refresh_soon();
+                }
+            }
             Change::LinkGone(ifindex) => {
                 self.underlays.forget(self.kernel.path.as_mut(), ifindex);
                 self.refresh_soon();
@@ -437,6 +449,7 @@ impl Daemon {
             self.next_renewal = now.after(RENEWAL);
             self.tidy_overlay(now);
             self.check_leases(now);
+            self.switch_timeout(now);
             // It may have been set.
             self.node.set_clock(clock::unix_ns() / 1_000_000, now);
             self.tidy_streams(now);
@@ -553,7 +566,8 @@ impl Daemon {
                     stale.paths = true;
                 }
                 Output::Pong { id, rtt, .. } => self.pings.answered(id, rtt, None),
-                Output::Addresses { peer, addresses, since, knows_ours } => {
+                Output::Addresses { peer, addresses, stations, since, knows_ours } => {
+                    self.stations_listed(peer, &stations);
                     self.claimed(peer, &addresses, (since, knows_ours));
                 }
                 Output::Link { public_key, places } => self.call_node(public_key, &places),

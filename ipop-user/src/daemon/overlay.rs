@@ -173,7 +173,8 @@ impl Daemon {
                 Some(names) => names.iter().any(|name| name.as_str() == link.name),
                 None => link.name != "lo",
             };
-            link.up && is_chosen && !self.device.is_own(link.ifindex)
+            // The bridge that the device is a port of is in the virtual network too.
+            link.up && is_chosen && !self.device.own().contains(&link.ifindex)
         };
         for link in links.iter().filter(usable) {
             let addresses = self.netlink.addresses(link.ifindex).await.unwrap_or_default();
@@ -285,6 +286,9 @@ impl Daemon {
 
     /// A packet to an address of the virtual network waits: nobody knows yet who has it.
     pub(super) fn find_owner(&mut self, address: Address) {
+        if let Some(key) = self.node_of_station(address) {
+            return self.found(address.to_ip(), Some(key));
+        }
         self.groups.packets_wait_for(address.to_ip());
         self.look_for_owner(address.to_ip());
     }

@@ -35,13 +35,14 @@ use super::routing::Routing;
 use super::sealing::{Identity, Partner, Sealing};
 use super::streams::{self, Streams};
 use super::stun::Stun;
+use super::switch::{Switch, mac_of};
 use super::turn::Turn;
 use super::underlays::{Underlays, XdpPlan};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, names, shown, signals};
 use crate::api::DeviceKind;
-use crate::config::{self, Config, Endpoint, Kernel, Mtu};
+use crate::config::{self, Config, Endpoint, Kernel, Mode, Mtu};
 use crate::kernel::{KernelPath, Settings, owner};
-use crate::key::{PrivateKey, random_u64};
+use crate::key::{PrivateKey, PublicKey, random_u64};
 use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
 use crate::places::Places;
 use crate::stun::Ear;
@@ -104,7 +105,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         cookies: Arc::default(),
     };
     let cookies = Arc::clone(&listeners.cookies);
-    let (mut device, mut kernel) = make_device(&netlink, &config, options).await?;
+    let (mut device, mut kernel) = make_device(&netlink, &config, &private_key.public_key(), options).await?;
     let table = Arc::new(ArcSwap::from_pointee(Table::new()));
     let counters = Arc::new(Counters::new());
     let started = async {
@@ -142,6 +143,8 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
     let merges = device.kind == DeviceKind::Vxlan && kernel_at_least(6, 5);
     let (now, inlet) = (clock::now(), user.inlet());
     let turn = Turn::new(inlet.clone(), Arc::clone(&counters));
+    let is_switch = config.network.mode == Mode::L2;
+    let switch = is_switch.then(|| Switch::new(&private_key.public_key(), clock::now()));
     let mut daemon = Daemon {
         options: options.clone(),
         public_key: private_key.public_key(),
@@ -169,6 +172,7 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         turn,
         dns: Dns::new(ask),
         groups: Groups::default(),
+        switch,
         dht: Dht::default(),
         dhcp: Dhcp::default(),
         routing: Routing::default(),
@@ -411,8 +415,8 @@ pub(super) async fn lookup(endpoint: &Endpoint) -> Option<SocketAddr> {
 
 fn first_mtu(config: &Config) -> u32 {
     match config.network.mtu {
-        Mtu::Auto => DEFAULT_MTU,
-        Mtu::Bytes(bytes) => u32::from(bytes),
+        Mtu::Auto => DEFAULT_MTU - u32::from(config.network.frame_overhead()),
+        Mtu::Bytes(bytes) => u32::from(bytes - config.network.frame_overhead()),
     }
 }
 
@@ -420,11 +424,19 @@ fn first_mtu(config: &Config) -> u32 {
 async fn make_device(
     netlink: &Netlink,
     config: &Config,
+    public_key: &PublicKey,
     options: &Options,
 ) -> Result<(VirtualDevice, KernelSlot)> {
     let name = config.network.device.as_str();
     let (mtu, queues) = (first_mtu(config), queues(config));
     let off = |reason: String| KernelSlot { path: None, reason: Some(reason) };
+    if config.network.mode == Mode::L2 {
+        let device = VirtualDevice::tap(netlink, name, mtu, queues, mac_of(public_key.as_bytes())).await?;
+        return Ok((
+            device,
+            off("network.mode = \"l2\": this version carries frames in the daemon".to_owned()),
+        ));
+    }
     if config.datapath.kernel == Kernel::Off {
         let device = VirtualDevice::tun(netlink, name, mtu, queues).await?;
         return Ok((device, off("datapath.kernel = \"off\" in the configuration".to_owned())));

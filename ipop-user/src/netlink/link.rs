@@ -24,6 +24,8 @@ pub struct LinkState {
     pub mtu: u32,
     /// Ethernet devices only.
     pub mac: Option<[u8; 6]>,
+    /// The bridge or bond that it is a port of.
+    pub master: Option<u32>,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Able to carry packets now (`IFF_RUNNING`): up, with carrier, and whatever lies below is
@@ -131,6 +133,14 @@ impl Netlink {
         self.request_for(ifindex, RouteNetlinkMessage::SetLink(message), 0, action).await.map(drop)
     }
 
+    /// Sets the MAC address of an Ethernet device.
+    pub async fn set_mac(&self, ifindex: u32, mac: [u8; 6]) -> Result<()> {
+        let mut message = at(ifindex);
+        message.attributes.push(LinkAttribute::Address(mac.to_vec()));
+        let action = |device: &str| format!("set the MAC address of {device}");
+        self.request_for(ifindex, RouteNetlinkMessage::SetLink(message), 0, action).await.map(drop)
+    }
+
     /// Sets the largest IP packet that the device takes, in bytes.
     pub async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<()> {
         let mut message = at(ifindex);
@@ -209,6 +219,7 @@ impl LinkState {
             name: name(message)?,
             mtu: 0,
             mac: None,
+            master: None,
             up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Up | LinkFlags::Running),
             carrier: flags.contains(LinkFlags::LowerUp),
@@ -221,6 +232,7 @@ impl LinkState {
                 LinkAttribute::Address(mac) if arphrd == ARPHRD_ETHER => {
                     state.mac = mac.as_slice().try_into().ok();
                 }
+                LinkAttribute::Controller(master) => state.master = Some(*master),
                 LinkAttribute::LinkInfo(info) => state.kind = kind(info),
                 _ => {}
             }

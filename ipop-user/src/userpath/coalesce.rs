@@ -10,6 +10,8 @@
 
 use std::collections::VecDeque;
 
+use ipop_common::ethernet;
+use ipop_common::ingress::ETHERNET_LEN;
 use ipop_common::inner::Inner;
 
 use super::flow::{self, Segment};
@@ -87,9 +89,17 @@ fn with_headers(payload: Piece, header_len: u32) -> Piece {
 #[derive(Debug)]
 struct Open {
     frame: u16,
+    /// The Ethernet header before each segment, in a network that carries it.
+    link: Option<LinkHeader>,
     flow: flow::Flow,
     /// The first segment's checksums are known to be right.
     verified: bool,
+}
+
+type LinkHeader = [u8; ETHERNET_LEN];
+
+fn len_of(link: Option<LinkHeader>) -> u32 {
+    link.map_or(0, |header| header.len() as u32)
 }
 
 /// Collects packets into frames. Frames are numbered, and reused after [`Coalescer::release`].
@@ -139,7 +149,36 @@ impl Coalescer {
         if !self.has_room() {
             return false;
         }
-        let bytes = memory.bytes(packet);
+        self.push_behind(packet, None, inner, memory)
+    }
+
+    /// Takes one Ethernet frame, as [`Coalescer::push`] does a packet. Those with a tag, and those without an IP
+    /// packet, leave as they are.
+    pub fn push_frame(&mut self, frame: Piece, memory: &impl Memory) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let bytes = memory.bytes(frame);
+        let (Some((ETHERNET_LEN, family)), Some(link)) = (ethernet::ip_at(bytes), bytes.first_chunk()) else {
+            return self.emit_single(frame);
+        };
+        let Ok(inner) = Inner::parse(bytes, ETHERNET_LEN, family) else { return self.emit_single(frame) };
+        let len = ETHERNET_LEN as u32 + u32::from(inner.total_len);
+        if len > frame.len {
+            return self.emit_single(frame);
+        }
+        // What fills a short frame up is none of the packet's.
+        self.push_behind(Piece { len, ..frame }, Some(*link), &inner, memory)
+    }
+
+    fn push_behind(
+        &mut self,
+        packet: Piece,
+        link: Option<LinkHeader>,
+        inner: &Inner,
+        memory: &impl Memory,
+    ) -> bool {
+        let bytes = memory.bytes(packet.behind(len_of(link)));
         let Some(segment) = Segment::parse(bytes, inner) else {
             // Part of any flow, a fragment for one: nothing may stay behind it.
             self.flush();
@@ -147,12 +186,12 @@ impl Coalescer {
         };
         let merge = if segment.is_udp() { self.merge_udp } else { self.merge_tcp };
         match self.open.iter().position(|open| open.flow.is_flow_of(&segment)) {
-            Some(at) if merge && self.append(at, packet, &segment, memory) => true,
+            Some(at) if merge && self.append(at, packet, link, &segment, memory) => true,
             Some(at) => {
                 self.close(at);
-                self.start(packet, &segment, merge)
+                self.start(packet, link, &segment, merge)
             }
-            None => self.start(packet, &segment, merge),
+            None => self.start(packet, link, &segment, merge),
         }
     }
 
@@ -198,17 +237,25 @@ impl Coalescer {
     }
 
     /// Adds a segment to an open flow, if it continues it and both are sound.
-    fn append(&mut self, at: usize, packet: Piece, segment: &Segment<'_>, memory: &impl Memory) -> bool {
+    fn append(
+        &mut self,
+        at: usize,
+        packet: Piece,
+        link: Option<LinkHeader>,
+        segment: &Segment<'_>,
+        memory: &impl Memory,
+    ) -> bool {
         let Some(open) = self.open.get_mut(at) else { return false };
         let Some(frame) = self.frames.get_mut(usize::from(open.frame)) else { return false };
         let limit = if segment.is_udp() { UDP_SEGMENTS_MAX } else { TCP_SEGMENTS_MAX };
-        if frame.pieces.len() >= limit || !open.flow.continues(segment, PACKET_LEN_MAX) {
+        if open.link != link || frame.pieces.len() >= limit || !open.flow.continues(segment, PACKET_LEN_MAX) {
             return false;
         }
         if !open.verified {
             let first = frame.pieces.first().map(|piece| with_headers(*piece, open.flow.header_len()));
             open.verified = first.is_some_and(|first| flow::is_sound(memory.bytes(first)));
         }
+        let packet = packet.behind(len_of(link));
         if !open.verified || !flow::is_sound(memory.bytes(packet)) {
             return false;
         }
@@ -221,7 +268,7 @@ impl Coalescer {
     }
 
     /// Begins a flow with a segment, or lets it pass where nothing can follow it.
-    fn start(&mut self, packet: Piece, segment: &Segment<'_>, merge: bool) -> bool {
+    fn start(&mut self, packet: Piece, link: Option<LinkHeader>, segment: &Segment<'_>, merge: bool) -> bool {
         if !merge || !segment.can_be_followed() {
             return self.emit_single(packet);
         }
@@ -230,21 +277,23 @@ impl Coalescer {
         }
         let Some(index) = self.allocate() else { return false };
         let Some(frame) = self.frames.get_mut(usize::from(index)) else { return false };
-        frame.pieces.push(payload_of(packet, segment));
-        self.open.push(Open { frame: index, flow: flow::Flow::start(segment), verified: false });
+        frame.pieces.push(payload_of(packet.behind(len_of(link)), segment));
+        self.open.push(Open { frame: index, link, flow: flow::Flow::start(segment), verified: false });
         true
     }
 
     /// Ends the flow at a place in the list: its frame is ready.
     fn close(&mut self, at: usize) {
-        let Open { frame: index, flow, .. } = self.open.remove(at);
+        let Open { frame: index, link, flow, .. } = self.open.remove(at);
         let Some(frame) = self.frames.get_mut(usize::from(index)) else { return };
+        let header_len = len_of(link) + flow.header_len();
         if let [only] = frame.pieces[..] {
-            frame.pieces[0] = with_headers(only, flow.header_len());
+            frame.pieces[0] = with_headers(only, header_len);
             plain(frame);
         } else {
-            frame.stripped = flow.header_len();
-            frame.header_len = flow.write_header(&mut frame.header);
+            frame.stripped = header_len;
+            frame.header_len =
+                flow.write_header(link.as_ref().map_or(&[], |header| &header[..]), &mut frame.header);
         }
         self.ready.push_back(index);
     }

@@ -177,13 +177,15 @@ impl Flow {
         segment.payload_len() < self.segment_size || segment.ends_flow()
     }
 
-    /// Writes the virtio header and the headers of the whole; returns their length.
-    pub(super) fn write_header(&self, out: &mut [u8]) -> usize {
-        let len = virtio::HEADER_LEN + self.header_len;
-        let Some((head, headers)) = out.get_mut(..len).map(|out| out.split_at_mut(virtio::HEADER_LEN)) else {
+    /// Writes the virtio header, the `link` header, and the headers of the whole; returns their length.
+    pub(super) fn write_header(&self, link: &[u8], out: &mut [u8]) -> usize {
+        let len = virtio::HEADER_LEN + link.len() + self.header_len;
+        let Some((head, rest)) = out.get_mut(..len).map(|out| out.split_at_mut(virtio::HEADER_LEN)) else {
             return 0;
         };
-        head.copy_from_slice(&self.virtio_header().to_bytes());
+        head.copy_from_slice(&self.virtio_header().behind(link.len() as u16).to_bytes());
+        let (start, headers) = rest.split_at_mut(link.len());
+        start.copy_from_slice(link);
         headers.copy_from_slice(self.headers());
         let (ip, transport) = headers.split_at_mut(self.family.header_len());
         let total_len = self.header_len() + self.payload_len;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use ipop_common::ingress::{self, Clear};
 use ipop_common::inner::Inner;
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
-use ipop_common::{Address, Counter, Cursor, gpe, relay, sealed};
+use ipop_common::{Address, Counter, Cursor, ethernet, gpe, relay, sealed};
 use ipop_overlay::session::Gate;
 use ipop_overlay::{Endpoint, Instant, Refusal, introduction};
 
@@ -16,6 +16,7 @@ use super::coalesce::Coalescer;
 use super::outbound::Context;
 use super::pool::{Memory, Piece, Pool};
 use super::session::UserSession;
+use super::switch;
 use super::{CarriedDatagram, HandshakeDatagram, UserEvent};
 use crate::stun;
 
@@ -138,6 +139,9 @@ impl Inbound {
                 context.listeners.stun.hear(from, bytes)
             }
             (Some(&gpe::FLAGS), Endpoint::Udp(from)) => self.clear(datagram, from, pool, frames, context),
+            (Some(&ethernet::CLEAR_FLAGS), Endpoint::Udp(from)) if context.table.is_switch() => {
+                self.clear_frame(datagram, from, pool, frames, context)
+            }
             (Some(&wireguard::TYPE_TRANSPORT), _) => self.sealed(datagram, bundle, pool, frames, context),
             (
                 Some(&(wireguard::TYPE_INITIATION | wireguard::TYPE_RESPONSE | wireguard::TYPE_COOKIE_REPLY)),
@@ -186,11 +190,45 @@ impl Inbound {
         frames: &mut Coalescer,
         context: &Context<'_>,
     ) -> Result<(), Counter> {
+        if context.table.is_switch() {
+            return Err(Counter::RxUnknownProtocol);
+        }
         let bytes = pool.bytes(datagram);
         let len = u16::try_from(datagram.len).map_err(|_| Counter::RxBadLength)?;
         let clear = ingress::clear(bytes, 0, len)?;
         self.admit(bytes, &clear, from, context)?;
         deliver(datagram.behind(gpe::HEADER_LEN as u32), &clear.inner, pool, frames);
+        Ok(())
+    }
+
+    fn clear_frame(
+        &mut self,
+        datagram: Piece,
+        from: SocketAddr,
+        pool: &mut Pool,
+        frames: &mut Coalescer,
+        context: &Context<'_>,
+    ) -> Result<(), Counter> {
+        let link_id = ethernet::clear_link(pool.bytes(datagram)).ok_or(Counter::RxBadHeader)?;
+        let from = Address::from(from.ip());
+        let slot = ingress::by_link(context.table, link_id, from, context.now_ns)?.slot;
+        self.frame(datagram.behind(gpe::HEADER_LEN as u32), slot, pool, frames, context)
+    }
+
+    /// Delivers a frame that came by the link in `slot`.
+    fn frame(
+        &mut self,
+        frame: Piece,
+        slot: u32,
+        pool: &mut Pool,
+        frames: &mut Coalescer,
+        context: &Context<'_>,
+    ) -> Result<(), Counter> {
+        switch::admit(pool.bytes(frame), slot, context)?;
+        self.count(slot, u64::from(frame.len), context);
+        if frames.push_frame(frame, pool) {
+            pool.hold(frame.buffer);
+        }
         Ok(())
     }
 
@@ -247,6 +285,11 @@ impl Inbound {
             Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Relay { .. } | Endpoint::Overlay(_) => {
                 session.note_around_data(context.now_ns);
             }
+        }
+        if context.table.is_switch() {
+            let len = ethernet::sealed_frame_len(bytes, bytes.len()).ok_or(Counter::RxBadInner)?;
+            let frame = text.behind(ethernet::SEALED_PREFIX_LEN as u32);
+            return self.frame(Piece { len: len as u32, ..frame }, slot, pool, frames, context);
         }
         let inner = sealed::admit(context.table, bytes, text.len, slot)?;
         self.count(slot, u64::from(inner.total_len), context);

@@ -33,6 +33,7 @@ pub mod pool;
 pub mod segment;
 pub mod session;
 mod stage;
+mod switch;
 pub mod table;
 pub mod tun;
 pub mod udp;
@@ -49,6 +50,7 @@ use std::thread::{self, JoinHandle};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Address;
+use ipop_common::ethernet::Mac;
 use ipop_common::multicast::Target;
 use ipop_common::wireguard::TransportHeader;
 use ipop_overlay::Endpoint;
@@ -58,8 +60,9 @@ use tokio::sync::mpsc;
 pub use counters::{Counters, LinkTraffic};
 pub use session::UserSession;
 pub use stage::STAGED_FOR_ONE_MAX;
+pub use switch::said_address;
 pub use table::{Carriage, Table, UserLink};
-pub use tun::{Offloads, Tun, TunError};
+pub use tun::{Kind, Offloads, Tun, TunError};
 pub use udp::{UdpError, bind, bind_queues};
 
 use crate::places::Places;
@@ -106,6 +109,10 @@ pub enum UserEvent {
     SessionWanted { slot: u32 },
     /// A packet to this address waits: nobody knows yet who has it.
     OwnerWanted { address: Address },
+    /// A frame came from this station on this node's side, and the table knows nothing of that.
+    StationHere { mac: Mac },
+    /// A frame came from this station by the link in a slot, and the table knows nothing of that.
+    StationThere { slot: u32, mac: Mac },
     /// The host says which groups it is a member of; the kernel has the list.
     MembershipSaid,
     /// A packet of the session `local` was authentic, and it is the first, or an empty one, or comes

@@ -11,7 +11,7 @@ use ipop_common::maps::LinkRef;
 use ipop_common::multicast::is_for_many;
 use ipop_common::tables::{Stale, Tables, follow};
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
-use ipop_common::{Counter, Family, egress, relay};
+use ipop_common::{Counter, Family, egress, ethernet, relay};
 use ipop_overlay::Endpoint;
 
 use super::batch::{Batch, Company, Part, Route};
@@ -22,8 +22,9 @@ use super::group;
 use super::icmp_error::{ERROR_LEN_MAX, IcmpErrors};
 use super::pool::{Memory, Piece, Pool};
 use super::segment::{HEADER_LEN_MAX, SegmentError, SuperPacket, complete_checksum};
-use super::session::{UserSession, sealed_len};
+use super::session::{OVERHEAD, UserSession, sealed_len};
 use super::stage::{Stage, Wanted};
+use super::switch;
 use super::table::{Carriage, Table, UserLink};
 use super::virtio;
 use super::{CarriedDatagram, Listeners};
@@ -86,17 +87,44 @@ enum Cut {
     Whole(Piece),
     Segments {
         packet: Piece,
-        header: [u8; gpe::HEADER_LEN],
+        lead: Lead,
         whole: SuperPacket,
         next: usize,
     },
     Sealed(Sealed),
 }
 
+/// What precedes each IP packet beside what is computed for it: a clear header, or where frames are carried what
+/// seals them; and the header of the frame.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lead {
+    bytes: [u8; LEAD_MAX],
+    len: usize,
+}
+
+/// The longest: a clear header and that of a frame.
+const LEAD_MAX: usize = gpe::HEADER_LEN + ethernet::HEADER_LEN_MAX;
+
+impl Lead {
+    fn of(parts: &[&[u8]]) -> Self {
+        let mut lead = Self::default();
+        for (to, from) in lead.bytes.iter_mut().zip(parts.iter().copied().flatten()) {
+            *to = *from;
+            lead.len += 1;
+        }
+        lead
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// A packet of a sealed link, which is sealed as it goes into the batch.
 #[derive(Debug)]
 struct Sealed {
     packet: Piece,
+    lead: Lead,
     /// `None`: it is one packet as it is.
     whole: Option<SuperPacket>,
     next: usize,
@@ -107,11 +135,13 @@ struct Sealed {
 }
 
 /// Why a packet does not go out.
-enum Refusal {
+pub(super) enum Refusal {
     Count(Counter),
     Answer(Counter, icmp::Error),
     /// It is for many, and goes to the control task.
     Group,
+    /// The same of a frame, or nobody knows where its station is.
+    Frame,
     /// There is no session with the peer yet, or nobody knows who that is.
     Wait(Wanted),
 }
@@ -222,6 +252,10 @@ impl Outbound {
                 group::hand_on(read, pool, context);
                 pool.release(buffer);
             }
+            Err(Refusal::Frame) => {
+                switch::hand_on(read, pool, context);
+                pool.release(buffer);
+            }
             Err(Refusal::Count(counter)) => self.refuse(counter, None, read, pool, answers, context),
             Err(Refusal::Answer(counter, error)) => {
                 self.refuse(counter, Some(error), read, pool, answers, context);
@@ -251,13 +285,13 @@ impl Outbound {
                 let inner_len = (datagram.len - GPE_LEN) as usize;
                 batch.push(route, &[Part::Payload(*datagram)], inner_len, *company);
             }
-            Cut::Segments { packet, header, whole, next } => {
+            Cut::Segments { packet, lead, whole, next } => {
                 while *next < whole.segments() {
-                    if !batch.has_room(gpe::HEADER_LEN + HEADER_LEN_MAX) {
+                    if !batch.has_room(LEAD_MAX + HEADER_LEN_MAX) {
                         return false;
                     }
                     let bytes = pool.bytes(*packet);
-                    let Some(parts) = segment(batch, *packet, bytes, header, whole, *next) else {
+                    let Some(parts) = segment(batch, *packet, bytes, lead.bytes(), whole, *next) else {
                         return false;
                     };
                     pool.hold(*buffer);
@@ -285,6 +319,9 @@ impl Outbound {
     }
 
     fn decide(&self, read: Piece, pool: &mut Pool, context: &Context<'_>) -> Result<Leaving, Refusal> {
+        if context.table.is_switch() {
+            return self.decide_frame(read, pool, context);
+        }
         let bytes = pool.bytes(read);
         let header = virtio::Header::parse(bytes).map_err(|_| Refusal::Count(Counter::TxNotIp))?;
         let packet = bytes.get(virtio::HEADER_LEN..).unwrap_or_default();
@@ -319,18 +356,72 @@ impl Outbound {
         let cut = match (&link.carriage, whole) {
             (Carriage::Sealed(_), whole) => {
                 let session = session.ok_or(Refusal::Wait(Wanted::Session(slot)))?;
-                let label = match link.endpoint {
-                    Endpoint::Relay { label, .. } => Some(label),
-                    Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Overlay(_) => None,
-                };
-                Cut::Sealed(Sealed { packet, whole, next: 0, session, mtu: link.link.mtu, label })
+                let label = label_of(link);
+                let (lead, mtu) = (Lead::default(), link.link.mtu);
+                Cut::Sealed(Sealed { packet, lead, whole, next: 0, session, mtu, label })
             }
             (Carriage::Clear(id), Some(whole)) => {
-                Cut::Segments { packet, header: clear_header(*id, inner.family), whole, next: 0 }
+                let lead = Lead::of(&[&clear_header(*id, inner.family)]);
+                Cut::Segments { packet, lead, whole, next: 0 }
             }
             (Carriage::Clear(id), None) => {
                 Cut::Whole(in_place(packet, clear_header(*id, inner.family), pool)?)
             }
+        };
+        Ok(Leaving { buffer: read.buffer, way, company, cut })
+    }
+
+    /// As [`Self::decide`], in a network that carries Ethernet.
+    fn decide_frame(&self, read: Piece, pool: &mut Pool, context: &Context<'_>) -> Result<Leaving, Refusal> {
+        let bytes = pool.bytes(read);
+        let header = virtio::Header::parse(bytes).map_err(|_| Refusal::Count(Counter::TxBadFrame))?;
+        let frame = bytes.get(virtio::HEADER_LEN..).unwrap_or_default();
+        let (slot, link) = switch::look_up(frame, context)?;
+        let unreachable = Refusal::Count(Counter::TxUnreachable);
+        let way = self.way(link).filter(|_| link.reachable).ok_or(unreachable)?;
+        let session = session_for(link, slot, context)?;
+        let whole = match header.gso {
+            Some(_) => Some(switch::super_frame(frame, &header)?),
+            None => None,
+        };
+        let len = whole.as_ref().map_or(frame.len(), |(at, whole)| at + whole.segment_len_max());
+        let company = match len + ethernet::SEALED_PREFIX_LEN <= usize::from(link.link.mtu) {
+            true if self.is_paused(&way, context.now_ns) => Company::Alone,
+            true => Company::Segmented,
+            // What stations send may be longer than a link takes whole, and nobody here is a router: the outer
+            // packet is fragmented.
+            false => {
+                context.counters.add(Counter::TxFragmented, 1);
+                Company::Alone
+            }
+        };
+        let whole_frame = Piece { buffer: read.buffer, start: PACKET_START, len: frame.len() as u32 };
+        let link_header = |at: usize| frame.get(..at).unwrap_or_default();
+        let prefix = ethernet::sealed_prefix(0);
+        let (lead, packet) = match (&link.carriage, &whole) {
+            (Carriage::Sealed(_), None) => (Lead::of(&[&prefix]), whole_frame),
+            (Carriage::Sealed(_), Some((at, _))) => {
+                (Lead::of(&[&prefix, link_header(*at)]), whole_frame.behind(*at as u32))
+            }
+            (Carriage::Clear(id), None) => (Lead::of(&[&ethernet::clear_header(*id)]), whole_frame),
+            (Carriage::Clear(id), Some((at, _))) => {
+                let lead = Lead::of(&[&ethernet::clear_header(*id), link_header(*at)]);
+                (lead, whole_frame.behind(*at as u32))
+            }
+        };
+        if whole.is_none()
+            && let Some(partial) = header.checksum
+        {
+            complete_checksum(pool.bytes_mut(whole_frame), partial)?;
+        }
+        let cut = match (&link.carriage, whole.map(|(_, whole)| whole)) {
+            (Carriage::Sealed(_), whole) => {
+                let session = session.ok_or(Refusal::Wait(Wanted::Session(slot)))?;
+                let (mtu, label) = (link.link.mtu, label_of(link));
+                Cut::Sealed(Sealed { packet, lead, whole, next: 0, session, mtu, label })
+            }
+            (Carriage::Clear(_), Some(whole)) => Cut::Segments { packet, lead, whole, next: 0 },
+            (Carriage::Clear(id), None) => Cut::Whole(in_place(packet, ethernet::clear_header(*id), pool)?),
         };
         Ok(Leaving { buffer: read.buffer, way, company, cut })
     }
@@ -391,7 +482,9 @@ impl Sealed {
     }
 
     fn text_len(&self, index: usize) -> usize {
-        self.whole.as_ref().map_or(self.packet.len as usize, |whole| whole.segment_len(index))
+        let packet_len =
+            self.whole.as_ref().map_or(self.packet.len as usize, |whole| whole.segment_len(index));
+        self.lead.bytes().len() + packet_len
     }
 
     /// Length of the next message, with what a relay frame has before it.
@@ -439,6 +532,11 @@ impl Sealed {
         let no_room = Counter::TxQueueFull;
         let text = block.get_mut(TRANSPORT_HEADER_LEN..).and_then(|rest| rest.get_mut(..text_len));
         let (text, packet) = (text.ok_or(no_room)?, pool.bytes(self.packet));
+        let (lead, text) = text.split_at_mut_checked(self.lead.bytes().len()).ok_or(no_room)?;
+        lead.copy_from_slice(self.lead.bytes());
+        if let Some(prefix) = lead.first_chunk_mut() {
+            *prefix = ethernet::sealed_prefix(sealed_len(text_len, self.mtu) - OVERHEAD - text_len);
+        }
         match &self.whole {
             Some(whole) => {
                 whole.write_header(packet, self.next, text);
@@ -455,6 +553,14 @@ impl Sealed {
         let place = context.places.of(self.session.local());
         self.session.seal(place, block, text_len, context.now_ns)?;
         Ok(text_len)
+    }
+}
+
+/// The label by which a relay passes on what goes to a link.
+fn label_of(link: &UserLink) -> Option<u32> {
+    match link.endpoint {
+        Endpoint::Relay { label, .. } => Some(label),
+        Endpoint::Udp(_) | Endpoint::Tcp(_) | Endpoint::Turn(_) | Endpoint::Overlay(_) => None,
     }
 }
 
@@ -487,13 +593,21 @@ fn look_up<'a>(inner: &Inner, context: &Context<'a>) -> Result<(u32, &'a UserLin
     if reference == LinkRef::LOCAL {
         return Err(Refusal::Count(Counter::TxNoRoute));
     }
+    follow_link(reference, context)?.ok_or_else(no_route)
+}
+
+/// The slot that a reference leads to, and its link as it is now.
+pub(super) fn follow_link<'a>(
+    reference: LinkRef,
+    context: &Context<'a>,
+) -> Result<Option<(u32, &'a UserLink)>, Refusal> {
     follow(context.table, reference, context.now_ns).map_err(|stale| {
         Refusal::Count(match stale {
             Stale::Epoch => Counter::TxStaleEpoch,
             Stale::Lease => Counter::TxLeaseExpired,
         })
     })?;
-    context.table.user_link(reference.slot).map(|link| (reference.slot, link)).ok_or_else(no_route)
+    Ok(context.table.user_link(reference.slot).map(|link| (reference.slot, link)))
 }
 
 /// Whether packets of `len` bytes fit the link, and may share a send.
@@ -534,13 +648,13 @@ fn segment(
     batch: &mut Batch,
     packet: Piece,
     bytes: &[u8],
-    clear: &[u8; gpe::HEADER_LEN],
+    lead: &[u8],
     whole: &SuperPacket,
     index: usize,
 ) -> Option<[Part; 2]> {
-    let (header, block) = batch.block(gpe::HEADER_LEN + whole.header_len())?;
-    let (start, rest) = block.split_first_chunk_mut()?;
-    *start = *clear;
+    let (header, block) = batch.block(lead.len() + whole.header_len())?;
+    let (start, rest) = block.split_at_mut_checked(lead.len())?;
+    start.copy_from_slice(lead);
     whole.write_header(bytes, index, rest);
     let payload = whole.payload(index);
     let payload = Piece { start: packet.start + payload.start as u32, len: payload.len() as u32, ..packet };

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use ipop_common::ethernet::Mac;
 use ipop_common::{Address, Counter};
 
 use super::UserEvent;
@@ -25,8 +26,10 @@ const ASK_NS: u64 = 100_000_000;
 pub(super) enum Wanted {
     /// A session with the peer in this slot.
     Session(u32),
-    /// The peer that has this address.
+    /// The peer that has this address, or that this station is behind.
     Owner(Address),
+    /// That this node knows a station of its own.
+    Station(Mac),
 }
 
 impl Wanted {
@@ -34,6 +37,7 @@ impl Wanted {
         match self {
             Self::Session(slot) => UserEvent::SessionWanted { slot },
             Self::Owner(address) => UserEvent::OwnerWanted { address },
+            Self::Station(mac) => UserEvent::StationHere { mac },
         }
     }
 }

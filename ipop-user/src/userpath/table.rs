@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipop_common::Address;
+use ipop_common::ethernet::{self, Mac};
 use ipop_common::gpe::LinkId;
 use ipop_common::maps::{Config, Link, LinkRef, PrefixKey};
 use ipop_common::tables::Tables;
@@ -107,6 +108,8 @@ pub struct Table {
     /// Prefixes of addresses whose owner may be found; not those in `absent`, which nobody has.
     searched: Vec<PrefixKey>,
     absent: HashSet<Address>,
+    /// `Some` where the virtual network carries Ethernet: whether frames are taken at all.
+    switch: Option<bool>,
     /// Broadcast addresses of the virtual network; `None`: groups are not carried.
     broadcasts: Option<HashSet<Address>>,
 }
@@ -126,7 +129,35 @@ impl Table {
             relayed: HashMap::new(),
             searched: Vec::new(),
             absent: HashSet::new(),
+            switch: None,
             broadcasts: None,
+        }
+    }
+
+    /// The network carries Ethernet. `is_open`: frames are taken and delivered.
+    pub fn switch_frames(&mut self, is_open: bool) {
+        self.switch = Some(is_open);
+    }
+
+    pub(super) fn is_switch(&self) -> bool {
+        self.switch.is_some()
+    }
+
+    /// Frames are neither taken nor delivered: another node bridges the same segment.
+    pub(super) fn is_shut(&self) -> bool {
+        self.switch == Some(false)
+    }
+
+    /// Frames to a station lead to a link, or with [`LinkRef::LOCAL`] to this node's own side.
+    pub fn insert_station(&mut self, mac: Mac, reference: LinkRef) {
+        self.hosts.insert(ethernet::station(mac), reference);
+    }
+
+    /// Frames to a station wait until there is a link with the node that it is behind.
+    pub fn insert_sought(&mut self, mac: Mac) {
+        let address = ethernet::station(mac);
+        if !self.hosts.contains_key(&address) {
+            self.searched.push(PrefixKey { bits: 128, address: address.to_bytes() });
         }
     }
 

@@ -47,6 +47,15 @@ impl Offloads {
     }
 }
 
+/// What the packets of a device are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// IP packets.
+    Tun,
+    /// Ethernet frames.
+    Tap,
+}
+
 /// Why there is no TUN device.
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
@@ -80,23 +89,27 @@ impl Tun {
     /// # Errors
     /// See [`TunError`]; nothing is left behind.
     pub fn open(name: &str) -> Result<Self, TunError> {
-        Self::attach(name, 0)
+        Self::attach(name, libc::IFF_TUN)
     }
 
     /// As [`Tun::open`], with so many queues: the kernel gives the packets of one flow to one of them.
     ///
     /// # Errors
     /// See [`TunError`]; nothing is left behind.
-    pub fn open_queues(name: &str, queues: usize) -> Result<Vec<Self>, TunError> {
+    pub fn open_queues(name: &str, queues: usize, kind: Kind) -> Result<Vec<Self>, TunError> {
+        let kind = match kind {
+            Kind::Tun => libc::IFF_TUN,
+            Kind::Tap => libc::IFF_TAP,
+        };
         if queues == 1 {
-            return Ok(vec![Self::open(name)?]);
+            return Ok(vec![Self::attach(name, kind)?]);
         }
         // Not the queues of a device that another process has.
-        let mut all = vec![Self::attach(name, libc::IFF_MULTI_QUEUE | libc::IFF_TUN_EXCL)?];
+        let mut all = vec![Self::attach(name, kind | libc::IFF_MULTI_QUEUE | libc::IFF_TUN_EXCL)?];
         // The kernel may have chosen the name.
         let name = all[0].name.clone();
         for _ in 1..queues {
-            all.push(Self::attach(&name, libc::IFF_MULTI_QUEUE)?);
+            all.push(Self::attach(&name, kind | libc::IFF_MULTI_QUEUE)?);
         }
         Ok(all)
     }
@@ -182,7 +195,7 @@ fn attach(file: &File, name: &str, flags: c_int) -> Result<String, TunError> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags;
+    let flags = libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the kernel reads and writes one ifreq through the pointer.
     unsafe { ioctl(file, libc::TUNSETIFF, (&raw mut request).expose_provenance() as c_ulong) }.map_err(

@@ -90,6 +90,29 @@ impl Header {
         Ok(Self { gso, checksum })
     }
 
+    /// What it says of a packet with `len` bytes more at its start.
+    pub fn behind(self, len: u16) -> Self {
+        let gso = self.gso.map(|gso| Gso { header_len: gso.header_len.saturating_add(len), ..gso });
+        let moved = |partial: PartialChecksum| PartialChecksum {
+            start: partial.start.saturating_add(len),
+            ..partial
+        };
+        Self { gso, checksum: self.checksum.map(moved) }
+    }
+
+    /// What it says of the packet without the first `len` bytes; `None` where it speaks of those.
+    pub fn within(self, len: u16) -> Option<Self> {
+        let gso = match self.gso {
+            Some(gso) => Some(Gso { header_len: gso.header_len.checked_sub(len)?, ..gso }),
+            None => None,
+        };
+        let checksum = match self.checksum {
+            Some(partial) => Some(PartialChecksum { start: partial.start.checked_sub(len)?, ..partial }),
+            None => None,
+        };
+        Some(Self { gso, checksum })
+    }
+
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         if let Some(gso) = self.gso {

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use ipop_common::Counter;
+use ipop_common::{Counter, ethernet};
 use ipop_overlay::session::Gate;
 
 use super::Listeners;
@@ -25,8 +25,8 @@ use super::tun::Offloads;
 use super::virtio::{self, Segmentation};
 use crate::places::Places;
 
-/// Longest read from the TUN device: the longest IP packet behind its virtio header.
-const READ_LEN_MAX: usize = virtio::HEADER_LEN + 65_535;
+/// Longest read from the device: the longest IP packet, in a frame where it is a TAP, behind its virtio header.
+const READ_LEN_MAX: usize = virtio::HEADER_LEN + ethernet::HEADER_LEN_MAX + 65_535;
 /// Longest payload of a receive, merged ones included.
 const RECEIVE_LEN_MAX: usize = 65_535;
 

@@ -41,8 +41,8 @@ pub(crate) struct Config {
     /// Of the network.
     pub(crate) secret: String,
     pub(crate) device: String,
-    /// None: they are leased.
-    pub(crate) addresses: Vec<String>,
+    /// `None`: they are leased.
+    pub(crate) addresses: Option<Vec<String>>,
     pub(crate) listen: Vec<String>,
     /// TCP addresses to listen at, if not those of `listen`.
     pub(crate) tcp: Option<Vec<String>>,
@@ -89,7 +89,7 @@ impl Host {
             name: format!("n{number}"),
             secret: "the secret of one test".to_owned(),
             device: "ipop0".to_owned(),
-            addresses: vec![format!("10.128.0.{number}/24"), format!("fd00:128::{number}/64")],
+            addresses: Some(vec![format!("10.128.0.{number}/24"), format!("fd00:128::{number}/64")]),
             listen: vec!["udp://0.0.0.0:15000".to_owned(), "udp://[::]:15000".to_owned()],
             tcp: None,
             interfaces: None,
@@ -373,10 +373,7 @@ impl Config {
             self.name,
             self.secret,
             self.device,
-            match &self.addresses[..] {
-                [] => "\"dhcp\"".to_owned(),
-                addresses => format!("{addresses:?}"),
-            },
+            self.addresses.as_ref().map_or("\"dhcp\"".to_owned(), |addresses| format!("{addresses:?}")),
             self.listen,
             self.trusted
         );

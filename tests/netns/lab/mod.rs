@@ -33,7 +33,7 @@ use namespace::NetNs;
 use tcp::Tcp;
 
 /// How the namespaces of these tests begin; the process id follows.
-const PREFIX: &str = "ipop-t";
+pub(crate) const PREFIX: &str = "ipop-t";
 /// Tests at a time: each keeps two daemons and two ends of a transfer busy.
 const TURNS: usize = 2;
 const POLL: Duration = Duration::from_millis(5);

@@ -12,6 +12,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::Host;
+use super::namespace::NetNs;
 
 pub(crate) const KERNEL_PORT: u16 = 4790;
 pub(crate) const USER_PORT: u16 = 15000;
@@ -145,7 +146,13 @@ impl Tap {
     /// Opens a packet socket on a device inside the host.
     #[track_caller]
     pub(crate) fn open(host: &Host, device: &str) -> Self {
-        Self(host.ns.inside(|| {
+        Self::open_in(&host.ns, device)
+    }
+
+    /// The same inside any namespace.
+    #[track_caller]
+    pub(crate) fn open_in(ns: &NetNs, device: &str) -> Self {
+        Self(ns.inside(|| {
             let all = SockProtocol::EthAll;
             let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), all).expect("AF_PACKET");
             let name = CString::new(device).expect("a name");

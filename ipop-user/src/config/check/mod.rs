@@ -62,9 +62,10 @@ impl Checker<'_> {
 
     fn config(&mut self, raw: RawConfig) -> Option<Config> {
         let node = self.node(&raw.node);
-        let own = network::own_addresses(self, &raw.network.get_ref().addresses);
+        let own = network::own_addresses(self, raw.network.get_ref());
         let dhcp = dhcp::check(self, raw.dhcp.as_ref(), &raw.network.get_ref().addresses);
         let addresses = raw.network.get_ref().addresses.span();
+        let mode = raw.network.get_ref().mode.as_ref().map_or(0..0, Spanned::span);
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
         let pool = dhcp.as_ref().and_then(Option::as_ref).and_then(Dhcp::network);
         let virtual_networks: Vec<Prefix> = own.iter().flatten().copied().chain(pool).collect();
@@ -85,6 +86,7 @@ impl Checker<'_> {
             peers: peers?,
         };
         dhcp::check_overlay(self, addresses, &config)?;
+        network::check_mode(self, mode, &config)?;
         peers::warn(self, &raw.peers, &config);
         dns::warn(self, &raw.peers, &config);
         underlay::warn(self, &raw.underlay, &config);

@@ -1,5 +1,8 @@
 //! `[network]`: the secret, the device, its addresses and its MTU.
 
+use std::ops::Range;
+
+use ipop_common::ethernet;
 use ipop_common::limits::{MTU_IPV6_MIN, MTU_MIN};
 use toml::Spanned;
 use zeroize::Zeroizing;
@@ -7,15 +10,18 @@ use zeroize::Zeroizing;
 use super::{Checker, unfit_for_a_host};
 use crate::config::name::{DEVICE_LEN_MAX, InterfaceName};
 use crate::config::raw::{RawAddresses, RawAutoOr, RawMode, RawNetwork, RawPeer, Text};
-use crate::config::{Mtu, Network, Prefix, SECRET_LEN_MIN, Secret, defaults};
+use crate::config::{Config, Kernel, Mode, Mtu, Network, Prefix, SECRET_LEN_MIN, Secret, defaults};
 
 /// The addresses of this node, host bits kept.
-pub(super) fn own_addresses(checker: &mut Checker<'_>, raw: &Spanned<RawAddresses>) -> Option<Vec<Prefix>> {
+pub(super) fn own_addresses(checker: &mut Checker<'_>, network: &RawNetwork) -> Option<Vec<Prefix>> {
+    let raw = &network.addresses;
+    let is_switch = matches!(network.mode.as_ref().map(Spanned::get_ref), Some(RawMode::L2));
     let texts = match raw.get_ref() {
         RawAddresses::List(texts) => texts,
         RawAddresses::Dhcp => return Some(Vec::new()),
     };
-    if texts.is_empty() {
+    // A switch needs none.
+    if texts.is_empty() && !is_switch {
         return checker.error(
             raw.span(),
             "`network.addresses` is empty",
@@ -76,7 +82,10 @@ pub(super) fn check(
     let section = raw.span();
     let raw = raw.into_inner();
     let name = checker.name("network.name", &raw.name);
-    let mode_ok = mode(checker, raw.mode);
+    let mode = match raw.mode.as_ref().map(Spanned::get_ref) {
+        Some(RawMode::L2) => Mode::L2,
+        Some(RawMode::L3) | None => Mode::L3,
+    };
     let device = device(checker, raw.device.as_ref());
     let mtu = mtu(checker, raw.mtu, own.as_deref().unwrap_or_default());
     let secret = match raw.secret {
@@ -88,25 +97,61 @@ pub(super) fn check(
             format!("add `secret = ...`, the same {SECRET_LEN_MIN} or more characters on every node"),
         ),
     };
-    mode_ok?;
     Some(Network {
+        mode,
         name: name?,
         secret: secret?,
         device: device?,
         addresses: own?,
-        mtu: mtu?,
+        mtu: with_frame(mtu?, mode),
         multicast: raw.multicast.unwrap_or(true),
         multicast_route: raw.multicast_route.unwrap_or(false),
     })
 }
 
-fn mode(checker: &mut Checker<'_>, raw: Option<Spanned<RawMode>>) -> Option<()> {
-    match raw {
-        Some(mode) if matches!(mode.get_ref(), RawMode::L2) => {
-            checker.error(mode.span(), "mode \"l2\" is not in this version", "use \"l3\"")
-        }
-        _ => Some(()),
+/// What links carry, so that packets of the configured length pass.
+fn with_frame(mtu: Mtu, mode: Mode) -> Mtu {
+    match (mtu, mode) {
+        (Mtu::Bytes(bytes), Mode::L2) => Mtu::Bytes(bytes.saturating_add(ethernet::OVERHEAD)),
+        (mtu, _) => mtu,
     }
+}
+
+/// What a network that carries Ethernet needs and cannot have.
+pub(super) fn check_mode(checker: &mut Checker<'_>, mode: Range<usize>, config: &Config) -> Option<()> {
+    if config.network.mode == Mode::L3 {
+        return Some(());
+    }
+    let routing = &config.routing;
+    if !config.has_overlay() {
+        return checker.error(
+            mode,
+            "mode \"l2\" needs an overlay, which carries what is for all",
+            "add `underlay.bootstrap`",
+        );
+    }
+    if !config.network.multicast {
+        return checker.error(
+            mode,
+            "mode \"l2\" and `network.multicast = false` contradict one another",
+            "take `network.multicast` out",
+        );
+    }
+    if !routing.announce.is_empty() || !routing.accept.is_empty() || routing.exit_node.is_some() {
+        return checker.error(
+            mode,
+            "[routing] is for mode \"l3\"",
+            "bridge the LAN, or let the routers of it speak to one another over the virtual network",
+        );
+    }
+    if config.datapath.kernel == Kernel::On {
+        return checker.error(
+            mode,
+            "mode \"l2\" has no kernel path in this version",
+            "take `datapath.kernel = \"on\"` out",
+        );
+    }
+    Some(())
 }
 
 fn device(checker: &mut Checker<'_>, raw: Option<&Text>) -> Option<InterfaceName> {

@@ -209,6 +209,7 @@ fn device_kind(datapath: &Datapath) -> &'static str {
     match datapath.device_kind {
         DeviceKind::Vxlan => "vxlan",
         DeviceKind::Tun => "tun",
+        DeviceKind::Tap => "tap",
     }
 }
 
