@@ -254,7 +254,7 @@ impl spki::DynSignatureAlgorithmIdentifier for Signer<'_> {
 impl spki::EncodePublicKey for SignerKey {
     fn to_public_key_der(&self) -> spki::Result<der::Document> {
         let info = key_info(ED25519, &self.0).map_err(|_| spki::Error::KeyMalformed)?;
-        Ok(der::Document::try_from(&info)?)
+        der::Document::try_from(&info)
     }
 }
 
