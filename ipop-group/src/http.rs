@@ -12,11 +12,13 @@ mod visitor;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY};
 use axum::http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use ipop_overlay::group::request::REQUEST_LEN_MAX;
 
@@ -24,6 +26,8 @@ use crate::app::App;
 
 /// Length of a form in bytes.
 const FORM_LEN_MAX: usize = 32 * 1024;
+/// Length of any body.
+const LEN_MAX: usize = if FORM_LEN_MAX > REQUEST_LEN_MAX { FORM_LEN_MAX } else { REQUEST_LEN_MAX };
 /// Nothing but what this server sends itself, and no script or style within a page.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -49,7 +53,13 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/assets/style.css", get(assets::style))
         .route("/assets/page.js", get(assets::script))
         .layer(middleware::from_fn(move |request: Request, next: Next| async move {
-            protect(next.run(request).await, is_tls)
+            // Who announces more than any of it takes need not begin to send it.
+            let is_long = request.body().size_hint().lower() > LEN_MAX as u64;
+            let response = match is_long {
+                true => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+                false => next.run(request).await,
+            };
+            protect(response, is_tls)
         }))
         .with_state(app)
 }

@@ -25,9 +25,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn open(folder: &Path) -> Result<Connection> {
     let file = folder.join(FILE_NAME);
     create_private(&file)?;
-    let connection = connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    prepare(&connection).with_context(|| unusable(&file))?;
-    Ok(connection)
+    let opened = connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    opened.and_then(|connection| prepare(&connection).map(|()| connection)).with_context(|| unusable(&file))
 }
 
 /// A connection that only reads.
@@ -84,7 +83,7 @@ fn create_schema(connection: &Connection) -> Result<()> {
 
 fn is_whole(connection: &Connection) -> Result<()> {
     let said: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-    ensure!(said == "ok", "it is damaged: {said}");
+    ensure!(said == "ok", "it is damaged: {}", said.replace('\n', ", "));
     let orphans = connection.prepare("PRAGMA foreign_key_check")?.query([])?.next()?.is_some();
     ensure!(!orphans, "it is damaged: rows refer to rows that are not there");
     Ok(())
@@ -110,7 +109,7 @@ pub fn check(folder: &Path) -> Result<()> {
 /// If either cannot be opened, or the target is there already.
 pub fn backup(folder: &Path, target: &Path) -> Result<()> {
     ensure!(!target.exists(), "{} is there already: choose another name", target.display());
-    let source = open_reader(folder)?;
+    let source = connect(&folder.join(FILE_NAME), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     is_whole(&source).with_context(|| unusable(&folder.join(FILE_NAME)))?;
     create_private(target)?;
     let text = target.to_str().with_context(|| format!("{} is not a name in UTF-8", target.display()))?;

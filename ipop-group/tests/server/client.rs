@@ -63,11 +63,13 @@ pub(crate) struct Browser {
     pub(crate) cookies: BTreeMap<String, String>,
     /// The token of the last page's forms.
     pub(crate) csrf: String,
+    /// More lines of each request's head.
+    pub(crate) head: String,
 }
 
 impl Browser {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, cookies: BTreeMap::new(), csrf: String::new() }
+        Self { address, cookies: BTreeMap::new(), csrf: String::new(), head: String::new() }
     }
 
     pub(crate) fn cookie_header(&self) -> String {
@@ -77,9 +79,10 @@ impl Browser {
 
     pub(crate) fn get(&mut self, path: &str) -> Answer {
         let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}{}\r\n",
             self.address,
-            self.cookie_header()
+            self.cookie_header(),
+            self.head
         );
         let answer = raw(self.address, head.as_bytes()).expect("the server answers");
         self.keep(Answer::read(&answer).expect("an answer"))

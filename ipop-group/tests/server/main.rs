@@ -1,4 +1,5 @@
 //! The program as it is: started on loopback, asked over HTTP, by people and by machines.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test tells what it has seen")]
 
 mod client;
 mod world;
@@ -7,6 +8,7 @@ mod crashes;
 mod forms;
 mod hostile;
 mod load;
+
 mod machines;
 mod people;
 mod tls;

@@ -161,6 +161,8 @@ pub(crate) struct Machine {
     address: SocketAddr,
     group: String,
     last_ms: AtomicU64,
+    /// More lines of each request's head.
+    pub(crate) head: String,
 }
 
 impl Machine {
@@ -169,7 +171,7 @@ impl Machine {
         bytes[..4].copy_from_slice(&seed.to_be_bytes());
         let key = SigningKey::new(&StaticSecret::from(bytes));
         let (place, address) = (server.place(group), server.address);
-        Self { key, place, address, group: group.to_owned(), last_ms: AtomicU64::new(0) }
+        Self { key, place, address, group: group.to_owned(), last_ms: AtomicU64::new(0), head: String::new() }
     }
 
     pub(crate) fn public_key(&self) -> [u8; 32] {
@@ -190,7 +192,7 @@ impl Machine {
 
     pub(crate) fn send(&self, request: &[u8]) -> std::io::Result<Answer> {
         let path = format!("/api/v1/groups/{}", self.group);
-        post(self.address, &path, &format!("Content-Type: {CONTENT_TYPE}\r\n"), request)
+        post(self.address, &path, &format!("Content-Type: {CONTENT_TYPE}\r\n{}", self.head), request)
     }
 
     pub(crate) fn ask(&self, purpose: Purpose, body: &str) -> Answer {
