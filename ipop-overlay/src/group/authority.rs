@@ -9,7 +9,7 @@ use x509_cert::der::Encode;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
 
 use super::x509::{
-    Content, ED25519, IssueError, Serial, Validity, canonical, certificate, common_name, key_identifier,
+    Content, ED25519, IssueError, Serial, Unsigned, Validity, canonical, common_name, key_identifier,
     key_info, key_of, label_of, signature_algorithm, subject_key_identifier,
 };
 use super::{CERTIFICATE_LEN_MAX, Label};
@@ -44,21 +44,25 @@ impl AuthorityKey {
     /// # Errors
     /// When the times cannot be told.
     pub fn certify(&self, group: &Label, serial: Serial, validity: Validity) -> Result<Vec<u8>, IssueError> {
-        let name = common_name(group)?;
-        let key = self.public_key();
-        let subject_key = key_info(ED25519, &key)?;
-        let content = Content { issuer: name.clone(), subject: name, subject_key, serial, validity };
-        certificate(self, content, |builder| {
-            builder.add_extension(&subject_key_identifier(&key)?)?;
-            builder.add_extension(&BasicConstraints { ca: true, path_len_constraint: Some(0) })?;
-            builder.add_extension(&KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign))?;
-            Ok(())
-        })
+        build(self.public_key(), group, serial, validity)?.sign(self)
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
     }
+}
+
+/// The certificate of an authority, by itself.
+fn build(key: [u8; 32], group: &Label, serial: Serial, validity: Validity) -> Result<Unsigned, IssueError> {
+    let name = common_name(group)?;
+    let subject_key = key_info(ED25519, &key)?;
+    let content = Content { issuer: name.clone(), subject: name, subject_key, serial, validity };
+    Unsigned::build(key, content, |builder| {
+        builder.add_extension(&subject_key_identifier(&key)?)?;
+        builder.add_extension(&BasicConstraints { ca: true, path_len_constraint: Some(0) })?;
+        builder.add_extension(&KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign))?;
+        Ok(())
+    })
 }
 
 impl fmt::Debug for AuthorityKey {
@@ -81,15 +85,13 @@ impl Authority {
             (der.len() <= CERTIFICATE_LEN_MAX).then(|| canonical(der)).flatten()?;
         let tbs = certificate.tbs_certificate();
         let key = VerifyingKey::from_bytes(&key_of(ED25519, tbs.subject_public_key_info())?).ok()?;
-        let (_, constraints): (bool, BasicConstraints) = tbs.get_extension().ok()??;
-        let (_, usage): (bool, KeyUsage) = tbs.get_extension().ok()??;
         let group = label_of(tbs.subject())?;
-        let is_self_signed = tbs.issuer() == tbs.subject();
-        let may_sign = constraints.ca && usage.key_cert_sign() && usage.crl_sign();
-        let has_no_more = tbs.extensions().is_some_and(|extensions| extensions.len() == 3);
         let authority = Self { group, key, validity: Validity::of(tbs.validity()) };
-        let is_signed = authority.has_signed(&certificate)?;
-        (is_self_signed && may_sign && has_no_more && is_signed).then_some(authority)
+        let serial = Serial::from_bytes(tbs.serial_number().as_bytes())?;
+        // Built again it is the same: nothing of it says anything else.
+        let again = build(key.to_bytes(), &authority.group, serial, authority.validity).ok()?;
+        let is_ours = again.signed_part == tbs.to_der().ok()?;
+        (is_ours && authority.has_signed(&certificate)?).then_some(authority)
     }
 
     pub fn group(&self) -> &Label {

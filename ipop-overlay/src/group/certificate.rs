@@ -17,12 +17,13 @@ use core::fmt;
 
 use x509_cert::Certificate;
 use x509_cert::TbsCertificate;
+use x509_cert::der::Encode;
 use x509_cert::der::asn1::Ia5String;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{AuthorityKeyIdentifier, BasicConstraints, KeyUsage, KeyUsages, SubjectAltName};
 
 use super::x509::{
-    Content, IssueError, Serial, Validity, X25519, authority_key_identifier, canonical, certificate,
+    Content, IssueError, Serial, Unsigned, Validity, X25519, authority_key_identifier, canonical,
     common_name, key_info, key_of, label_of,
 };
 use super::{Authority, AuthorityKey, Label, RevocationList};
@@ -37,8 +38,6 @@ pub const TAGS_MAX: usize = 16;
 pub const NETS_MAX: usize = 8;
 /// Alternative names: the address and the user, tags and prefixes.
 const NAMES_MAX: usize = 2 + TAGS_MAX + NETS_MAX;
-/// Those of [`Grant::issue`].
-const EXTENSIONS: usize = 4;
 
 /// What an authority grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +90,16 @@ impl Grant {
         serial: Serial,
         validity: Validity,
     ) -> Result<Vec<u8>, IssueError> {
+        self.build(key.public_key(), group, serial, validity)?.sign(key)
+    }
+
+    fn build(
+        &self,
+        authority: [u8; 32],
+        group: &Label,
+        serial: Serial,
+        validity: Validity,
+    ) -> Result<Unsigned, IssueError> {
         if !self.is_within_limits() {
             return Err(IssueError::TooMany);
         }
@@ -102,8 +111,8 @@ impl Grant {
             validity,
         };
         let names = SubjectAltName(self.names()?);
-        certificate(key, content, |builder| {
-            builder.add_extension(&authority_key_identifier(&key.public_key())?)?;
+        Unsigned::build(authority, content, |builder| {
+            builder.add_extension(&authority_key_identifier(&authority)?)?;
             builder.add_extension(&BasicConstraints { ca: false, path_len_constraint: None })?;
             builder.add_extension(&KeyUsage(KeyUsages::KeyAgreement.into()))?;
             builder.add_extension(&names)?;
@@ -127,7 +136,7 @@ impl Grant {
         address.chain(user).chain(tags).chain(nets).map(uri).collect()
     }
 
-    /// Reads the names of [`Grant::names`], in their order and no others.
+    /// Reads the names of [`Grant::names`]; whether they are all and in order shows when it is built again.
     fn read(tbs: &TbsCertificate, names: &[GeneralName]) -> Option<Self> {
         let public_key = key_of(X25519, tbs.subject_public_key_info())?;
         let mut grant = Self {
@@ -147,8 +156,7 @@ impl Grant {
                 _ => return None,
             }
         }
-        // Written again it has the same names: none is missing, twice, or spelt another way.
-        (grant.is_within_limits() && grant.names().ok()? == names).then_some(grant)
+        Some(grant)
     }
 }
 
@@ -204,19 +212,17 @@ impl Member {
         if authority.has_signed(&certificate) != Some(true) {
             return Err(CertificateError::BadSignature);
         }
-        Self::read(tbs).ok_or(CertificateError::Malformed)
+        Self::read(tbs, authority).ok_or(CertificateError::Malformed)
     }
 
-    fn read(tbs: &TbsCertificate) -> Option<Self> {
+    fn read(tbs: &TbsCertificate, authority: &Authority) -> Option<Self> {
         let (_, SubjectAltName(names)) = tbs.get_extension().ok()??;
-        let (_, constraints): (bool, BasicConstraints) = tbs.get_extension().ok()??;
-        let (_, usage): (bool, KeyUsage) = tbs.get_extension().ok()??;
-        let is_leaf = !constraints.ca && usage.key_agreement() && !usage.key_cert_sign();
-        let has_no_more = tbs.extensions().is_some_and(|extensions| extensions.len() == EXTENSIONS);
         let grant = Grant::read(tbs, &names)?;
         let serial = Serial::from_bytes(tbs.serial_number().as_bytes())?;
         let validity = Validity::of(tbs.validity());
-        (is_leaf && has_no_more).then_some(Self { grant, serial, validity })
+        // Built again it is the same: nothing of it is missing, twice, spelt another way, or says anything else.
+        let again = grant.build(authority.public_key(), authority.group(), serial, validity).ok()?;
+        (again.signed_part == tbs.to_der().ok()?).then_some(Self { grant, serial, validity })
     }
 
     pub fn address(&self) -> NodeAddress {

@@ -49,14 +49,21 @@ impl RevocationList {
     /// # Errors
     /// When it has more than the format allows or is not sorted, or a time cannot be told.
     pub fn issue(&self, key: &AuthorityKey, group: &Label) -> Result<Vec<u8>, IssueError> {
+        let list = self.build(key.public_key(), group)?;
+        let signature = BitString::from_bytes(&key.sign(&list.to_der()?))?;
+        let signature_algorithm = signature_algorithm();
+        Ok(CertificateList { tbs_cert_list: list, signature_algorithm, signature }.to_der()?)
+    }
+
+    fn build(&self, authority: [u8; 32], group: &Label) -> Result<TbsCertList, IssueError> {
         if self.revoked.len() > REVOKED_MAX || !self.is_sorted() {
             return Err(IssueError::TooMany);
         }
         let issuer = common_name(group)?;
         let number = CrlNumber(Uint::try_from(self.number)?).to_extension(&issuer, &[])?;
-        let identifier = authority_key_identifier(&key.public_key())?.to_extension(&issuer, &[])?;
+        let identifier = authority_key_identifier(&authority)?.to_extension(&issuer, &[])?;
         let revoked: Vec<RevokedCert> = self.revoked.iter().map(entry).collect::<Result<_, _>>()?;
-        let list = TbsCertList {
+        Ok(TbsCertList {
             version: Version::V2,
             signature: signature_algorithm(),
             issuer,
@@ -65,11 +72,7 @@ impl RevocationList {
             next_update: None,
             revoked_certificates: (!revoked.is_empty()).then_some(revoked),
             crl_extensions: Some([number, identifier].into()),
-        };
-        let signature = BitString::from_bytes(&key.sign(&list.to_der()?))?;
-        let list =
-            CertificateList { tbs_cert_list: list, signature_algorithm: signature_algorithm(), signature };
-        Ok(list.to_der()?)
+        })
     }
 
     /// Reads a list, and holds it against its authority.
@@ -90,18 +93,18 @@ impl RevocationList {
         if !is_signed(&list, authority) {
             return Err(RevocationError::BadSignature);
         }
-        Self::read(&list.tbs_cert_list, number).ok_or(RevocationError::Malformed)
+        Self::read(&list.tbs_cert_list, number, authority).ok_or(RevocationError::Malformed)
     }
 
-    fn read(list: &TbsCertList, number: u64) -> Option<Self> {
+    fn read(list: &TbsCertList, number: u64, authority: &Authority) -> Option<Self> {
         let entries = list.revoked_certificates.as_deref().unwrap_or_default();
         let revoked = entries.iter().map(|entry| {
-            let serial = Serial::from_bytes(entry.serial_number.as_bytes())?;
-            entry.crl_entry_extensions.is_none().then_some((serial, seconds(entry.revocation_date)))
+            Some((Serial::from_bytes(entry.serial_number.as_bytes())?, seconds(entry.revocation_date)))
         });
-        let list =
-            Self { number, issued: seconds(list.this_update), revoked: revoked.collect::<Option<_>>()? };
-        (list.revoked.len() <= REVOKED_MAX && list.is_sorted()).then_some(list)
+        let revoked = revoked.collect::<Option<_>>()?;
+        let read = Self { number, issued: seconds(list.this_update), revoked };
+        // Built again it is the same: nothing of it says anything else.
+        (read.build(authority.public_key(), authority.group()).ok()? == *list).then_some(read)
     }
 
     pub fn contains(&self, serial: Serial) -> bool {

@@ -189,20 +189,35 @@ pub(super) struct Content {
     pub(super) validity: Validity,
 }
 
-/// Builds and signs; `extend` adds the extensions.
-pub(super) fn certificate(
-    key: &AuthorityKey,
-    content: Content,
-    extend: impl FnOnce(&mut CertificateBuilder<Names>) -> Result<(), IssueError>,
-) -> Result<Vec<u8>, IssueError> {
-    let Content { issuer, subject, subject_key, serial, validity } = content;
-    let names = Names { issuer, subject };
-    let mut builder = CertificateBuilder::new(names, serial.to_x509()?, validity.to_x509()?, subject_key)?;
-    extend(&mut builder)?;
-    let signer = Signer(key);
-    let signature = BitString::from_bytes(&key.sign(&builder.finalize(&signer)?))?;
-    let certificate: Certificate = builder.assemble(signature, &signer)?;
-    Ok(certificate.to_der()?)
+/// A certificate that waits for its signature, and what is to be signed.
+pub(super) struct Unsigned {
+    builder: CertificateBuilder<Names>,
+    signer: Signer,
+    pub(super) signed_part: Vec<u8>,
+}
+
+impl Unsigned {
+    /// Of the authority with this public key; `extend` adds the extensions.
+    pub(super) fn build(
+        authority: [u8; 32],
+        content: Content,
+        extend: impl FnOnce(&mut CertificateBuilder<Names>) -> Result<(), IssueError>,
+    ) -> Result<Self, IssueError> {
+        let Content { issuer, subject, subject_key, serial, validity } = content;
+        let names = Names { issuer, subject };
+        let mut builder =
+            CertificateBuilder::new(names, serial.to_x509()?, validity.to_x509()?, subject_key)?;
+        extend(&mut builder)?;
+        let signer = Signer(authority);
+        let signed_part = builder.finalize(&signer)?;
+        Ok(Self { builder, signer, signed_part })
+    }
+
+    pub(super) fn sign(self, key: &AuthorityKey) -> Result<Vec<u8>, IssueError> {
+        let signature = BitString::from_bytes(&key.sign(&self.signed_part))?;
+        let certificate: Certificate = self.builder.assemble(signature, &self.signer)?;
+        Ok(certificate.to_der()?)
+    }
 }
 
 /// The builder's profile: two names, and no extension of its own.
@@ -231,21 +246,21 @@ impl BuilderProfile for Names {
 }
 
 /// An authority's key, as the builder asks for it.
-struct Signer<'a>(&'a AuthorityKey);
+struct Signer([u8; 32]);
 
 /// Its public half.
 #[derive(Clone)]
 struct SignerKey([u8; 32]);
 
-impl signature::Keypair for Signer<'_> {
+impl signature::Keypair for Signer {
     type VerifyingKey = SignerKey;
 
     fn verifying_key(&self) -> SignerKey {
-        SignerKey(self.0.public_key())
+        SignerKey(self.0)
     }
 }
 
-impl spki::DynSignatureAlgorithmIdentifier for Signer<'_> {
+impl spki::DynSignatureAlgorithmIdentifier for Signer {
     fn signature_algorithm_identifier(&self) -> spki::Result<AlgorithmIdentifierOwned> {
         Ok(signature_algorithm())
     }
