@@ -223,6 +223,12 @@ fn approve(connection: &Connection, group: &Group, node: &Node, now: u64) -> Res
         "UPDATE nodes SET state = 'approved', since = ?1, virtual_address = ?2 WHERE id = ?3",
         params![now, address, node.id],
     )?;
+    // One that comes back after its user has gone is nobody's.
+    connection.execute(
+        "UPDATE nodes SET account = NULL WHERE id = ?1 AND account NOT IN
+         (SELECT account FROM users WHERE group_id = ?2 AND state = 'approved')",
+        params![node.id, group.id],
+    )?;
     Ok(())
 }
 
@@ -346,11 +352,11 @@ pub fn set_tags(
         return Ok(());
     }
     connection.execute("UPDATE nodes SET tags = ?1 WHERE id = ?2", params![tags_text(tags), id])?;
-    // Revoked where less is granted; where more is, an issue of the new one makes up for it.
-    if node.tags.iter().all(|tag| tags.contains(tag)) {
-        authority::issue(connection, master, group, &by_id(connection, group.id, id)?, now)?;
-    } else {
+    // Where less is granted, those of before are revoked; where more is, a newer one stands beside them.
+    if !node.tags.iter().all(|tag| tags.contains(tag)) {
         authority::revoke(connection, master, group, id, now)?;
+    } else if node.state == State::Approved {
+        authority::issue(connection, master, group, &by_id(connection, group.id, id)?, now)?;
     }
     audit::record(
         connection,

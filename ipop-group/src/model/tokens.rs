@@ -48,6 +48,11 @@ pub(super) fn tags_text(tags: &[Label]) -> String {
     tags.iter().map(Label::as_str).collect::<Vec<_>>().join(" ")
 }
 
+/// Tags are a manager's to give: when the token is made and when it is used.
+fn may_tag(role: Role, tags: &[Label]) -> bool {
+    tags.is_empty() || role >= Role::Manager
+}
+
 /// Makes a token of which `text` is the secret. A member's node gets tags from a manager only.
 ///
 /// # Errors
@@ -62,7 +67,7 @@ pub fn create(
     now: u64,
 ) -> Result<(), Error> {
     let role = users::require(connection, group.id, actor.0, Role::Member)?;
-    if !tags.is_empty() && role < Role::Manager {
+    if !may_tag(role, tags) {
         return Err(Error::Forbidden);
     }
     let hours = hours.trim().parse().ok().filter(|hours| (1..=HOURS_MAX).contains(hours));
@@ -152,8 +157,12 @@ pub fn find(connection: &Connection, group: &Group, text: &str, now: u64) -> Res
     let does_not_count =
         || Error::invalid("this join token does not count: used, expired, taken back, or of another group");
     let (id, account, maker, tags): (_, _, _, String) = optional(row)?.ok_or_else(does_not_count)?;
-    users::role(connection, group.id, account)?.ok_or_else(does_not_count)?;
-    Ok(Granted { id, account, maker, tags: read_tags(&tags)? })
+    let role = users::role(connection, group.id, account)?.ok_or_else(does_not_count)?;
+    let tags = read_tags(&tags)?;
+    if !may_tag(role, &tags) {
+        return Err(does_not_count());
+    }
+    Ok(Granted { id, account, maker, tags })
 }
 
 pub(super) fn use_up(connection: &Connection, token: &Granted, node: i64, now: u64) -> Result<(), Error> {

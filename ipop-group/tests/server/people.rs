@@ -54,6 +54,42 @@ fn each_role_may_what_is_its_own_and_no_more() {
 }
 
 #[test]
+fn what_a_manager_has_granted_ends_with_the_role() {
+    let server = Server::start();
+    let (mut owner, mut user) = (server.person("alice"), server.person("bob"));
+    make_group(&mut owner, "lab", &[]);
+    let bob = admit(&mut owner, &mut user, "lab", "bob");
+    let role = format!("/g/lab/people/{bob}/role");
+    assert_eq!(owner.submit(&role, &[("role", "manager")]).status, 303);
+    let tagged = token(&mut user, "lab", &[("hours", "1"), ("tags", "web")]);
+    let plain = token(&mut user, "lab", &[("hours", "1")]);
+    assert_eq!(owner.submit(&role, &[("role", "member")]).status, 303);
+    let machine = Machine::new(&server, "lab", 1);
+    assert_eq!(machine.join("alpha", Some(&tagged)).status, 422);
+    assert_eq!(machine.join("alpha", Some(&plain)).status, 200);
+    assert_eq!(machine.granted().member.grant.user.map(|user| user.to_string()).as_deref(), Some("bob"));
+    // A machine that comes back after its user has gone is nobody's.
+    let state = format!("/g/lab/people/{bob}/state");
+    assert_eq!(owner.submit(&state, &[("state", "removed")]).status, 303);
+    assert_eq!(decide(&mut owner, "lab", "alpha", "approved").status, 303);
+    assert_eq!(machine.granted().member.grant.user, None);
+}
+
+#[test]
+fn a_machine_that_waits_can_be_tagged_and_gets_no_certificate_by_that() {
+    let server = Server::start();
+    let mut owner = server.person("alice");
+    make_group(&mut owner, "lab", &[("lease", "assigned")]);
+    let machine = Machine::new(&server, "lab", 1);
+    machine.join("alpha", None);
+    let id = id_of(&mut owner, "lab", "nodes", "alpha");
+    assert_eq!(owner.submit(&format!("/g/lab/nodes/{id}"), &[("tags", "web")]).status, 303);
+    assert!(machine.fetch().granted.is_none());
+    assert_eq!(decide(&mut owner, "lab", "alpha", "approved").status, 303);
+    assert_eq!(machine.granted().member.grant.tags.len(), 1);
+}
+
+#[test]
 fn a_group_keeps_an_owner() {
     let server = Server::start();
     let (mut owner, mut user) = (server.person("alice"), server.person("bob"));
