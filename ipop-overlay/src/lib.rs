@@ -19,6 +19,7 @@ pub mod dhcp;
 pub mod dht;
 pub mod directory;
 mod endpoint;
+pub mod group;
 pub mod introduction;
 mod keys;
 mod node;

@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the two binaries of the product, with the eBPF objects inside.
+//! `cargo xtask build`: the binaries of the product, `ipopd` with the eBPF objects inside.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +25,8 @@ pub(crate) struct Binaries {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let profile = if args.debug { Profile::Debug } else { Profile::Release };
     let built = build(profile)?;
-    for file in [&built.ipopd, &built.ipopctl] {
+    let group = build_group(profile)?;
+    for file in [&built.ipopd, &built.ipopctl, &group] {
         let size = file.metadata().with_context(|| format!("{} was not built", file.display()))?.len();
         ui::say(&format!("{:>6.1} MiB  {}", size as f64 / f64::from(1 << 20), file.display()));
     }
@@ -48,6 +49,17 @@ pub(crate) fn build(profile: Profile) -> Result<Binaries> {
     }
     sh::inherit(&mut cargo)?;
     binaries(profile)
+}
+
+/// Builds the server of groups; returns where it is.
+fn build_group(profile: Profile) -> Result<PathBuf> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "ipop-group"]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    sh::inherit(&mut cargo)?;
+    Ok(folder(profile)?.join("ipop-group"))
 }
 
 /// Builds the program that handshakes are measured with; returns where it is.

@@ -1,0 +1,150 @@
+//! What nodes and the server say to each other, version 1: docs/groups.md has the shapes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::groups::Group;
+
+pub const VERSION: u32 = 1;
+/// Of the body of each request: `ipop_overlay::group::request`.
+pub const CONTENT_TYPE: &str = "application/vnd.ipop.group-request";
+
+/// The body of a request to join.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// The body of a report; every field may be missing.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Report {
+    /// Virtual addresses that it has.
+    pub addresses: Vec<String>,
+    /// Links by path: kernel, user, relay, overlay.
+    pub direct_kernel: u32,
+    pub direct_user: u32,
+    pub relay: u32,
+    pub overlay: u32,
+    pub version: String,
+}
+
+/// The answer to `Join` and `Fetch`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Membership {
+    pub api: u32,
+    /// pending, approved, denied or removed.
+    pub status: String,
+    pub address: String,
+    /// Ask again so many seconds later, while pending.
+    pub poll_s: u64,
+    /// Only if approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Granted>,
+}
+
+/// What a member gets; bytes in base64.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Granted {
+    pub certificate: String,
+    /// Ask for another one from then on; seconds since 1970.
+    pub renew_at: u64,
+    pub authority: String,
+    /// `ipop_overlay::group::document`, with [`Parameters`] in it.
+    pub document: String,
+    pub revocations: String,
+    /// Shared by all members: keeps others from talking to them at all. It gives nobody a member's rights.
+    pub secret: String,
+}
+
+/// The answer to `Report`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Reported {
+    pub api: u32,
+    pub status: String,
+    /// Report again so many seconds later.
+    pub report_s: u64,
+    /// Of the newest: fetch, if one of them is higher than your own.
+    pub document_number: u64,
+    pub list_number: u64,
+    /// The certificate is to be fetched anew.
+    pub is_stale: bool,
+}
+
+/// Why something was refused.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Refused {
+    pub api: u32,
+    pub error: String,
+    pub message: String,
+    /// The server's clock, ms since 1970: the node's may be wrong.
+    pub time_ms: u64,
+}
+
+/// The group's parameters.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Parameters {
+    pub version: u32,
+    pub group: String,
+    /// `HOST/g/GROUP`, of requests.
+    pub place: String,
+    pub prefix: String,
+    pub lease: Lease,
+    pub bootstrap: Vec<String>,
+    pub security: Security,
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Lease {
+    /// dhcp or assigned.
+    pub policy: String,
+    pub seconds: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Security {
+    pub sealed_only: bool,
+}
+
+/// One way that is allowed.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Rule {
+    /// `*`, `tag:NAME`, `user:NAME` or `node:NAME`: who begins.
+    pub from: String,
+    pub to: String,
+    /// any, tcp, udp or icmp.
+    pub protocol: String,
+    /// Numbers and ranges; none: all.
+    pub ports: Vec<String>,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}, {} {}", self.from, self.to, self.protocol, self.ports.join(","))
+    }
+}
+
+impl Parameters {
+    pub(crate) fn of(host: &str, group: &Group, rules: Vec<Rule>) -> Self {
+        Self {
+            version: VERSION,
+            group: group.name.to_string(),
+            place: place(host, group.name.as_str()),
+            prefix: group.prefix.to_string(),
+            lease: Lease { policy: group.settings.lease.to_string(), seconds: group.settings.lease_s },
+            bootstrap: group.settings.bootstrap.clone(),
+            security: Security { sealed_only: group.settings.sealed_only },
+            rules,
+        }
+    }
+}
+
+/// Where a group is, as requests name it.
+pub fn place(host: &str, group: &str) -> String {
+    format!("{host}/g/{group}")
+}
