@@ -447,10 +447,7 @@ pub fn admit<'a, T: Tables>(
     outer_source: Address,
     now_ns: u64,
 ) -> Result<Admitted<'a>, Counter> {
-    let admitted = match by_link(tables, clear.link_id, outer_source, now_ns) {
-        Ok(admitted) => admitted,
-        Err(counter) => return Err(counter),
-    };
+    let admitted = by_link(tables, clear.link_id, outer_source, now_ns)?;
     match tables.by_address(&clear.inner.source) {
         Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(admitted.slot) => Ok(admitted),
         _ => Err(Counter::RxWrongInnerSource),

@@ -1,5 +1,7 @@
 //! A virtual network that carries Ethernet: stations behind bridges on several hosts are on one segment.
 
+mod pxe;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;

@@ -283,6 +283,7 @@ mod tests {
             ifindex: 2,
             name: "vx0".into(),
             mtu: 1464,
+            master: None,
             mac: None,
             up: false,
             running: false,

@@ -19,8 +19,8 @@ use ipop_overlay::session::Mac1Key;
 use ipop_overlay::{Endpoint, NodeAddress};
 use ipop_user::places::Places;
 use ipop_user::userpath::{
-    Carriage, CarriedDatagram, Counters, HandshakeDatagram, Io, Listeners, QueueFiles, Settings, StartError,
-    Table, Tun, UserEvent, UserLink, UserPath, UserSession, bind_queues,
+    Carriage, CarriedDatagram, Counters, HandshakeDatagram, Io, Kind, Listeners, QueueFiles, Settings,
+    StartError, Table, Tun, UserEvent, UserLink, UserPath, UserSession, bind_queues,
 };
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::mpsc;
@@ -320,7 +320,7 @@ fn lay(options: Options) -> Namespaces {
 /// Starts a user path in a namespace; the device has its addresses and is up.
 pub(crate) fn start_node(netns: &str, side: usize, options: Options) -> Result<Node, StartError> {
     let queues: Vec<QueueFiles> = inside(netns, || {
-        let tuns = Tun::open_queues("ipop0", options.queues).expect("a TUN device");
+        let tuns = Tun::open_queues("ipop0", options.queues, Kind::Tun).expect("a TUN device");
         let [v4, v6] = ["0.0.0.0", "::"].map(|ip| {
             let address = SocketAddr::new(ip.parse().expect("an address"), PORT);
             bind_queues(address, options.queues).expect("a free port")

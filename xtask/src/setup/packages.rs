@@ -83,6 +83,7 @@ const PACKAGES: &[Package] = &[
     test_package("openmpi-bin", "starts a parallel program in the tests", Proof::Program("mpirun")),
     test_package("libopenmpi-dev", "compiles that program", Proof::Program("mpicc")),
     vm_package("qemu-system-x86", "boots other kernels", Proof::Program("qemu-system-x86_64")),
+    vm_package("dnsmasq-base", "from which a machine boots in the tests", Proof::Program("dnsmasq")),
     vm_package("cpio", "packs the initramfs of those kernels", Proof::Program("cpio")),
     vm_package("zstd", "unpacks kernel modules", Proof::Program("zstd")),
     vm_package("xz-utils", "unpacks kernel modules", Proof::Program("xz")),

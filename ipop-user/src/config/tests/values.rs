@@ -3,13 +3,42 @@
 use super::*;
 
 #[test]
-fn what_comes_with_later_versions_says_so() {
-    refuses("\"l3\"", "\"l2\"", "t.toml:11:8: mode \"l2\" is not in this version; use \"l3\"");
+fn a_scheme_is_for_the_keys_that_take_it() {
     refuses(
         "udp://10.200.0.2:15000",
         "tcp://10.200.0.2:15000",
         "t.toml:31:12: `tcp://` is not for this key; `underlay.listen` and `endpoint` take udp://, \
          `underlay.tcp` takes tcp://, `underlay.bootstrap` both",
+    );
+}
+
+#[test]
+fn a_network_of_frames_is_an_overlay_without_subnets_and_a_kernel_path() {
+    refuses(
+        "\"l3\"",
+        "\"l2\"",
+        "t.toml:11:8: mode \"l2\" needs an overlay, which carries what is for all; add `underlay.bootstrap`",
+    );
+    let frames = changed("\"l3\"", "\"l2\"").replace("interfaces = [\"p1\"]\n", "bootstrap = []\n");
+    assert_eq!(
+        errors(&frames),
+        "t.toml:11:8: mode \"l2\" has no kernel path in this version; take `datapath.kernel = \"on\"` out"
+    );
+    let frames = frames.replace("kernel = \"on\"\n", "");
+    let network = parsed(&frames).config.network;
+    assert_eq!((network.mode, network.frame_overhead()), (Mode::L2, 16));
+    assert_eq!(network.mtu, Mtu::Bytes(1416), "so that packets of the configured length pass");
+    let none = frames.replace("[\"10.128.0.1/24\", \"fd00:128::1/64\"]", "[]");
+    assert!(parsed(&none).config.network.addresses.is_empty(), "a switch needs none");
+    assert_eq!(
+        errors(&frames.replace("mtu = 1400", "multicast = false")),
+        "t.toml:11:8: mode \"l2\" and `network.multicast = false` contradict one another; \
+         take `network.multicast` out"
+    );
+    assert_eq!(
+        errors(&(frames + "[routing]\nannounce = [\"172.16.0.0/24\"]\n")),
+        "t.toml:11:8: [routing] is for mode \"l3\"; bridge the LAN, or let the routers of it speak to one \
+         another over the virtual network"
     );
 }
 

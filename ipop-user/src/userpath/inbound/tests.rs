@@ -1,5 +1,7 @@
 //! Datagrams as the sockets deliver them, and the packets that they become.
 
+mod frames;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

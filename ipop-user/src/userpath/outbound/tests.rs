@@ -1,5 +1,6 @@
 //! Packets as the device delivers them, and the datagrams that they become.
 
+mod frames;
 mod groups;
 
 use std::net::IpAddr;
