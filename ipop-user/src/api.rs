@@ -20,6 +20,7 @@ mod dns;
 mod groups;
 mod overlay;
 mod ping;
+mod stations;
 
 pub use dhcp::{Dhcp, DhcpMode, DhcpPool, Lease};
 pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
@@ -30,6 +31,7 @@ pub use overlay::{
     PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder, TurnServer,
 };
 pub use ping::{Ping, PingOrder, Probe};
+pub use stations::{Station, Stations};
 
 /// Paths of the resources, relative to the control socket.
 pub mod paths {
@@ -38,6 +40,7 @@ pub mod paths {
     pub const LINKS: &str = "/v1/links";
     pub const ROUTES: &str = "/v1/routes";
     pub const GROUPS: &str = "/v1/groups";
+    pub const STATIONS: &str = "/v1/stations";
     /// `GET` with `?peer=`, a [`super::Selector`] in text form.
     pub const EXPLAIN: &str = "/v1/explain";
     pub const COUNTERS: &str = "/v1/counters";

@@ -111,11 +111,12 @@ impl Outcome {
 }
 
 /// Every command that needs a daemon.
-const QUESTIONS: [&[&str]; 12] = [
+const QUESTIONS: [&[&str]; 13] = [
     &["status"],
     &["peers"],
     &["links"],
     &["groups"],
+    &["stations"],
     &["routes"],
     &["explain", "beta"],
     &["ping", "beta", "-c", "2", "-i", "0.01"],
@@ -257,6 +258,7 @@ fn state_as_json_is_what_the_daemon_says() {
         ("status", serde_json::to_value(fake::status()).unwrap()),
         ("links", serde_json::to_value(fake::links()).unwrap()),
         ("groups", serde_json::to_value(fake::groups()).unwrap()),
+        ("stations", serde_json::to_value(fake::stations()).unwrap()),
         ("routes", serde_json::to_value(fake::routes()).unwrap()),
         ("counters", serde_json::to_value(fake::counters()).unwrap()),
     ] {

@@ -132,6 +132,13 @@ fn stations_behind_bridges_reach_each_other_and_one_may_move() {
         right.wait_for_answer("fd00:128::101");
         transfer(&left.ns, &right.ns, right.address, 8 << 20);
         transfer(&right.ns, &first.ns, first.inner_v4, 4 << 20);
+        let known = first.ask("/v1/stations");
+        for (mac, host) in [(left.mac, second), (right.mac, third)] {
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let rows = known["stations"].as_array().expect("a table");
+            let row = rows.iter().find(|row| row["mac"] == *mac).expect("a station that has spoken");
+            assert_eq!(row["node"]["address"], host.ask("/v1/status")["address"], "{row}");
+        }
         // Frames as long as on any Ethernet, and with a tag, which the overlay does not look at.
         left.ns.succeed("ping", &["-c", "3", "-i", "0.2", "-s", "1472", "-M", "do", "10.128.0.102"]);
         let (sender, listener) = (Tap::open_in(&left.ns, "eth0"), Tap::open_in(&right.ns, "eth0"));

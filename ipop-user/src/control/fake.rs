@@ -15,7 +15,7 @@ use crate::api::{
 use crate::api::{
     Bootstrap, Connections, Coordinates, Dhcp, DhcpMode, DhcpPool, DhtAnswer, Dns, Group, GroupLink, Groups,
     Hop, HopEnd, Lease, Nat, Neighbour, NodeRef, Overlay, OverlayState, PortMapping, RingEdge, RingNode,
-    Seen, StunServer, TurnServer,
+    Seen, Station, Stations, StunServer, TurnServer,
 };
 use crate::control::{Probe, Request};
 use crate::key::{NodeAddress, PublicKey};
@@ -349,6 +349,25 @@ pub(crate) fn dhcp() -> Dhcp {
     }
 }
 
+pub(crate) fn stations() -> Stations {
+    let station = |mac: &str, node, here, seen_s, contested| Station {
+        mac: mac.to_owned(),
+        node,
+        here,
+        device: here,
+        seen_s,
+        contested,
+    };
+    Stations {
+        reason: None,
+        shut_by: Some(node(3, Some("gamma"))),
+        stations: vec![
+            station("02:00:00:00:00:01", node(1, Some("alpha")), true, None, false),
+            station("02:aa:00:00:00:07", node(2, Some("beta")), false, Some(12), true),
+        ],
+    }
+}
+
 /// Answers one request.
 pub(crate) fn answer(request: Request) {
     match request {
@@ -356,6 +375,7 @@ pub(crate) fn answer(request: Request) {
         Request::Peers(reply) => send(reply, peers()),
         Request::Links(reply) => send(reply, links()),
         Request::Groups(reply) => send(reply, groups()),
+        Request::Stations(reply) => send(reply, stations()),
         Request::Routes(reply) => send(reply, routes()),
         Request::Dhcp(reply) => send(reply, dhcp()),
         Request::Counters(reply) => send(reply, counters()),

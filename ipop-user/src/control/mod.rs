@@ -31,6 +31,7 @@ pub enum Request {
     Peers(oneshot::Sender<Vec<api::Peer>>),
     Links(oneshot::Sender<Vec<api::Link>>),
     Groups(oneshot::Sender<api::Groups>),
+    Stations(oneshot::Sender<api::Stations>),
     Routes(oneshot::Sender<Vec<api::Route>>),
     Dhcp(oneshot::Sender<api::Dhcp>),
     Counters(oneshot::Sender<api::Counters>),

@@ -97,6 +97,7 @@ pub(super) fn control(daemon: Daemon) -> Router {
         .route(paths::PEERS, get(peers))
         .route(paths::LINKS, get(links))
         .route(paths::GROUPS, get(groups))
+        .route(paths::STATIONS, get(stations))
         .route(paths::ROUTES, get(routes))
         .route(paths::EXPLAIN, get(explain))
         .route(paths::COUNTERS, get(counters))
@@ -133,6 +134,10 @@ async fn peers(State(daemon): State<Daemon>) -> Answer<Vec<api::Peer>> {
 
 async fn groups(State(daemon): State<Daemon>) -> Answer<api::Groups> {
     daemon.ask(Request::Groups).await.map(Json)
+}
+
+async fn stations(State(daemon): State<Daemon>) -> Answer<api::Stations> {
+    daemon.ask(Request::Stations).await.map(Json)
 }
 
 async fn links(State(daemon): State<Daemon>) -> Answer<Vec<api::Link>> {

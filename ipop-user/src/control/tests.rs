@@ -87,6 +87,7 @@ async fn state_is_answered_as_json() {
         (paths::PEERS, serde_json::to_value(fake::peers()).unwrap()),
         (paths::LINKS, serde_json::to_value(fake::links()).unwrap()),
         (paths::GROUPS, serde_json::to_value(fake::groups()).unwrap()),
+        (paths::STATIONS, serde_json::to_value(fake::stations()).unwrap()),
         (paths::ROUTES, serde_json::to_value(fake::routes()).unwrap()),
         (paths::COUNTERS, serde_json::to_value(fake::counters()).unwrap()),
         ("/v1/explain?peer=beta", serde_json::to_value(fake::explanation()).unwrap()),

@@ -42,6 +42,8 @@ pub(super) enum Command {
     Routes,
     /// Show the groups to which this node passes on multicast and broadcast packets, and the trees of these
     Groups,
+    /// Show which station is behind which node, in a network that carries Ethernet
+    Stations,
     /// Say which path a packet to a peer takes, and why
     Explain {
         /// Name, virtual IP, address on the ring or its beginning, or public key

@@ -47,6 +47,10 @@ impl Client {
         self.fetch(paths::GROUPS).await
     }
 
+    pub(super) async fn stations(&self) -> Answer<api::Stations> {
+        self.fetch(paths::STATIONS).await
+    }
+
     pub(super) async fn links(&self) -> Answer<Vec<api::Link>> {
         self.fetch(paths::LINKS).await
     }

@@ -63,6 +63,7 @@ async fn dispatch(command: Command, client: &Client, output: &mut Output<'_>) ->
         Command::Routes => {
             Ok(output.show(&client.routes().await?, |routes, w| command::routes::render(routes, w))?)
         }
+        Command::Stations => Ok(output.show(&client.stations().await?, command::stations::render)?),
         Command::Groups => Ok(output.show(&client.groups().await?, command::groups::render)?),
         Command::Explain { peer } => {
             Ok(output.show(&client.explain(&peer).await?, command::explain::render)?)

@@ -28,6 +28,7 @@ impl Daemon {
                 drop(reply.send(self.peers.values().filter_map(|p| self.link(p)).collect()));
             }
             Request::Groups(reply) => drop(reply.send(self.group_status())),
+            Request::Stations(reply) => drop(reply.send(self.station_status())),
             Request::Routes(reply) => drop(reply.send(self.routes())),
             Request::Dhcp(reply) => drop(reply.send(self.leases_status())),
             Request::Counters(reply) => drop(reply.send(self.all_counters())),

@@ -495,6 +495,7 @@ impl Daemon {
         is_idle &= unsent.is_empty();
         unsent.into_iter().for_each(|(to, datagram)| self.send(to, &datagram));
         is_idle &= !self.drain_node(&mut stale);
+        self.publish_stations();
         is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
         if stale.paths {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipop_common::encapsulation::{Form, Underlay, overhead};
+use ipop_common::ethernet::Mac;
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, MTU_MIN, OVERLAY_MTU};
 use ipop_common::maps::{Link, PrefixKey};
@@ -18,6 +19,7 @@ use super::clock;
 use super::handover::Handover;
 use super::overlay::Overlay;
 use super::sealing::Sealing;
+use super::switch::mac_of;
 use crate::config::{self, Mtu, Seal};
 use crate::kernel::{LinkIntent, LinkSessions, Prefix};
 use crate::netlink;
@@ -90,6 +92,8 @@ pub(super) struct PeerState {
     pub(super) id: PeerId,
     pub(super) link_id: LinkId,
     pub(super) origin: Origin,
+    /// Of its virtual device, where the network carries Ethernet.
+    pub(super) mac: Mac,
     /// Of a peer that was found: its name, its key, and the addresses that it may use by now.
     pub(super) config: config::Peer,
     /// The subnets that go to it by now, which it announces.
@@ -116,6 +120,7 @@ impl PeerState {
             id,
             link_id,
             origin,
+            mac: mac_of(config.public_key.as_bytes()),
             config,
             routed: Vec::new(),
             reach: Err("not resolved yet".to_owned()),

@@ -10,6 +10,7 @@ mod stations;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ipop_common::ethernet::{self, Header, Mac, is_group};
 use ipop_common::maps::LinkRef;
@@ -22,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::groups::group;
 use super::peers::user_slot;
 use super::{Daemon, clock};
+use crate::api;
 use crate::key::PublicKey;
 use crate::userpath::{Table, said_address};
 use guard::Guard;
@@ -43,6 +45,8 @@ pub(super) struct Switch {
     addresses: BTreeMap<Mac, Ipv4Addr>,
     guard: Guard,
     storm: Storm,
+    /// The data threads do not know yet what has changed.
+    is_unpublished: bool,
 }
 
 impl Switch {
@@ -53,6 +57,7 @@ impl Switch {
             addresses: BTreeMap::new(),
             guard: Guard::default(),
             storm: Storm { tokens: STORM_BURST, at: now },
+            is_unpublished: false,
         }
     }
 
@@ -102,7 +107,7 @@ impl Daemon {
         };
         for peer in self.peers.values() {
             if let Some(reference) = link_to(table, peer.id) {
-                table.insert_station(mac_of(peer.config.public_key.as_bytes()), reference);
+                table.insert_station(peer.mac, reference);
             }
         }
         for (mac, place) in switch.stations.settled(clock::now()) {
@@ -264,8 +269,9 @@ impl Daemon {
     /// Whether a MAC address is that of the virtual device of another node than the one with this key.
     fn has_device_of_another(&self, mac: Mac, key: &[u8; 32]) -> bool {
         let is_own = self.switch.as_ref().is_some_and(|switch| switch.mac == mac);
-        let mut keys = self.peers.values().map(|peer| peer.config.public_key.as_bytes());
-        is_own && key != self.public_key.as_bytes() || keys.any(|other| other != key && mac_of(other) == mac)
+        let is_peers =
+            self.peers.values().any(|peer| peer.mac == mac && peer.config.public_key.as_bytes() != key);
+        is_own && key != self.public_key.as_bytes() || is_peers
     }
 
     /// Whether an address of IP is this node's, or of another peer than the one with this key.
@@ -280,7 +286,16 @@ impl Daemon {
             let own = switch.stations.own().into_iter().filter(|mac| *mac != switch.mac).collect();
             self.node.set_stations(own);
         }
-        if changed.table {
+        if let Some(switch) = self.switch.as_mut().filter(|_| changed.table) {
+            switch.is_unpublished = true;
+        }
+    }
+
+    /// Lets the data threads know what has changed, once peers have been told: what comes from a station that they
+    /// do not know is refused there.
+    pub(super) fn publish_stations(&mut self) {
+        let is_unpublished = |switch: &mut Switch| std::mem::take(&mut switch.is_unpublished);
+        if self.switch.as_mut().is_some_and(is_unpublished) {
             self.publish_table();
         }
     }
@@ -324,6 +339,36 @@ impl Daemon {
             }
         }
         self.follow_stations(changed);
+    }
+
+    /// What an operator sees of this.
+    pub(super) fn station_status(&self) -> api::Stations {
+        let Some(switch) = &self.switch else {
+            let reason = Some("network.mode is \"l3\"".to_owned());
+            return api::Stations { reason, shut_by: None, stations: Vec::new() };
+        };
+        let station = |mac: Mac, key: &[u8; 32], seen: Option<Duration>, contested| api::Station {
+            mac: Shown(mac).to_string(),
+            node: self.node_ref(NodeAddress::of_key(key)),
+            here: key == self.public_key.as_bytes(),
+            device: seen.is_none(),
+            seen_s: seen.map(|seen| seen.as_secs()),
+            contested,
+        };
+        let own_key = self.public_key.as_bytes();
+        let keys = self.peers.values().map(|peer| peer.config.public_key.as_bytes()).chain([own_key]);
+        let devices = keys.map(|key| station(mac_of(key), key, None, false));
+        let learned = switch.stations.all(clock::now()).map(|(mac, place, seen, is_contested)| {
+            let key = match &place {
+                Place::Here => own_key,
+                Place::There(key) => key,
+            };
+            station(mac, key, Some(seen), is_contested)
+        });
+        let mut stations: Vec<api::Station> = devices.chain(learned).collect();
+        stations.sort_by(|a, b| a.mac.cmp(&b.mac));
+        let shut_by = switch.guard.other().map(|other| self.node_ref(other));
+        api::Stations { reason: None, shut_by, stations }
     }
 
     fn deliver_frame(&self, frame: &[u8]) -> Result<(), Counter> {

@@ -16,7 +16,7 @@ use super::coalesce::Coalescer;
 use super::outbound::Context;
 use super::pool::{Memory, Piece, Pool};
 use super::session::UserSession;
-use super::switch;
+use super::switch::{self, Strangers};
 use super::{CarriedDatagram, HandshakeDatagram, UserEvent};
 use crate::stun;
 
@@ -55,6 +55,7 @@ pub(super) struct Inbound {
     offset: u32,
     run: Option<Run>,
     tally: Tally,
+    strangers: Strangers,
     gate: Gate,
 }
 
@@ -65,6 +66,7 @@ impl Inbound {
             offset: 0,
             run: None,
             tally: Tally::default(),
+            strangers: Strangers::default(),
             gate,
         }
     }
@@ -224,7 +226,7 @@ impl Inbound {
         frames: &mut Coalescer,
         context: &Context<'_>,
     ) -> Result<(), Counter> {
-        switch::admit(pool.bytes(frame), slot, context)?;
+        switch::admit(pool.bytes(frame), slot, &mut self.strangers, context)?;
         self.count(slot, u64::from(frame.len), context);
         if frames.push_frame(frame, pool) {
             pool.hold(frame.buffer);

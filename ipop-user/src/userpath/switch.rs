@@ -98,8 +98,34 @@ fn send(bytes: Vec<u8>, context: &Context<'_>) -> Result<(), Counter> {
     context.listeners.groups.try_send(packet).map_err(|_| Counter::TxGroupFull)
 }
 
+/// Frames of stations that nobody knows yet, which may come in a second.
+const STRANGERS_MAX: u32 = 64;
+
+/// How many more of those may come.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    second: u64,
+    taken: u32,
+}
+
+impl Strangers {
+    fn admit(&mut self, now_ns: u64) -> bool {
+        let second = now_ns / 1_000_000_000;
+        if second != self.second {
+            *self = Self { second, taken: 0 };
+        }
+        self.taken = self.taken.saturating_add(1);
+        self.taken <= STRANGERS_MAX
+    }
+}
+
 /// Whether a frame may come by the link in `slot`: from a station that no other node has.
-pub(super) fn admit(frame: &[u8], slot: u32, context: &Context<'_>) -> Result<(), Counter> {
+pub(super) fn admit(
+    frame: &[u8],
+    slot: u32,
+    strangers: &mut Strangers,
+    context: &Context<'_>,
+) -> Result<(), Counter> {
     if context.table.is_shut() {
         return Err(Counter::RxSharedSegment);
     }
@@ -112,7 +138,7 @@ pub(super) fn admit(frame: &[u8], slot: u32, context: &Context<'_>) -> Result<()
     let owner = context.table.by_address(&station(header.source));
     if !owner.is_some_and(is_its_own) {
         tell_of(slot, header.source, context);
-        if owner.is_some() {
+        if owner.is_some() || !strangers.admit(context.now_ns) {
             return Err(Counter::RxWrongInnerSource);
         }
     }

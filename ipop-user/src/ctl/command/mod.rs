@@ -14,6 +14,7 @@ pub(super) mod links;
 pub(super) mod peers;
 pub(super) mod ping;
 pub(super) mod routes;
+pub(super) mod stations;
 pub(super) mod status;
 pub(super) mod top;
 pub(super) mod traceroute;

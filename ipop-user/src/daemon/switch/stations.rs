@@ -190,6 +190,14 @@ impl Stations {
         changed
     }
 
+    /// All of them: where each is, how long ago it was seen, and whether others claim it too.
+    pub(super) fn all(&self, now: Instant) -> impl Iterator<Item = (Mac, Place, Duration, bool)> + '_ {
+        self.all.iter().filter_map(move |(mac, station)| {
+            let first = station.claims.first()?;
+            Some((*mac, first.place, now.since(first.seen), station.claims.len() > 1))
+        })
+    }
+
     /// Those whose presence is in question.
     pub(super) fn contested(&self) -> impl Iterator<Item = Mac> + '_ {
         self.all.iter().filter(|(_, station)| station.contest.is_some()).map(|(mac, _)| *mac)

@@ -111,6 +111,18 @@ fn a_station_of_another_is_refused_and_a_new_one_told_of() {
 }
 
 #[test]
+fn of_stations_that_nobody_knows_few_frames_are_taken() {
+    let mut node = switch();
+    for _ in 0..100 {
+        node.take("192.0.2.2", &[clear(&ethernet(OURS, UNKNOWN, &[0; 46]))]);
+        node.drain();
+    }
+    let traffic = node.table.user_link(0).unwrap().traffic.snapshot();
+    assert_eq!(traffic.rx_packets, 64);
+    assert_eq!(node.counted(), [(Counter::RxWrongInnerSource, 36)]);
+}
+
+#[test]
 fn an_address_of_anothers_is_not_given_away() {
     let mut node = switch();
     let arp = |sender: [u8; 4]| {
