@@ -22,6 +22,7 @@ fn a_vxlan_device_is_made_recognised_and_removed() {
             ifindex,
             name: "ipop0".into(),
             mtu: 1464,
+            master: None,
             mac: None,
             up: false,
             running: false,
