@@ -134,6 +134,7 @@ fn the_corpus_reaches_every_verdict_about_a_frame() {
 fn is_refusal_of_a_frame(counter: Counter) -> bool {
     let name = counter.name();
     let by_others = [
+        "rx_spoofed_address",
         "rx_refused_claim",
         "rx_bad_checksum",
         "rx_bad_hello",
