@@ -31,6 +31,17 @@ fn bridge(host: &Host) {
     host.ns.ip("link set ipop0 master br0");
 }
 
+/// Three hosts, the second and third of which are bridges and nothing else.
+fn bridged() -> Crowd {
+    let mut crowd = crowd(3);
+    for host in &mut crowd.hosts[1..] {
+        host.config.addresses = Some(Vec::new());
+    }
+    let crowd = crowd.up();
+    crowd.hosts[1..].iter().for_each(bridge);
+    crowd
+}
+
 /// A machine on a cable to a host's bridge.
 struct Station {
     ns: NetNs,
@@ -118,14 +129,8 @@ fn hosts_are_stations_of_one_segment() {
 #[test]
 fn stations_behind_bridges_reach_each_other_and_one_may_move() {
     run(|| {
-        let mut crowd = crowd(3);
-        for host in &mut crowd.hosts[1..] {
-            host.config.addresses = Some(Vec::new());
-        }
-        let crowd = crowd.up();
+        let crowd = bridged();
         let [first, second, third] = &crowd.hosts[..] else { unreachable!("three hosts") };
-        bridge(second);
-        bridge(third);
         let (left, right) = (Station::plugged_in(second, 101), Station::plugged_in(third, 102));
         left.wait_for_answer("10.128.0.102");
         right.wait_for_answer("10.128.0.1");
@@ -162,14 +167,8 @@ fn stations_behind_bridges_reach_each_other_and_one_may_move() {
 #[test]
 fn a_segment_that_two_nodes_bridge_makes_no_loop() {
     run(|| {
-        let mut crowd = crowd(3);
-        for host in &mut crowd.hosts[1..] {
-            host.config.addresses = Some(Vec::new());
-        }
-        let crowd = crowd.up();
+        let crowd = bridged();
         let [first, second, third] = &crowd.hosts[..] else { unreachable!("three hosts") };
-        bridge(second);
-        bridge(third);
         // A cable between the two bridges.
         second.ns.ip(&format!("link add trunk type veth peer name trunk netns {}", third.ns.name()));
         for host in [second, third] {
@@ -191,7 +190,7 @@ fn a_segment_that_two_nodes_bridge_makes_no_loop() {
         let gone = if shut(second) { third } else { second };
         gone.ns.ip("link set trunk down");
         wait_for("both to take frames", PATIENCE, || (!shut(second) && !shut(third)).then_some(()));
-        first.ping(first.inner_v4.into(), &[]);
+        station.wait_for_answer(&first.inner_v4.to_string());
     });
 }
 

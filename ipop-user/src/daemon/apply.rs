@@ -50,7 +50,9 @@ impl Daemon {
     /// Looks at the host's network again: how every peer is reached now.
     pub(super) async fn refresh(&mut self) {
         self.routing.is_host_changed = true;
-        self.device.follow_bridge(&self.netlink).await;
+        if self.switch.is_some() {
+            self.device.follow_bridge(&self.netlink).await;
+        }
         self.resolve_names().await;
         self.refresh_places().await;
         let mut changed = false;

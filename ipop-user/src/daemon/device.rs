@@ -83,28 +83,14 @@ impl VirtualDevice {
         })
     }
 
-    /// Makes a TUN, removing the VXLAN device that an earlier run may have left under that name.
+    /// Makes a TUN.
     pub(super) async fn tun(netlink: &Netlink, name: &str, mtu: u32, queues: usize) -> Result<Self> {
-        if let Some(ifindex) = netlink.vxlan_matches(name, KERNEL_PORT).await? {
-            info!(device = name, "removing the device of an earlier run with a kernel path");
-            netlink.delete(ifindex).await?;
-        }
-        let tuns = open_tun(name, queues, Kind::Tun).await?;
-        let ifindex = netlink.link(name).await?.ifindex;
-        netlink.set_addrgenmode_none(ifindex).await?;
-        Ok(Self {
-            name: name.to_owned(),
-            ifindex,
-            kind: DeviceKind::Tun,
-            tuns,
-            helper_ifindex: 0,
-            mtu,
-            bridge: 0,
-            routes: Vec::new(),
-        })
+        let device = Self::without_programs(netlink, name, mtu, queues, Kind::Tun).await?;
+        netlink.set_addrgenmode_none(device.ifindex).await?;
+        Ok(device)
     }
 
-    /// Makes a TAP with this MAC address, removing what an earlier run of another kind may have left.
+    /// Makes a TAP with this MAC address.
     pub(super) async fn tap(
         netlink: &Netlink,
         name: &str,
@@ -112,17 +98,33 @@ impl VirtualDevice {
         queues: usize,
         mac: Mac,
     ) -> Result<Self> {
+        let device = Self::without_programs(netlink, name, mtu, queues, Kind::Tap).await?;
+        netlink.set_mac(device.ifindex, mac).await?;
+        Ok(device)
+    }
+
+    /// Makes a device of the daemon's own, removing the VXLAN device that an earlier run may have left under that
+    /// name.
+    async fn without_programs(
+        netlink: &Netlink,
+        name: &str,
+        mtu: u32,
+        queues: usize,
+        kind: Kind,
+    ) -> Result<Self> {
         if let Some(ifindex) = netlink.vxlan_matches(name, KERNEL_PORT).await? {
             info!(device = name, "removing the device of an earlier run with a kernel path");
             netlink.delete(ifindex).await?;
         }
-        let tuns = open_tun(name, queues, Kind::Tap).await?;
+        let tuns = open_tun(name, queues, kind).await?;
         let ifindex = netlink.link(name).await?.ifindex;
-        netlink.set_mac(ifindex, mac).await?;
         Ok(Self {
             name: name.to_owned(),
             ifindex,
-            kind: DeviceKind::Tap,
+            kind: match kind {
+                Kind::Tun => DeviceKind::Tun,
+                Kind::Tap => DeviceKind::Tap,
+            },
             tuns,
             helper_ifindex: 0,
             mtu,

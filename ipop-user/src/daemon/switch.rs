@@ -200,7 +200,7 @@ impl Daemon {
         if switch.guard.other().is_some() {
             return Err(Counter::TxSharedSegment);
         }
-        if let Some(address) = proxy::arp_sender(frame, &header)
+        if let Some(IpAddr::V4(address)) = said_address(frame, &header).map(Address::to_ip)
             && (switch.addresses.len() < ADDRESSES_MAX || switch.addresses.contains_key(&header.source))
         {
             switch.addresses.insert(header.source, address);

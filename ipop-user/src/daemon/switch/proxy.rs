@@ -78,12 +78,6 @@ fn arp(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     is_request.then_some((asker?, target?))
 }
 
-/// The address of IPv4 that the sender of an ARP message has.
-pub(super) fn arp_sender(frame: &[u8], header: &Header) -> Option<Ipv4Addr> {
-    let octets = frame.bytes::<4>(ETHERNET_LEN + 14).filter(|_| header.ethertype == ETHERTYPE_ARP)?;
-    Some(Ipv4Addr::from(octets)).filter(|address| !address.is_unspecified())
-}
-
 fn solicitation(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let (at, Family::V6) = ethernet::ip_at(frame)? else { return None };
     let inner = Inner::parse(frame, at, Family::V6).ok()?;
@@ -114,9 +108,11 @@ fn advertisement(target: Ipv6Addr, to: Ipv6Addr, mac: Mac) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use ipop_common::Address;
     use ipop_common::ethernet::BROADCAST;
 
     use super::*;
+    use crate::userpath::said_address;
 
     const STATION: Mac = [2, 0, 0, 0, 0, 1];
     const OTHER: Mac = [2, 0, 0, 0, 0, 2];
@@ -142,7 +138,7 @@ mod tests {
         assert_eq!(answer[28..32], [10, 0, 0, 2]);
         assert_eq!(answer[32..38], STATION);
         assert_eq!(answer[38..42], [10, 0, 0, 1]);
-        assert_eq!(arp_sender(&answer, &header), Some([10, 0, 0, 2].into()));
+        assert_eq!(said_address(&answer, &header), Some(Address::from_v4([10, 0, 0, 2])));
     }
 
     #[test]
