@@ -23,6 +23,7 @@ use crate::time::{Instant, Reason};
 mod members;
 mod records;
 
+pub(crate) use members::NO_STATEMENT;
 pub use members::STATIONS_MAX;
 
 /// A node on the ring is there for at least so long without a word: the ring sees to it that it is alive.
@@ -288,6 +289,8 @@ pub struct Node {
     addresses: (Vec<IpAddr>, u64),
     /// The stations behind this node.
     stations: Vec<Mac>,
+    /// The number of what it says of these and its addresses.
+    statement: u32,
     outputs: VecDeque<Output>,
 }
 
@@ -321,6 +324,7 @@ impl Node {
             by_address: BTreeMap::new(),
             addresses: (Vec::new(), 0),
             stations: Vec::new(),
+            statement: members::first_statement(config.boot),
             outputs: VecDeque::new(),
         };
         for (index, peer) in config.peers.iter().enumerate() {

@@ -12,6 +12,7 @@ use ipop_common::{encapsulation, relay, sealed};
 
 use crate::address::NodeAddress;
 use crate::endpoint::{Directness, Endpoint};
+use crate::node::NO_STATEMENT;
 use crate::time::Instant;
 
 /// How often a hello is sent to each peer.
@@ -196,8 +197,8 @@ pub(crate) struct Peer {
     pub(crate) next_hello: Instant,
     /// The ring has found it, or it has called; it is not configured.
     pub(crate) is_found: bool,
-    /// It has said which addresses it has.
-    pub(crate) told_addresses: bool,
+    /// The number of its last statement of addresses that came.
+    pub(crate) heard_statement: u32,
     /// Those that it has said.
     pub(crate) addresses: Vec<IpAddr>,
     /// When the ring was asked last who has them.
@@ -314,7 +315,7 @@ impl Peer {
             unanswered: 0,
             next_hello: now,
             is_found: false,
-            told_addresses: false,
+            heard_statement: NO_STATEMENT,
             addresses: Vec::new(),
             checked: None,
             knows_addresses: false,

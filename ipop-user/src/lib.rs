@@ -16,3 +16,4 @@ pub mod stun;
 pub mod token;
 pub mod turn;
 pub mod userpath;
+pub mod whole_file;

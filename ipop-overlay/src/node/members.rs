@@ -20,20 +20,36 @@ use crate::time::Instant;
 /// First byte of the message in which a node says which addresses it has:
 ///
 /// ```text
-///  0  type 6 · 1 flags: 1 answer wanted, 2 knows the other's · 2 how many addresses · 3 zeros, 5 bytes
-///  8  since UNIX time in seconds u64 · 16 addresses, IPv4 ones mapped into IPv6, stations under 100::/64
+///  0  type 6 · 1 flags: 1 answer wanted · 2 how many addresses · 3 zero · 4 number of the statement u32
+///  8  since UNIX time in seconds u64 · 16 number of the receiver's that was heard last u32 · 20 zeros, 4 bytes
+/// 24  addresses, IPv4 ones mapped into IPv6, stations under 100::/64
 /// ```
 const ADDRESSES: u8 = 6;
+/// Stands for the number of a statement where none was heard.
+pub(crate) const NO_STATEMENT: u32 = 0;
 /// Addresses in one message, those of stations included.
 const ADDRESSES_MAX: usize = 64;
 /// Of those, stations behind a node that is a switch.
 pub const STATIONS_MAX: usize = 48;
 /// Where they begin.
-const ADDRESSES_AT: usize = 16;
+const ADDRESSES_AT: usize = 24;
 /// While there is traffic to a peer that was found, the ring is asked so often who has its addresses.
 const CHECK: Duration = Duration::from_secs(120);
 /// Of each peer, so many of them.
 const CHECKED_MAX: usize = 4;
+
+/// The number of the first statement, another in each run.
+pub(super) fn first_statement(boot: u64) -> u32 {
+    next_statement((boot >> 32) as u32 ^ boot as u32)
+}
+
+/// The number of the statement that comes after another.
+fn next_statement(number: u32) -> u32 {
+    match number.wrapping_add(1) {
+        NO_STATEMENT => 1,
+        next => next,
+    }
+}
 
 impl Node {
     /// Makes the node part of the ring.
@@ -109,6 +125,7 @@ impl Node {
     }
 
     fn announce_addresses(&mut self) {
+        self.statement = next_statement(self.statement);
         for id in self.ids() {
             self.peer_mut(id).into_iter().for_each(|peer| peer.knows_addresses = false);
             self.say_addresses(id, true);
@@ -476,18 +493,25 @@ impl Node {
         let addresses = addresses.iter().take(ADDRESSES_MAX - STATIONS_MAX).map(|ip| Address::from(*ip));
         let addresses: Vec<Address> = addresses.chain(stations).collect();
         let mut message = Vec::with_capacity(ADDRESSES_AT + addresses.len() * 16);
-        let flags = u8::from(wants_answer) | u8::from(peer.told_addresses) << 1;
-        message.extend([ADDRESSES, flags, addresses.len() as u8, 0, 0, 0, 0, 0]);
+        message.extend([ADDRESSES, u8::from(wants_answer), addresses.len() as u8, 0]);
+        message.extend(self.statement.to_be_bytes());
         message.extend(since.to_be_bytes());
+        message.extend(peer.heard_statement.to_be_bytes());
+        message.extend([0; 4]);
         addresses.iter().for_each(|address| message.extend(address.to_bytes()));
         self.outputs.push_back(Output::Say { peer: id, message });
     }
 
     fn hear_addresses(&mut self, id: PeerId, message: &[u8]) -> Result<(), Refusal> {
         let refused = Refusal(Counter::RxBadHello);
-        let head = message.bytes::<8>(0).ok_or(refused)?;
-        let [_, flags @ 0..=3, count, 0, 0, 0, 0, 0] = head else { return Err(refused) };
+        let head = message.bytes::<4>(0).ok_or(refused)?;
+        let [_, flags @ 0..=1, count, 0] = head else { return Err(refused) };
+        let statement = message.u32_at(4).filter(|number| *number != NO_STATEMENT).ok_or(refused)?;
         let since = message.u64_at(8).ok_or(refused)?;
+        let heard = message.u32_at(16).ok_or(refused)?;
+        if message.u32_at(20) != Some(0) {
+            return Err(refused);
+        }
         if usize::from(count) > ADDRESSES_MAX {
             return Err(refused);
         }
@@ -499,16 +523,17 @@ impl Node {
         let addresses = addresses.into_iter().filter(|address| mac_of(*address).is_none());
         let addresses: Vec<IpAddr> =
             addresses.map(Address::to_ip).take(ADDRESSES_MAX - STATIONS_MAX).collect();
-        let knows_ours = flags & 2 != 0;
+        // What it has heard may be an older statement, whose answer has crossed a newer one.
+        let knows_ours = heard == self.statement;
         if let Some(peer) = self.peer_mut(id) {
             peer.addresses = addresses.iter().take(CHECKED_MAX).copied().collect();
         }
         self.outputs.push_back(Output::Addresses { peer: id, addresses, stations, since, knows_ours });
         let Some(peer) = self.peer_mut(id) else { return Ok(()) };
-        peer.told_addresses = true;
+        peer.heard_statement = statement;
         let is_another_run = core::mem::replace(&mut peer.knows_addresses, knows_ours) && !knows_ours;
         // Where there is nothing to say it in yet, it is said with the first word.
-        if flags & 1 != 0 {
+        if flags == 1 {
             self.say_addresses(id, is_another_run);
         }
         Ok(())

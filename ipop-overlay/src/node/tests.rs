@@ -410,6 +410,47 @@ fn another_run_of_a_peer_is_told_the_addresses_and_says_that_it_knows_them() {
     }
 }
 
+/// What a node says of its addresses to its only peer.
+fn statement(node: &mut Node) -> Option<Vec<u8>> {
+    let mut said = None;
+    while let Some(output) = node.poll_output() {
+        match output {
+            Output::Say { message, .. } if message.first() == Some(&STATEMENT) => said = Some(message),
+            _ => {}
+        }
+    }
+    said
+}
+
+#[test]
+fn an_answer_that_crosses_another_statement_is_no_answer_to_it() {
+    let mut world = World::of_idle_members();
+    let now = world.now;
+    let [first, second] = [20, 21].map(virtual_address);
+    world.hosts[0].node.set_addresses(vec![first], 1, now);
+    let said = statement(&mut world.hosts[0].node).expect("its addresses");
+    world.hosts[1].node.handle_message(PEER, &said, now).expect("a statement");
+    let answer = statement(&mut world.hosts[1].node).expect("an answer");
+    // Before that comes, the node has other addresses, and its message about them is lost.
+    world.hosts[0].node.set_addresses(vec![first, second], 1, now);
+    let lost = statement(&mut world.hosts[0].node);
+    assert!(lost.is_some());
+    world.hosts[0].reported.clear();
+    world.hosts[1].reported.clear();
+    world.hosts[0].node.handle_message(PEER, &answer, now).expect("a statement");
+    world.pass(crate::peer::IDLE_INTERVAL * 2);
+    let told = world.hosts[1].reported.iter().rev().find_map(|output| match output {
+        Output::Addresses { addresses, .. } => Some(addresses.clone()),
+        _ => None,
+    });
+    assert_eq!(told, Some(vec![first, second]));
+    let knows = world.hosts[0].reported.iter().rev().find_map(|output| match output {
+        Output::Addresses { knows_ours, .. } => Some(*knows_ours),
+        _ => None,
+    });
+    assert_eq!(knows, Some(true));
+}
+
 #[test]
 fn idle_members_say_hello_without_being_asked_and_are_not_asked() {
     let mut world = World::of_idle_members();

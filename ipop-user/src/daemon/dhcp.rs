@@ -276,6 +276,7 @@ impl Daemon {
         self.addresses = addresses;
         self.note_leased();
         self.claim_addresses();
+        self.look_at_all_claimed();
         if self.overlay.is_some() {
             self.dhcp.register_name(&self.config, &self.addresses, clock::now());
         }

@@ -360,14 +360,31 @@ impl Daemon {
     /// stands against.
     pub(super) fn claimed(&mut self, id: PeerId, addresses: &[IpAddr], (since, knows_ours): (u64, bool)) {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.origin == Origin::Found) else { return };
-        peer.claimed_since = since;
+        (peer.claimed, peer.claimed_since) = (addresses.to_vec(), since);
         if knows_ours && !peer.takes_packets {
             peer.takes_packets = true;
             self.stale.peers.insert(id);
         }
+        self.look_at_claimed(id);
+    }
+
+    /// What peers say that they have is looked at again: this node has other addresses.
+    pub(super) fn look_at_all_claimed(&mut self) {
+        let found = self.peers.values().filter(|peer| peer.origin == Origin::Found);
+        let found: Vec<PeerId> = found.map(|peer| peer.id).collect();
+        found.into_iter().for_each(|id| self.look_at_claimed(id));
+    }
+
+    fn look_at_claimed(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let (claimed, since) = (peer.claimed.clone(), peer.claimed_since);
         let own = &self.addresses;
+        if own.is_empty() {
+            // What is of the network is known with the first address.
+            return;
+        }
         let is_ours = |address: &&IpAddr| own.iter().any(|prefix| prefix.contains(**address));
-        let (inside, outside): (Vec<&IpAddr>, Vec<&IpAddr>) = addresses.iter().partition(is_ours);
+        let (inside, outside): (Vec<&IpAddr>, Vec<&IpAddr>) = claimed.iter().partition(is_ours);
         if !outside.is_empty() {
             debug!(?outside, "claimed, and not of this network");
             self.counters.add(Counter::RxRefusedClaim, outside.len() as u64);

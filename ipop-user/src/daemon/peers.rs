@@ -108,7 +108,9 @@ pub(super) struct PeerState {
     pub(super) carried: Option<Instant>,
     /// Its packets wait for those that others carry.
     pub(super) handover: Option<Handover>,
-    /// Of one that was found: since when it has its addresses, as it says, UNIX time in seconds.
+    /// Of one that was found: the addresses that it says it has, whether they are granted or not.
+    pub(super) claimed: Vec<IpAddr>,
+    /// Since when, as it says, UNIX time in seconds.
     pub(super) claimed_since: u64,
     /// Of one that was found: since when there is no session with it.
     pub(super) without_since: Instant,
@@ -129,6 +131,7 @@ impl PeerState {
             takes_packets: origin == Origin::Configured,
             carried: None,
             handover: None,
+            claimed: Vec::new(),
             claimed_since: 0,
             without_since: clock::now(),
         }

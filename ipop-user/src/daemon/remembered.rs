@@ -1,15 +1,16 @@
 //! What a node knows from earlier runs: since when it has its addresses, and where others were. It lies in
 //! a file in `node.state_dir`, which may be removed at any time.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::key::PublicKey;
+use crate::whole_file;
 
 const FILE: &str = "overlay.toml";
 const HEAD: &str =
@@ -102,14 +103,8 @@ impl Remembered {
     /// Writes the file anew, whole or not at all.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let path = file(folder);
-        let new = path.with_extension("new");
         let text = toml::to_string(self).map_err(io::Error::other)?;
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(HEAD.as_bytes())?;
-        file.write_all(text.as_bytes())?;
-        std::fs::rename(&new, &path)
+        whole_file::write_soon(&file(folder), [HEAD, &text].concat().as_bytes())
     }
 }
 

@@ -52,7 +52,7 @@ use crate::userpath::{
 use crate::{config as cfg, control};
 
 /// Events between the user path's threads and the cores; more at a time is a flood.
-const EVENT_QUEUE: usize = 256;
+const EVENT_QUEUE: usize = 1024;
 /// Handshake messages likewise.
 const HANDSHAKE_QUEUE: usize = 128;
 /// Datagrams for other nodes to carry likewise: some super-packets, each of which is up to fifty.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -189,8 +190,14 @@ impl Host {
     /// Starts a daemon and waits until it answers.
     #[track_caller]
     pub(crate) fn start(&mut self, how: &How) {
-        let mut daemon = self.launch(how);
-        wait_for("ipopd answers on its control socket", SOON, || {
+        let daemon = self.launch(how);
+        self.await_answer(daemon, SOON);
+    }
+
+    /// Waits until a daemon that was launched answers; it is this host's from now on.
+    #[track_caller]
+    pub(crate) fn await_answer(&mut self, mut daemon: Daemon, patience: Duration) {
+        wait_for("ipopd answers on its control socket", patience, || {
             assert!(daemon.is_alive(), "ipopd has ended: {}", self.log());
             daemon.ask("/v1/status")
         });

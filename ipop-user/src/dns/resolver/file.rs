@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::super::PORT;
+use crate::whole_file;
 
 /// Where resolvers look (resolv.conf(5)).
 pub(in crate::dns) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -128,15 +129,7 @@ impl ResolvConf {
         let failed = |source| FileError::Os { what: "write", path: self.kept.clone(), source };
         let folder = self.kept.parent().unwrap_or(Path::new("/"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-        let new = self.kept.with_extension("new");
-        let written = || {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(old.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &self.kept)
-        };
-        written().map_err(failed)
+        whole_file::write(&self.kept, old.as_bytes()).map_err(failed)
     }
 
     fn begin(&self) -> String {
@@ -226,37 +219,15 @@ fn searched(text: &str) -> Vec<&str> {
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     // Where a link leads: the link itself stays.
     let path = fs::canonicalize(path)?;
-    match replace_by_rename(&path, text) {
+    match whole_file::write_like(&path, text.as_bytes(), &fs::metadata(&path)?) {
         Err(error) if must_stay(&error) => write_in_place(&path, text),
         result => result,
     }
 }
 
 fn must_stay(error: &io::Error) -> bool {
-    let errors = [libc::EBUSY, libc::EXDEV, libc::EACCES, libc::EPERM, libc::EROFS];
-    error.raw_os_error().is_some_and(|code| errors.contains(&code))
-}
-
-fn replace_by_rename(path: &Path, text: &str) -> io::Result<()> {
-    let before = fs::metadata(path)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".ipopd-new");
-    let new = path.with_file_name(name);
-    let renamed = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&new)?;
-        file.write_all(text.as_bytes())?;
-        fchown(&file, Some(before.uid()), Some(before.gid()))?;
-        file.set_permissions(before.permissions())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    renamed().inspect_err(|_| drop(fs::remove_file(&new)))
+    use io::ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    matches!(error.kind(), ResourceBusy | CrossesDevices | PermissionDenied | ReadOnlyFilesystem)
 }
 
 fn write_in_place(path: &Path, text: &str) -> io::Result<()> {

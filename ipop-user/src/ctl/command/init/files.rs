@@ -10,6 +10,7 @@ use crate::ctl::command::key::refused;
 use crate::ctl::failure::Failure;
 use crate::key::PrivateKey;
 use crate::token::Token;
+use crate::whole_file;
 
 const CONFIG_NAME: &str = "ipop.toml";
 pub(super) const KEY_NAME: &str = "private.key";
@@ -61,22 +62,16 @@ impl Files {
         if let Some(key) = new_key {
             key.write_new(&self.key).map_err(refused)?;
         }
-        let written = if replace { self.replace_config(text) } else { write_new(&self.config, text) };
+        let written = if replace {
+            whole_file::write(&self.config, text.as_bytes())
+        } else {
+            write_new(&self.config, text)
+        };
         written.map_err(|error| {
             // A key without its configuration would be in the way of the next try.
             let _ = new_key.map(|_| std::fs::remove_file(&self.key));
             failed("write", &self.config, &error)
         })
-    }
-
-    /// The old file is there until the new one is whole.
-    fn replace_config(&self, text: &str) -> io::Result<()> {
-        let new = self.config.with_extension("toml.new");
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => write_new(&new, text)?,
-        }
-        std::fs::rename(&new, &self.config)
     }
 }
 
