@@ -112,7 +112,7 @@ mod tests {
     use ipop_common::ethernet::BROADCAST;
 
     use super::*;
-    use crate::userpath::said_address;
+    use ipop_common::ethernet::said_address;
 
     const STATION: Mac = [2, 0, 0, 0, 0, 1];
     const OTHER: Mac = [2, 0, 0, 0, 0, 2];
