@@ -154,7 +154,7 @@ pub struct Link {
     pub header: [u8; 72],
     /// Unfolded sum of the IPv4 header in `header`; unused for IPv6.
     pub header_sum: u32,
-    /// Largest inner packet in bytes.
+    /// Largest inner packet in bytes; of a frame behind its prefix.
     pub mtu: u16,
     /// 4 or 6: the outer IP version.
     pub outer_version: u8,

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 
@@ -231,4 +232,33 @@ fn a_mark_of_this_side_is_no_link() {
         assert!(mark.is_local() && !is_of(mark, LINK.slot));
     }
     assert!(!LINK.is_local());
+}
+
+proptest! {
+    /// Whatever is in a frame, what is delivered is all of it, and from a station of the link; cut off at any place it
+    /// is decided no other way, or not at all.
+    #[test]
+    fn random_frames_are_delivered_whole_or_not(
+        rest in prop::collection::vec(any::<u8>(), 0..120),
+        source in prop::sample::select(vec![THERE, ELSEWHERE, OWN, NOWHERE]),
+        ethertype in prop::sample::select(vec![0x0800u16, 0x86dd, 0x0806, 0x8100, 0x88b5]),
+        gso: bool,
+        readable in 0usize..200,
+    ) {
+        let node = Node::new();
+        let inner = frame(OWN, source, ethertype, &rest);
+        let verdict = node.receives(&inner, gso);
+        if let ingress::Verdict::Deliver(delivery) | ingress::Verdict::LeaveToStack(delivery) = verdict {
+            prop_assert_eq!(usize::from(delivery.inner_len), inner.len());
+            prop_assert_eq!((source, delivery.slot), (THERE, LINK.slot));
+        }
+        let whole = carried(&inner);
+        let start = whole.get(..readable).unwrap_or(&whole);
+        let meta = FrameMeta { len: whole.len() as u32, gso };
+        let of_start = ingress::received::<_, _, true>(start, meta, &node, 1);
+        let is_undecided =
+            [ingress::Verdict::NotOurs, ingress::Verdict::Refuse(Counter::RxTruncated)].contains(&of_start);
+        prop_assert!(is_undecided || of_start == verdict, "{:?}, then {:?}", of_start, verdict);
+        let _ = node.sends(&inner, u32::from(gso) * 700);
+    }
 }

@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(answer[28..32], [10, 0, 0, 2]);
         assert_eq!(answer[32..38], STATION);
         assert_eq!(answer[38..42], [10, 0, 0, 1]);
-        assert_eq!(said_address(&answer, &header), Some(Address::from_v4([10, 0, 0, 2])));
+        assert_eq!(said_address(&answer[..], &header), Some(Address::from_v4([10, 0, 0, 2])));
     }
 
     #[test]
