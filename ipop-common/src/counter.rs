@@ -68,6 +68,7 @@ counters! {
     TxGroupFull, "tx_group_full", Dropped, "to a group, and more than the daemon hands on at a time";
     TxGroupRefused, "tx_group_refused", Dropped, "to a group, and too long or too much, or this node is not part of an overlay";
     TxBadFrame, "tx_bad_frame", Refused, "a frame that is cut off, or comes from a group";
+    TxStranger, "tx_stranger", Passed, "from a station that the kernel path does not know on this side, left to the user path";
     TxForeignStation, "tx_foreign_station", Refused, "from a station that another node has, until that one gives it up";
     TxProxied, "tx_proxied", Ok, "an ARP request or a neighbour solicitation that this node has answered itself";
     TxStorm, "tx_storm", Dropped, "a frame to all or to an unknown station, more than may be sent";
@@ -77,8 +78,8 @@ counters! {
     TxReceiveOnly, "tx_receive_only", Passed, "left to the user path: the peer's kernel path is off";
     TxFragmented, "tx_fragmented", Passed, "larger than the link or an outer packet, left to the user path";
     TxSealed, "tx_sealed", Ok, "sealed in the kernel and sent to a peer";
-    TxBulk, "tx_bulk", Passed, "super-packets of a sealed link and what follows in their flows, left to the user path";
-    TxComplex, "tx_complex", Passed, "a form that the kernel path does not seal (options, fragments, extension headers), left to the user path";
+    TxBulk, "tx_bulk", Passed, "super-packets of a sealed link, frames longer than a link, and what follows in their flows, left to the user path";
+    TxComplex, "tx_complex", Passed, "a form that the kernel path does not carry (frames with a VLAN tag) or not seal (options, fragments, extension headers), left to the user path";
     TxNoSession, "tx_no_session", Passed, "no session with the peer in the kernel yet, left to the user path";
     TxStaged, "tx_staged", Passed, "waited in the user path for a session with the peer";
     TxStageFull, "tx_stage_full", Dropped, "waited for a session with the peer, and gave way to newer packets or waited too long";
@@ -99,9 +100,9 @@ counters! {
     RxXdpDecapsulated, "rx_xdp_decapsulated", Ok, "decapsulated by XDP, delivered by TC";
     RxOpened, "rx_opened", Ok, "sealed, opened in the kernel and delivered";
     RxKeepalive, "rx_keepalive", Ok, "a sealed message without a packet: the peer is there";
-    RxToStack, "rx_to_stack", Passed, "valid, left whole to the kernel's VXLAN device (UDP super-packets, forwarding)";
+    RxToStack, "rx_to_stack", Passed, "valid, left whole to the kernel's VXLAN device (UDP super-packets, forwarding, super-packets to stations behind a bridge)";
     RxFromStack, "rx_from_stack", Ok, "valid, decapsulated by the kernel's VXLAN device";
-    RxToUser, "rx_to_user", Passed, "sealed, left to the user path: merged, with a checksum, too long, of another session or another source";
+    RxToUser, "rx_to_user", Passed, "left to the user path: sealed and merged, with a checksum, too long, of another session or another source; or a frame of another station than those of the link";
     RxNotOurs, "rx_not_ours", Passed, "not a frame of ours, left to the network stack";
     RxTruncated, "rx_truncated", Refused, "shorter than its headers say";
     RxBadLength, "rx_bad_length", Refused, "the length fields of its headers contradict one another";

@@ -11,6 +11,9 @@ pub trait Cursor: Copy {
     /// Whether at least `len` bytes may be read from the start.
     fn holds(self, len: usize) -> bool;
 
+    /// Bytes that may be read.
+    fn readable(self) -> usize;
+
     #[inline(always)]
     fn u8_at(self, offset: usize) -> Option<u8> {
         let [a] = self.bytes::<1>(offset)?;
@@ -44,6 +47,34 @@ impl Cursor for &[u8] {
     fn holds(self, len: usize) -> bool {
         self.len() >= len
     }
+
+    fn readable(self) -> usize {
+        self.len()
+    }
+}
+
+/// What a cursor reads from an offset on, which is a constant where the verifier has to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind<C> {
+    pub cursor: C,
+    pub at: usize,
+}
+
+impl<C: Cursor> Cursor for Behind<C> {
+    #[inline(always)]
+    fn bytes<const N: usize>(self, offset: usize) -> Option<[u8; N]> {
+        self.cursor.bytes(self.at.wrapping_add(offset))
+    }
+
+    #[inline(always)]
+    fn holds(self, len: usize) -> bool {
+        self.cursor.holds(self.at.wrapping_add(len))
+    }
+
+    #[inline(always)]
+    fn readable(self) -> usize {
+        self.cursor.readable().saturating_sub(self.at)
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +90,10 @@ mod tests {
                 assert_eq!(cursor.u32_at(offset).is_some(), offset + 4 <= len, "{offset} of {len}");
             }
             assert_eq!(cursor.u8_at(usize::MAX), None);
+            let behind = Behind { cursor, at: 3 };
+            assert_eq!(behind.readable(), len.saturating_sub(3));
+            assert_eq!(behind.u16_at(1), cursor.u16_at(4));
+            assert_eq!(behind.holds(2), len >= 5);
         }
     }
 }

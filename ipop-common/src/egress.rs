@@ -62,14 +62,10 @@ pub fn packet<C: Cursor, T: Tables>(
     if reference == LinkRef::LOCAL {
         return Verdict::Miss(Counter::TxNoRoute);
     }
-    let link = match follow(tables, reference, now_ns) {
+    let link = match sending(tables, reference, now_ns) {
         Ok(link) => link,
-        Err(Stale::Epoch) => return Verdict::Miss(Counter::TxStaleEpoch),
-        Err(Stale::Lease) => return Verdict::Miss(Counter::TxLeaseExpired),
+        Err(counter) => return Verdict::Miss(counter),
     };
-    if link.flags & Link::RECEIVE_ONLY != 0 {
-        return Verdict::Miss(Counter::TxReceiveOnly);
-    }
     let len = if meta.gso_size == 0 { meta.len } else { segment_len(cursor, &inner, meta.gso_size) };
     if len > u32::from(link.mtu) {
         return oversized(&inner, len, link.mtu);
@@ -82,6 +78,17 @@ pub fn packet<C: Cursor, T: Tables>(
         return sealed(cursor, &inner, meta, tables, now_ns, reference.slot, link);
     }
     Verdict::Encapsulate { slot: reference.slot, outer: link.outer() }
+}
+
+/// The link that packets go by now.
+#[inline(always)]
+pub(crate) fn sending<T: Tables>(tables: &T, reference: LinkRef, now_ns: u64) -> Result<&Link, Counter> {
+    let link = match follow(tables, reference, now_ns) {
+        Ok(link) => link,
+        Err(Stale::Epoch) => return Err(Counter::TxStaleEpoch),
+        Err(Stale::Lease) => return Err(Counter::TxLeaseExpired),
+    };
+    if link.flags & Link::RECEIVE_ONLY != 0 { Err(Counter::TxReceiveOnly) } else { Ok(link) }
 }
 
 /// Whether the kernel path seals a packet of a sealed link.
@@ -139,7 +146,7 @@ pub fn oversized(inner: &Inner, len: u32, mtu: u16) -> Verdict {
 /// Where the transport header cannot be read without walking options or extension headers, the
 /// shortest one is assumed: the check is then late by at most those bytes, never early.
 #[inline(always)]
-fn segment_len<C: Cursor>(cursor: C, inner: &Inner, gso_size: u32) -> u32 {
+pub(crate) fn segment_len<C: Cursor>(cursor: C, inner: &Inner, gso_size: u32) -> u32 {
     let ip = u32::from(inner.header_len);
     let transport = match inner.protocol {
         protocol::UDP => 8,

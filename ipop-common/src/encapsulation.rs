@@ -4,6 +4,7 @@ use core::net::SocketAddr;
 
 use crate::address::{Address, Family};
 use crate::checksum;
+use crate::ethernet;
 use crate::gpe::{FLAGS, HEADER_LEN, LinkId, NextProtocol};
 use crate::ingress::{ETHERNET_LEN, UDP_LEN};
 use crate::inner::protocol;
@@ -44,6 +45,8 @@ pub struct Underlay {
 pub enum Form {
     /// VXLAN-GPE with this link id.
     Clear(LinkId),
+    /// VXLAN with this link id, frames behind it.
+    ClearFrames(LinkId),
     /// Transport messages of WireGuard from this port, on which this node's daemon receives.
     Sealed { source_port: u16 },
     /// The same in relay frames with this label.
@@ -73,6 +76,10 @@ pub fn write_template(link: &mut Link, underlay: &Underlay) {
         Form::Clear(link_id) => {
             let [_, a, b, c] = link_id.value().to_be_bytes();
             header[udp + 8..udp + 16].copy_from_slice(&[FLAGS, 0, 0, 0, a, b, c, 0]);
+            link.flags = link.flags & !(Link::SEALED | Link::RELAYED) | Link::TAKES_CLEAR;
+        }
+        Form::ClearFrames(link_id) => {
+            header[udp + 8..udp + 16].copy_from_slice(&ethernet::clear_header(link_id));
             link.flags = link.flags & !(Link::SEALED | Link::RELAYED) | Link::TAKES_CLEAR;
         }
         Form::Sealed { source_port } => {
@@ -151,6 +158,20 @@ pub fn write_v6(out: &mut [u8; V6_LEN], link: &Link, inner: Family, inner_len: u
     complete_v6(out, link, inner_len.wrapping_add((UDP_LEN + HEADER_LEN) as u16));
     put_u16(out, 54, source_port);
     out[65] = next_protocol(inner);
+}
+
+/// As [`write_v4`], for a frame of `frame_len` bytes.
+#[inline(always)]
+pub fn write_frame_v4(out: &mut [u8; V4_LEN], link: &Link, frame_len: u16, source_port: u16) {
+    complete_v4(out, link, frame_len.wrapping_add(overhead(Family::V4)));
+    put_u16(out, 34, source_port);
+}
+
+/// As [`write_frame_v4`], over IPv6.
+#[inline(always)]
+pub fn write_frame_v6(out: &mut [u8; V6_LEN], link: &Link, frame_len: u16, source_port: u16) {
+    complete_v6(out, link, frame_len.wrapping_add((UDP_LEN + HEADER_LEN) as u16));
+    put_u16(out, 54, source_port);
 }
 
 /// Writes the template of a link over IPv4 with the lengths and the header checksum of a packet of

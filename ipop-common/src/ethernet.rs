@@ -8,6 +8,7 @@ use crate::address::{Address, Family};
 use crate::cursor::Cursor;
 use crate::gpe::{self, LinkId};
 use crate::ingress::ETHERNET_LEN;
+use crate::inner::protocol;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -16,8 +17,10 @@ pub type Mac = [u8; 6];
 pub const BROADCAST: Mac = [0xff; 6];
 /// EtherTypes (IEEE 802 numbers).
 pub const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+/// Type of the ICMPv6 message by which a host says that it has an address (RFC 4861, section 4.4).
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const VLAN_TAG_LEN: usize = 4;
 /// The longest header of a frame whose payload is looked at: one tag.
 pub const HEADER_LEN_MAX: usize = ETHERNET_LEN + VLAN_TAG_LEN;
@@ -95,23 +98,59 @@ pub fn ip_at<C: Cursor>(frame: C) -> Option<(usize, Family)> {
     families.into_iter().find(|family| family.ethertype() == ethertype).map(|family| (at, family))
 }
 
+/// How much of a frame [`said_address`] may look at.
+pub const SAID_LEN_MAX: usize = HEADER_LEN_MAX + 40 + 24;
+
+/// The address of IP that a frame says its sender has, by ARP (RFC 826) or neighbour discovery.
+#[inline(always)]
+pub fn said_address<C: Cursor>(frame: C, header: &Header) -> Option<Address> {
+    const IPV6: u16 = Family::V6.ethertype();
+    match header.ethertype {
+        ETHERTYPE_ARP => {
+            let sender = frame.bytes::<4>(ETHERNET_LEN + 14)?;
+            if u32::from_ne_bytes(sender) == 0 { None } else { Some(Address::from_v4(sender)) }
+        }
+        IPV6 => advertised::<C, ETHERNET_LEN>(frame),
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN if frame.u16_at(16) == Some(IPV6) => {
+            advertised::<C, HEADER_LEN_MAX>(frame)
+        }
+        _ => None,
+    }
+}
+
+/// The target of a neighbour advertisement in the IPv6 packet at `AT`.
+#[inline(always)]
+fn advertised<C: Cursor, const AT: usize>(frame: C) -> Option<Address> {
+    if frame.u8_at(AT)? >> 4 != 6
+        || frame.u8_at(AT + 6)? != protocol::ICMPV6
+        || frame.u8_at(AT + 40)? != NEIGHBOUR_ADVERTISEMENT
+    {
+        return None;
+    }
+    Some(Address::from_v6(frame.bytes(AT + 48)?))
+}
+
 /// Whether a text that starts with this byte is a frame.
+#[inline(always)]
 pub const fn is_sealed_frame(first: u8) -> bool {
     first & 0xf0 == SEALED_VERSION
 }
 
 /// What precedes a frame that `padding` bytes follow, at most 15.
+#[inline(always)]
 pub const fn sealed_prefix(padding: usize) -> [u8; SEALED_PREFIX_LEN] {
     [SEALED_VERSION | (padding & 0xf) as u8, 0]
 }
 
 /// Length of the frame in an opened text of `text_len` bytes; `None` where it contradicts itself.
+#[inline(always)]
 pub fn sealed_frame_len<C: Cursor>(text: C, text_len: usize) -> Option<usize> {
     let [first, 0] = text.bytes::<SEALED_PREFIX_LEN>(0)? else { return None };
     if !is_sealed_frame(first) {
         return None;
     }
-    text_len.checked_sub(SEALED_PREFIX_LEN + usize::from(first & 0xf)).filter(|len| *len >= ETHERNET_LEN)
+    let len = text_len.checked_sub(SEALED_PREFIX_LEN + usize::from(first & 0xf))?;
+    if len < ETHERNET_LEN { None } else { Some(len) }
 }
 
 /// What precedes a frame in a clear packet.
@@ -121,6 +160,7 @@ pub const fn clear_header(link_id: LinkId) -> [u8; gpe::HEADER_LEN] {
 }
 
 /// The link of a clear packet with a frame; `None` where a reserved bit is set, or it names none.
+#[inline(always)]
 pub fn clear_link<C: Cursor>(packet: C) -> Option<LinkId> {
     let second = packet.u32_at(4)?;
     if packet.u32_at(0)? != (CLEAR_FLAGS as u32) << 24 || second & 0xff != 0 {

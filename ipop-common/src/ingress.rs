@@ -6,13 +6,15 @@
 
 use crate::address::{Address, Family};
 use crate::counter::Counter;
-use crate::cursor::Cursor;
+use crate::cursor::{Behind, Cursor};
+use crate::ethernet;
 use crate::filter::Kind;
 use crate::gpe::{self, HeaderError, LinkId, NextProtocol};
 use crate::inner::{Inner, InnerError, protocol};
 use crate::maps::{Link, LinkStats};
 use crate::relay;
 use crate::sealed::{Opening, TEXT_MAX};
+use crate::switch;
 use crate::tables::{Stale, Tables, follow};
 use crate::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TYPE_INITIATION, TYPE_RESPONSE, TransportHeader};
 
@@ -22,6 +24,9 @@ pub const ETHERNET_LEN: usize = 14;
 pub const UDP_LEN: usize = 8;
 /// Bytes of a frame that must be readable for any decision: the longest headers of ours.
 pub const FRAME_HEADERS_MAX: usize = ETHERNET_LEN + 40 + UDP_LEN + gpe::HEADER_LEN + 40;
+/// The same where frames are carried.
+pub const FRAME_HEADERS_MAX_L2: usize =
+    ETHERNET_LEN + 40 + UDP_LEN + gpe::HEADER_LEN + ethernet::SAID_LEN_MAX;
 
 /// What the kernel knows about a frame beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -49,6 +54,8 @@ pub enum Verdict {
     Handshake(Handshake),
     /// A relay frame between others, to be passed on.
     Relay(Relaying),
+    /// A clear Ethernet frame that only the daemon can judge: to be sent to its port.
+    HandOver(Family),
     /// Valid, but the kernel's own VXLAN device has to remove the headers.
     LeaveToStack(Delivery),
 }
@@ -58,7 +65,9 @@ pub enum Verdict {
 pub struct Delivery {
     pub slot: u32,
     pub outer: Family,
+    /// Of a frame without IP in it: as `outer`.
     pub inner: Family,
+    /// Length of the IP packet, or of the frame.
     pub inner_len: u16,
 }
 
@@ -80,7 +89,7 @@ pub struct Relaying {
 }
 
 impl Delivery {
-    /// Bytes between the Ethernet header and the inner packet.
+    /// Bytes between the Ethernet header and the inner packet or frame.
     #[inline(always)]
     pub const fn overhead(&self) -> usize {
         self.outer.header_len() + UDP_LEN + gpe::HEADER_LEN
@@ -90,6 +99,17 @@ impl Delivery {
 /// Decides about an Ethernet frame that came in on an underlay interface.
 #[inline(always)]
 pub fn frame<C: Cursor, T: Tables>(cursor: C, meta: FrameMeta, tables: &T, now_ns: u64) -> Verdict {
+    received::<C, T, false>(cursor, meta, tables, now_ns)
+}
+
+/// As [`frame`], where the network carries Ethernet if `L2`, else IP.
+#[inline(always)]
+pub fn received<C: Cursor, T: Tables, const L2: bool>(
+    cursor: C,
+    meta: FrameMeta,
+    tables: &T,
+    now_ns: u64,
+) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::NotOurs };
     let ports = Ports { clear: config.port, sealed: config.sealed_port };
     let Some(ethertype) = cursor.u16_at(12) else { return Verdict::NotOurs };
@@ -105,8 +125,8 @@ pub fn frame<C: Cursor, T: Tables>(cursor: C, meta: FrameMeta, tables: &T, now_n
     };
     // Two calls, so that every offset below is a constant to the verifier.
     match outer.family {
-        Family::V4 => behind::<C, T, { ETHERNET_LEN + 20 }>(cursor, meta, &outer, tables, now_ns),
-        Family::V6 => behind::<C, T, { ETHERNET_LEN + 40 }>(cursor, meta, &outer, tables, now_ns),
+        Family::V4 => behind::<C, T, { ETHERNET_LEN + 20 }, L2>(cursor, meta, &outer, tables, now_ns),
+        Family::V6 => behind::<C, T, { ETHERNET_LEN + 40 }, L2>(cursor, meta, &outer, tables, now_ns),
     }
 }
 
@@ -219,7 +239,7 @@ fn outer_v6<C: Cursor>(cursor: C, ports: Ports) -> Result<Outer, NotFrame> {
 
 /// The UDP header at `UDP` and what follows it.
 #[inline(always)]
-fn behind<C: Cursor, T: Tables, const UDP: usize>(
+fn behind<C: Cursor, T: Tables, const UDP: usize, const L2: bool>(
     cursor: C,
     meta: FrameMeta,
     outer: &Outer,
@@ -242,6 +262,9 @@ fn behind<C: Cursor, T: Tables, const UDP: usize>(
     let Some(payload_len) = udp_len.checked_sub(UDP_LEN as u16) else {
         return Verdict::Refuse(Counter::RxBadLength);
     };
+    if L2 {
+        return clear_frame::<C, T, UDP>(cursor, meta, outer, payload_len, tables, now_ns);
+    }
     let clear = match clear(cursor, UDP + UDP_LEN, payload_len) {
         Ok(clear) => clear,
         Err(counter) => return Verdict::Refuse(counter),
@@ -260,6 +283,51 @@ fn behind<C: Cursor, T: Tables, const UDP: usize>(
         inner_len: clear.inner.total_len,
     };
     if meta.gso && needs_stack(tables, &clear.inner) {
+        return Verdict::LeaveToStack(delivery);
+    }
+    Verdict::Deliver(delivery)
+}
+
+/// A clear Ethernet frame, in a datagram with `payload_len` bytes.
+#[inline(always)]
+fn clear_frame<C: Cursor, T: Tables, const UDP: usize>(
+    cursor: C,
+    meta: FrameMeta,
+    outer: &Outer,
+    payload_len: u16,
+    tables: &T,
+    now_ns: u64,
+) -> Verdict {
+    // Or what a frame says of addresses could stand where it is not looked for.
+    if cursor.readable() < FRAME_HEADERS_MAX_L2.min(meta.len as usize) {
+        return Verdict::Refuse(Counter::RxTruncated);
+    }
+    let Some(frame_len) = payload_len.checked_sub(gpe::HEADER_LEN as u16) else {
+        return Verdict::Refuse(Counter::RxBadLength);
+    };
+    let Some(link_id) = ethernet::clear_link(Behind { cursor, at: UDP + UDP_LEN }) else {
+        return Verdict::Refuse(Counter::RxBadHeader);
+    };
+    let link = match by_link(tables, link_id, outer.source, now_ns) {
+        Ok(link) => link,
+        Err(counter) => return Verdict::Refuse(counter),
+    };
+    if link.link.local != outer.destination {
+        return Verdict::Refuse(Counter::RxWrongOuterDestination);
+    }
+    if frame_len < ETHERNET_LEN as u16 {
+        return Verdict::Refuse(Counter::RxBadInner);
+    }
+    let frame = Behind { cursor, at: UDP + UDP_LEN + gpe::HEADER_LEN };
+    let header = match switch::admit(tables, frame, link.slot) {
+        Ok(header) => header,
+        // A socket would take a super-packet for one packet.
+        Err(counter) if meta.gso => return Verdict::Refuse(counter),
+        Err(_) => return Verdict::HandOver(outer.family),
+    };
+    let inner = switch::family(header.ethertype).unwrap_or(outer.family);
+    let delivery = Delivery { slot: link.slot, outer: outer.family, inner, inner_len: frame_len };
+    if meta.gso && switch::needs_stack(tables, frame, &header) {
         return Verdict::LeaveToStack(delivery);
     }
     Verdict::Deliver(delivery)

@@ -33,6 +33,7 @@ pub mod relay;
 pub mod sealed;
 pub mod session;
 pub mod shared;
+pub mod switch;
 pub mod tables;
 pub mod wireguard;
 

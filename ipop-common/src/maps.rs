@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 9;
+pub const LAYOUT: u32 = 10;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -48,7 +48,37 @@ pub mod program {
     /// TC ingress on the helper device: hands what the daemon wrote to the virtual device.
     pub const DELIVER: &str = "ipop_deliver";
 
-    pub const ALL: [&str; 5] = [EGRESS, GUARD, INGRESS, XDP, DELIVER];
+    /// The same where the network carries Ethernet frames.
+    pub const L2_EGRESS: &str = "ipop_l2_egress";
+    pub const L2_GUARD: &str = "ipop_l2_guard";
+    pub const L2_INGRESS: &str = "ipop_l2_ingress";
+    pub const L2_XDP: &str = "ipop_l2_xdp";
+
+    pub const ALL: [&str; 9] =
+        [EGRESS, GUARD, INGRESS, XDP, DELIVER, L2_EGRESS, L2_GUARD, L2_INGRESS, L2_XDP];
+
+    /// Those of a node, by what they are for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Set {
+        pub egress: &'static str,
+        pub guard: &'static str,
+        pub ingress: &'static str,
+        pub xdp: &'static str,
+        pub deliver: &'static str,
+    }
+
+    impl Set {
+        /// Of a node of a network that carries IP packets.
+        pub const L3: Self =
+            Self { egress: EGRESS, guard: GUARD, ingress: INGRESS, xdp: XDP, deliver: DELIVER };
+        /// Of one of a network that carries frames.
+        pub const L2: Self =
+            Self { egress: L2_EGRESS, guard: L2_GUARD, ingress: L2_INGRESS, xdp: L2_XDP, deliver: DELIVER };
+
+        pub const fn all(&self) -> [&'static str; 5] {
+            [self.egress, self.guard, self.ingress, self.xdp, self.deliver]
+        }
+    }
 }
 
 /// The one entry of the config map (array, key 0).
@@ -90,6 +120,14 @@ pub struct LinkRef {
 impl LinkRef {
     /// Marks an address of this node itself: a slot past the end of the links map.
     pub const LOCAL: Self = Self { slot: u32::MAX, epoch: 0 };
+    /// As [`Self::LOCAL`], of a station behind this node's bridge, which is not the virtual device itself.
+    pub const BRIDGED: Self = Self { slot: u32::MAX, epoch: 1 };
+
+    /// Whether it marks an address of this node's side.
+    #[inline(always)]
+    pub const fn is_local(self) -> bool {
+        self.slot == Self::LOCAL.slot
+    }
 }
 
 /// Longest header that precedes an inner packet: Ethernet, IPv6, UDP, VXLAN-GPE.
@@ -116,7 +154,7 @@ pub struct Link {
     pub header: [u8; 72],
     /// Unfolded sum of the IPv4 header in `header`; unused for IPv6.
     pub header_sum: u32,
-    /// Largest inner packet in bytes.
+    /// Largest inner packet in bytes; of a frame behind its prefix.
     pub mtu: u16,
     /// 4 or 6: the outer IP version.
     pub outer_version: u8,

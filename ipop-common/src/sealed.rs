@@ -11,14 +11,16 @@ use crate::address::Family;
 use crate::aead;
 use crate::checksum::fold;
 use crate::counter::Counter;
-use crate::cursor::Cursor;
+use crate::cursor::{Behind, Cursor};
 use crate::encapsulation::{complete_v4, complete_v6};
+use crate::ethernet;
 use crate::ingress::{ETHERNET_LEN, UDP_LEN};
 use crate::inner::{Inner, protocol};
 use crate::maps::{Link, LinkStats};
 use crate::relay;
 use crate::session::Drawn;
 use crate::shared::SharedU64;
+use crate::switch;
 use crate::tables::Tables;
 use crate::wireguard::{TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader, padded_len};
 
@@ -125,7 +127,7 @@ pub struct Sealing {
     /// Local index of the session.
     pub session: u32,
     pub shape: Shape,
-    /// Length of the packet in bytes.
+    /// Length of the packet or frame in bytes.
     pub len: u16,
 }
 
@@ -146,8 +148,33 @@ pub struct Prepared {
 pub fn prepare(memory: &mut Memory, shape: Shape, mtu: u16) -> Option<Prepared> {
     let completed = match shape.transport {
         Transport::Other => false,
-        Transport::Tcp | Transport::Udp => complete_checksum(memory, shape)?,
+        Transport::Tcp | Transport::Udp => complete_checksum::<0>(memory, shape)?,
     };
+    pad(memory, completed, mtu)
+}
+
+/// As [`prepare`], of a frame behind room for the prefix, which it writes.
+///
+/// `None` where it is longer than the memory.
+#[inline(always)]
+pub fn prepare_frame(memory: &mut Memory, shape: Shape, mtu: u16) -> Option<Prepared> {
+    let completed = match shape.transport {
+        Transport::Other => false,
+        Transport::Tcp | Transport::Udp => complete_checksum::<FRAME_BLOCKS>(memory, shape)?,
+    };
+    let len = memory.text_len()?;
+    let prepared = pad(memory, completed, mtu)?;
+    // SAFETY: the text has room for more than two bytes; aligned to 8.
+    unsafe { *memory.text().cast() = ethernet::sealed_prefix(prepared.padded.wrapping_sub(len) as usize) };
+    Some(prepared)
+}
+
+/// What precedes the IP packet in a frame, in blocks of 16 bytes.
+const FRAME_BLOCKS: usize = 1;
+const _: () = assert!(ethernet::SEALED_PREFIX_LEN + ETHERNET_LEN == FRAME_BLOCKS * 16);
+
+#[inline(always)]
+fn pad(memory: &mut Memory, completed: bool, mtu: u16) -> Option<Prepared> {
     let len = memory.text_len()?;
     // SAFETY: behind `text_len` there are 64 bytes.
     unsafe { aead::pad(memory.text(), len) };
@@ -158,14 +185,16 @@ pub fn prepare(memory: &mut Memory, shape: Shape, mtu: u16) -> Option<Prepared> 
 /// Completes a transport checksum that holds only the sum of the pseudo-header, as the stack leaves
 /// it for a device to complete (CHECKSUM_PARTIAL); false where it holds anything else.
 ///
-/// A finished checksum can happen to be that very number. Completing it again yields it again.
+/// A finished checksum can happen to be that very number. Completing it again yields it again. The IP packet starts
+/// after so many blocks of 16 bytes.
 #[inline(never)]
-fn complete_checksum(memory: &mut Memory, shape: Shape) -> Option<bool> {
-    let len = memory.text_len()?;
+fn complete_checksum<const BLOCKS: usize>(memory: &mut Memory, shape: Shape) -> Option<bool> {
     let text = memory.text();
+    let text_len = memory.text_len()?;
+    let len = text_len.checked_sub(BLOCKS as u64 * 16)?;
     // SAFETY (all reads and writes below): a program's text has room for TEXT_MAX + 64 bytes, and
-    // the offsets are below 64.
-    let word = |at: usize| unsafe { u64::from(*text.add(at).cast::<u32>()) };
+    // the offsets are below 80.
+    let word = |at: usize| unsafe { u64::from(*text.add(BLOCKS * 16 + at).cast::<u32>()) };
     let field_at = match (shape.family, shape.transport) {
         (Family::V4, Transport::Tcp) => 36,
         (Family::V4, _) => 26,
@@ -190,17 +219,17 @@ fn complete_checksum(memory: &mut Memory, shape: Shape) -> Option<bool> {
         }
     };
     // SAFETY: see above; aligned to 2.
-    let field = unsafe { &mut *text.add(field_at).cast::<u16>() };
+    let field = unsafe { &mut *text.add(BLOCKS * 16 + field_at).cast::<u16>() };
     if *field != fold64(pseudo) {
         return Some(false);
     }
     // SAFETY: behind `text_len` there are 64 bytes.
-    unsafe { aead::pad(text, len) };
+    unsafe { aead::pad(text, text_len) };
     let mut sum = 0;
-    let mut index = 1;
+    let mut index = BLOCKS as u64 + 1;
     while index < (TEXT_MAX / 16 + 1) as u64 {
         let block = aead::hide(index);
-        if block * 16 >= len {
+        if block * 16 >= text_len {
             break;
         }
         // SAFETY: block * 16 is below the length.
@@ -275,7 +304,7 @@ impl Opening {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
     pub family: Family,
-    /// Length of the IP packet, without padding.
+    /// Length of the IP packet or of the frame, without padding.
     pub len: u16,
 }
 
@@ -288,6 +317,31 @@ pub fn opened<T: Tables>(tables: &T, memory: &mut Memory, opening: &Opening) -> 
     let text = Head::of(memory, opening.text_len);
     match admit(tables, text, u32::from(opening.text_len), opening.slot) {
         Ok(inner) => Ok(Opened { family: inner.family, len: inner.total_len }),
+        Err(counter) => Err(counter),
+    }
+}
+
+/// As [`opened`], of a frame behind its prefix. Where it is too little of one, or not from a station of the link's peer,
+/// the daemon is to judge it.
+///
+/// # Errors
+/// The counter of the reason.
+#[inline(always)]
+pub fn opened_frame<T: Tables>(
+    tables: &T,
+    memory: &mut Memory,
+    opening: &Opening,
+) -> Result<Opened, Counter> {
+    let text = Head::of(memory, opening.text_len);
+    let Some(len) = ethernet::sealed_frame_len(text, opening.text_len.into()) else {
+        return Err(Counter::RxBadInner);
+    };
+    let frame = Behind { cursor: text, at: ethernet::SEALED_PREFIX_LEN };
+    match switch::admit(tables, frame, opening.slot) {
+        Ok(header) => {
+            let family = switch::family(header.ethertype).unwrap_or(opening.outer);
+            Ok(Opened { family, len: len as u16 })
+        }
         Err(counter) => Err(counter),
     }
 }
@@ -315,17 +369,20 @@ pub fn admit<C: Cursor, T: Tables>(tables: &T, text: C, text_len: u32, slot: u32
     }
 }
 
+/// What is looked at of a text: the prefix, a tagged frame's header, and a neighbour advertisement in IPv6.
+const HEAD_LEN: usize = 96;
+
 /// The start of the text in a memory.
 #[derive(Clone, Copy)]
 struct Head<'a> {
-    bytes: &'a [u8; 64],
+    bytes: &'a [u8; HEAD_LEN],
     len: u16,
 }
 
 impl<'a> Head<'a> {
     #[inline(always)]
     fn of(memory: &'a mut Memory, len: u16) -> Self {
-        // SAFETY: the text has room for more than 64 bytes.
+        // SAFETY: the text has room for more than that.
         Self { bytes: unsafe { &*memory.text().cast() }, len }
     }
 }
@@ -343,6 +400,11 @@ impl Cursor for Head<'_> {
     #[inline(always)]
     fn holds(self, len: usize) -> bool {
         len <= self.bytes.len() && len <= usize::from(self.len)
+    }
+
+    #[inline(always)]
+    fn readable(self) -> usize {
+        self.bytes.len().min(self.len.into())
     }
 }
 

@@ -3,13 +3,17 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
+use ipop_common::cursor::Behind;
 use ipop_common::egress::{PacketMeta, Verdict, packet};
-use ipop_common::encapsulation::{self, V4_LEN, V6_LEN, overhead, write_v4, write_v6};
+use ipop_common::encapsulation::{
+    self, V4_LEN, V6_LEN, overhead, write_frame_v4, write_frame_v6, write_v4, write_v6,
+};
 use ipop_common::icmp::{self, QUOTE_LEN};
 use ipop_common::ingress::ETHERNET_LEN;
 use ipop_common::tables::Tables;
-use ipop_common::{Counter, Cursor, Family, checksum};
+use ipop_common::{Counter, Cursor, Family, checksum, switch};
 
+use crate::cursor::LinkHeader;
 use crate::maps::{Maps, count, count_tx};
 use crate::sealed::{seal, set};
 use crate::skb::{DROP, PASS, Skb, redirect, redirect_ingress};
@@ -22,9 +26,12 @@ const fn headers_len(family: Family) -> u32 {
     family.header_len() as u32 + 20
 }
 
-pub fn run(ctx: &TcContext) -> i32 {
-    match decide(ctx.skb.skb) {
-        SEAL => seal(ctx.skb.skb),
+/// On a device that takes Ethernet frames if `L2`, else IP packets.
+#[inline(always)]
+pub fn run<const L2: bool>(ctx: &TcContext) -> i32 {
+    let action = if L2 { decide_frame(ctx.skb.skb) } else { decide(ctx.skb.skb) };
+    match action {
+        SEAL => seal::<L2>(ctx.skb.skb),
         action => action,
     }
 }
@@ -55,6 +62,30 @@ fn decide(raw: *mut __sk_buff) -> i32 {
     }
 }
 
+/// As [`decide`], about a frame.
+#[inline(never)]
+fn decide_frame(raw: *mut __sk_buff) -> i32 {
+    let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
+    let Some(maps) = Maps::open() else { return PASS };
+    // The frame itself does not have the tag.
+    if skb.tagged() {
+        return miss(&maps, Counter::TxComplex);
+    }
+    skb.make_readable(ETHERNET_LEN as u32 + headers_len(Family::V6));
+    let meta = PacketMeta { len: skb.len(), gso_size: skb.gso_size() };
+    match switch::frame(skb.packet(), meta, &maps, maps.now_ns()) {
+        Verdict::Encapsulate { slot, outer } => encapsulate_frame(skb, &maps, slot, outer, meta),
+        Verdict::Seal(sealing) => {
+            set(&sealing);
+            SEAL
+        }
+        Verdict::Miss(counter) => miss(&maps, counter),
+        // No frame is: the switch answers nobody.
+        Verdict::TooBig { .. } => miss(&maps, Counter::TxFragmented),
+        Verdict::Refuse(counter) => refuse(ctx, counter),
+    }
+}
+
 /// Hands the packet to the user path: through the helper device, or by letting it pass.
 #[inline(always)]
 pub fn miss(maps: &Maps, counter: Counter) -> i32 {
@@ -68,7 +99,11 @@ pub fn miss(maps: &Maps, counter: Counter) -> i32 {
 #[inline(always)]
 fn encapsulate(skb: Skb, maps: &Maps, slot: u32, outer: Family, inner: Family, meta: PacketMeta) -> i32 {
     let Some(link) = maps.link(slot) else { return miss(maps, Counter::TxStaleEpoch) };
-    let source_port = encapsulation::source_port(flow_hash(skb, inner));
+    let hash = match skb.flow_hash() {
+        0 => address_hash(skb.packet(), inner),
+        hash => hash,
+    };
+    let source_port = encapsulation::source_port(hash);
     let segments = skb.segments();
     let written = push_header(skb, outer, meta.gso_size != 0)
         && match outer {
@@ -96,15 +131,70 @@ fn encapsulate(skb: Skb, maps: &Maps, slot: u32, outer: Family, inner: Family, m
     redirect(link.ifindex)
 }
 
-/// What tells flows apart: the socket's own hash, else the inner addresses. (The kernel's dissector
+#[inline(always)]
+fn encapsulate_frame(skb: Skb, maps: &Maps, slot: u32, outer: Family, meta: PacketMeta) -> i32 {
+    let Some(link) = maps.link(slot) else { return miss(maps, Counter::TxStaleEpoch) };
+    let hash = match skb.flow_hash() {
+        0 => frame_hash(skb.packet()),
+        hash => hash,
+    };
+    let source_port = encapsulation::source_port(hash);
+    let segments = skb.segments();
+    let written = match outer {
+        Family::V4 => {
+            push_frame_header::<V4_LEN>(skb, outer, meta.gso_size != 0)
+                && match skb.packet().head_mut::<V4_LEN>() {
+                    Some(head) => {
+                        write_frame_v4(head, link, meta.len as u16, source_port);
+                        true
+                    }
+                    None => false,
+                }
+        }
+        Family::V6 => {
+            push_frame_header::<V6_LEN>(skb, outer, meta.gso_size != 0)
+                && match skb.packet().head_mut::<V6_LEN>() {
+                    Some(head) => {
+                        write_frame_v6(head, link, meta.len as u16, source_port);
+                        true
+                    }
+                    None => false,
+                }
+        }
+    };
+    if !written {
+        count(Counter::TxNoRoom);
+        return DROP;
+    }
+    count(Counter::TxEncapsulated);
+    count_tx(slot, segments, meta.len);
+    redirect(link.ifindex)
+}
+
+/// As [`push_header`], for a frame, whose own header is to stand behind `N` bytes of outer ones. In a super-packet the
+/// room is made behind it, and it has to move.
+#[inline(always)]
+fn push_frame_header<const N: usize>(skb: Skb, outer: Family, gso: bool) -> bool {
+    if !gso {
+        return skb.push(N);
+    }
+    let Some(header) = LinkHeader::read(skb.packet(), 0) else { return false };
+    skb.grow_tunnel_of_frames(N, outer) && header.write(skb.packet(), N)
+}
+
+/// As [`address_hash`], of a frame. What is not IP has one.
+#[inline(always)]
+fn frame_hash<C: Cursor>(frame: C) -> u32 {
+    match frame.u16_at(12).and_then(switch::family) {
+        Some(family) => address_hash(Behind { cursor: frame, at: ETHERNET_LEN }, family),
+        None => 0,
+    }
+}
+
+/// What tells flows apart where the socket has not left a hash of its own: the inner addresses. (The kernel's dissector
 /// would find the ports too, and takes 100 ns.)
 #[inline(always)]
-fn flow_hash(skb: Skb, inner: Family) -> u32 {
-    let hash = skb.flow_hash();
-    if hash != 0 {
-        return hash;
-    }
-    let packet = skb.packet();
+fn address_hash<C: Cursor>(packet: C, inner: Family) -> u32 {
     let words = match inner {
         Family::V4 => packet.bytes::<8>(12).map(u64::from_ne_bytes),
         Family::V6 => {

@@ -6,24 +6,32 @@ use core::mem::{self, MaybeUninit};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_TUNINFO_IPV6, bpf_tunnel_key};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
+use ipop_common::encapsulation::{V4_LEN, V6_LEN};
+use ipop_common::ethernet::SAID_LEN_MAX;
 use ipop_common::gpe::LinkId;
-use ipop_common::ingress::{Clear, Delivery, FRAME_HEADERS_MAX, FrameMeta, Verdict, admit, frame};
+use ipop_common::ingress::{
+    Clear, Delivery, ETHERNET_LEN, FRAME_HEADERS_MAX, FRAME_HEADERS_MAX_L2, FrameMeta, Verdict, admit,
+    by_link, received,
+};
 use ipop_common::inner::Inner;
-use ipop_common::{Address, Counter, Cursor, Family};
+use ipop_common::tables::Tables;
+use ipop_common::{Address, Counter, Cursor, Family, switch};
 
+use crate::cursor::LinkHeader;
 use crate::handshake;
 use crate::maps::{Maps, count, count_rx};
 use crate::relay;
 use crate::sealed::{open, set, set_handshake};
-use crate::skb::{PASS, Skb, redirect_ingress};
+use crate::skb::{DROP, PASS, Skb, redirect_ingress};
 use crate::trace::refuse;
 use crate::transit::is_in_transit;
 use crate::xdp;
 
 /// On an underlay interface.
-pub fn run(ctx: &TcContext) -> i32 {
-    match receive(ctx.skb.skb) {
-        OPEN => open(ctx.skb.skb),
+#[inline(always)]
+pub fn run<const L2: bool>(ctx: &TcContext) -> i32 {
+    match receive::<L2>(ctx.skb.skb) {
+        OPEN => open::<L2>(ctx.skb.skb),
         HANDSHAKE => handshake::admit(ctx.skb.skb),
         RELAY_V4 => relay::pass_on_v4(ctx.skb.skb),
         RELAY_V6 => relay::pass_on_v6(ctx.skb.skb),
@@ -41,17 +49,18 @@ const RELAY_V6: i32 = 0x4e16;
 
 /// Does all but opening and hashing. A function of its own, so that its stack is free again for the cipher.
 #[inline(never)]
-fn receive(raw: *mut __sk_buff) -> i32 {
+fn receive<const L2: bool>(raw: *mut __sk_buff) -> i32 {
     let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
     let Some(maps) = Maps::open() else { return PASS };
     if xdp::marked(skb.metadata(), skb.packet()) {
         return deliver(skb, &maps);
     }
-    let verdict = match decide(skb, &maps) {
+    let headers_max = if L2 { FRAME_HEADERS_MAX_L2 } else { FRAME_HEADERS_MAX };
+    let verdict = match decide::<L2>(skb, &maps) {
         // The headers may lie outside the linear part.
-        Verdict::Refuse(Counter::RxTruncated) if !skb.packet().holds(FRAME_HEADERS_MAX) => {
-            skb.pull(FRAME_HEADERS_MAX as u32);
-            decide(skb, &maps)
+        Verdict::Refuse(Counter::RxTruncated) if !skb.packet().holds(headers_max) => {
+            skb.pull(headers_max as u32);
+            decide::<L2>(skb, &maps)
         }
         verdict => verdict,
     };
@@ -59,10 +68,7 @@ fn receive(raw: *mut __sk_buff) -> i32 {
         Verdict::NotOurs => not_ours(),
         Verdict::Refuse(_) if is_in_transit(raw) => not_ours(),
         Verdict::Refuse(counter) => refuse(ctx, counter),
-        Verdict::LeaveToStack(_) => {
-            count(Counter::RxToStack);
-            PASS
-        }
+        Verdict::LeaveToStack(_) => left_to_stack(),
         Verdict::Open(opening) => {
             set(&opening);
             OPEN
@@ -79,6 +85,8 @@ fn receive(raw: *mut __sk_buff) -> i32 {
             }
         }
         Verdict::LeaveToUser => leave_to_user(),
+        Verdict::HandOver(outer) => hand_over(ctx, skb, &maps, outer),
+        Verdict::Deliver(delivery) if L2 => decapsulate_frame(skb, &maps, &delivery),
         Verdict::Deliver(delivery) => decapsulate(ctx, skb, &maps, &delivery),
     }
 }
@@ -87,12 +95,67 @@ fn receive(raw: *mut __sk_buff) -> i32 {
 const PORTS_END: usize = 14 + 40 + 4;
 
 #[inline(always)]
-fn decide(skb: Skb, maps: &Maps) -> Verdict {
+fn decide<const L2: bool>(skb: Skb, maps: &Maps) -> Verdict {
     if skb.family().is_none() || skb.tagged() || !skb.for_this_host() {
         return Verdict::NotOurs;
     }
     skb.make_readable(PORTS_END as u32);
-    frame(skb.packet(), FrameMeta { len: skb.len(), gso: skb.gso_size() != 0 }, maps, maps.now_ns())
+    let meta = FrameMeta { len: skb.len(), gso: skb.gso_size() != 0 };
+    received::<_, _, L2>(skb.packet(), meta, maps, maps.now_ns())
+}
+
+/// A clear frame for the daemon's socket, to which it gets as if the peer's daemon had sent it: there is no UDP checksum
+/// that would have to change.
+#[inline(always)]
+fn hand_over(ctx: &TcContext, skb: Skb, maps: &Maps, outer: Family) -> i32 {
+    let port = match maps.config() {
+        Some(config) if config.sealed_port != 0 => config.sealed_port.to_be_bytes(),
+        _ => return refuse(ctx, Counter::RxWrongInnerSource),
+    };
+    let field = match outer {
+        Family::V4 => skb.packet().part_mut::<2>(ETHERNET_LEN + 20 + 2),
+        Family::V6 => skb.packet().part_mut::<2>(ETHERNET_LEN + 40 + 2),
+    };
+    match field {
+        Some(field) => {
+            *field = port;
+            leave_to_user()
+        }
+        None => refuse(ctx, Counter::RxTruncated),
+    }
+}
+
+/// Takes the outer headers off a frame: what is behind the outer Ethernet header goes, and the frame's own header takes
+/// its place.
+#[inline(always)]
+fn decapsulate_frame(skb: Skb, maps: &Maps, delivery: &Delivery) -> i32 {
+    let (segments, packet) = (skb.segments(), skb.packet());
+    let header = match delivery.outer {
+        Family::V4 => LinkHeader::read(packet, V4_LEN),
+        Family::V6 => LinkHeader::read(packet, V6_LEN),
+    };
+    let removed = delivery.overhead() + ETHERNET_LEN;
+    let shrunk = match header {
+        Some(header) if skb.shrink_tunnel(removed, delivery.outer, delivery.inner) => {
+            header.write(skb.packet(), 0)
+        }
+        // The kernel leaves no less than an IP header of the outer version, and before Linux 6.3 changes none; the
+        // VXLAN device can do it.
+        _ => return left_to_stack(),
+    };
+    if !shrunk {
+        count(Counter::RxNoRoom);
+        return DROP;
+    }
+    count(Counter::RxDecapsulated);
+    count_rx(delivery.slot, segments, u32::from(delivery.inner_len));
+    deliver(skb, maps)
+}
+
+#[inline(always)]
+fn left_to_stack() -> i32 {
+    count(Counter::RxToStack);
+    PASS
 }
 
 /// A sealed frame for the daemon's socket.
@@ -114,8 +177,7 @@ fn decapsulate(ctx: &TcContext, skb: Skb, maps: &Maps, delivery: &Delivery) -> i
     if !skb.shrink_tunnel(delivery.overhead(), delivery.outer, delivery.inner) {
         // Before Linux 6.3 the families cannot change here; the VXLAN device can do it.
         if delivery.outer != delivery.inner {
-            count(Counter::RxToStack);
-            return PASS;
+            return left_to_stack();
         }
         return refuse(ctx, Counter::RxNoRoom);
     }
@@ -141,7 +203,8 @@ pub fn deliver(skb: Skb, maps: &Maps) -> i32 {
 /// On the virtual device: what our own programs redirected has been checked; what the kernel's
 /// VXLAN device decapsulated (super-packets left to it, frames from interfaces without a program)
 /// carries tunnel metadata and is checked here.
-pub fn guard(ctx: &TcContext) -> i32 {
+#[inline(always)]
+pub fn guard<const L2: bool>(ctx: &TcContext) -> i32 {
     let skb = Skb::of(ctx);
     if skb.is_checked() {
         // A packet may go on to another node of this machine: there it is to be checked again.
@@ -149,7 +212,8 @@ pub fn guard(ctx: &TcContext) -> i32 {
         return PASS;
     }
     let Some((link_id, source)) = tunnel_source(skb) else { return PASS };
-    match check(skb, link_id, source) {
+    let checked = if L2 { check_frame(skb, link_id, source) } else { check(skb, link_id, source) };
+    match checked {
         Ok((slot, len)) => {
             count(Counter::RxFromStack);
             count_rx(slot, skb.segments(), len);
@@ -167,6 +231,16 @@ fn check(skb: Skb, link_id: u32, source: Address) -> Result<(u32, u32), Counter>
     let Ok(inner) = Inner::parse(skb.packet(), 0, family) else { return Err(Counter::RxBadInner) };
     let Some(maps) = Maps::open() else { return Err(Counter::RxUnknownLink) };
     let admitted = admit(&maps, &Clear { link_id, inner }, source, maps.now_ns())?;
+    Ok((admitted.slot, skb.len()))
+}
+
+#[inline(always)]
+fn check_frame(skb: Skb, link_id: u32, source: Address) -> Result<(u32, u32), Counter> {
+    let Some(link_id) = LinkId::new(link_id) else { return Err(Counter::RxBadHeader) };
+    skb.make_readable(SAID_LEN_MAX as u32);
+    let Some(maps) = Maps::open() else { return Err(Counter::RxUnknownLink) };
+    let admitted = by_link(&maps, link_id, source, maps.now_ns())?;
+    switch::admit(&maps, skb.packet(), admitted.slot)?;
     Ok((admitted.slot, skb.len()))
 }
 

@@ -26,19 +26,35 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 /// TC egress on the virtual device.
 #[classifier]
 pub fn ipop_egress(ctx: TcContext) -> i32 {
-    egress::run(&ctx)
+    egress::run::<false>(&ctx)
+}
+
+/// The same where the network carries Ethernet frames: each such program is compiled for its own mode.
+#[classifier]
+pub fn ipop_l2_egress(ctx: TcContext) -> i32 {
+    egress::run::<true>(&ctx)
 }
 
 /// TC ingress on the virtual device.
 #[classifier]
 pub fn ipop_guard(ctx: TcContext) -> i32 {
-    ingress::guard(&ctx)
+    ingress::guard::<false>(&ctx)
+}
+
+#[classifier]
+pub fn ipop_l2_guard(ctx: TcContext) -> i32 {
+    ingress::guard::<true>(&ctx)
 }
 
 /// TC ingress on an underlay interface.
 #[classifier]
 pub fn ipop_ingress(ctx: TcContext) -> i32 {
-    ingress::run(&ctx)
+    ingress::run::<false>(&ctx)
+}
+
+#[classifier]
+pub fn ipop_l2_ingress(ctx: TcContext) -> i32 {
+    ingress::run::<true>(&ctx)
 }
 
 /// TC ingress on the helper device.
@@ -50,7 +66,12 @@ pub fn ipop_deliver(ctx: TcContext) -> i32 {
 /// XDP on an underlay interface.
 #[xdp(frags)]
 pub fn ipop_xdp(ctx: XdpContext) -> u32 {
-    xdp::run(&ctx)
+    xdp::run::<false>(&ctx)
+}
+
+#[xdp(frags)]
+pub fn ipop_l2_xdp(ctx: XdpContext) -> u32 {
+    xdp::run::<true>(&ctx)
 }
 
 #[panic_handler]

@@ -142,7 +142,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_local(&self, address: &Address) -> bool {
         match self.by_address(address) {
-            Some(reference) => reference.slot == LinkRef::LOCAL.slot,
+            Some(reference) => reference.is_local(),
             None => false,
         }
     }

@@ -15,13 +15,13 @@ use ipop_common::ingress::{ETHERNET_LEN, Handshake, Relaying, UDP_LEN};
 use ipop_common::inner::protocol;
 use ipop_common::maps::Link;
 use ipop_common::sealed::{
-    Memory, Opening, RELAYED_V4_LEN, RELAYED_V6_LEN, Sealing, Shape, TEXT_MAX, Transport, V4_LEN, V6_LEN,
-    is_message, opened, prepare, write_v4, write_v6,
+    Memory, Opened, Opening, RELAYED_V4_LEN, RELAYED_V6_LEN, Sealing, Shape, TEXT_MAX, Transport, V4_LEN,
+    V6_LEN, is_message, opened, opened_frame, prepare, prepare_frame, write_v4, write_v6,
 };
 use ipop_common::session::Drawn;
 use ipop_common::tables::Tables;
 use ipop_common::wireguard::RESPONSE_LEN;
-use ipop_common::{Counter, Family};
+use ipop_common::{Counter, Family, ethernet};
 
 use crate::egress::miss;
 use crate::ingress::{deliver, leave_to_user};
@@ -53,12 +53,13 @@ pub struct Job {
     slot: u32,
     session: u32,
     counter: u64,
+    /// Of the packet, or of the text; at the end that of the frame in it.
     len: u32,
     /// IP version of the outer header: 4 or 6.
     outer: u16,
     /// Not 0: a packet to be opened is in a relay frame.
     relayed: u16,
-    /// IP version of a packet to be sealed.
+    /// IP version of a packet to be sealed, or in a frame that has been opened.
     inner: u32,
     /// Its protocol, or 0 where that is of no interest.
     protocol: u32,
@@ -220,31 +221,34 @@ fn positive<const MAX: u64>(len: u64) -> Option<u32> {
 }
 
 const TEXT_MAX_U64: u64 = TEXT_MAX as u64;
+const FRAME_MAX_U64: u64 = (TEXT_MAX - PREFIX_LEN) as u64;
+/// What stands before a frame.
+const PREFIX_LEN: usize = ethernet::SEALED_PREFIX_LEN;
 const SEALED_MAX: u64 = (TEXT_MAX + TAG_LEN) as u64;
 
 /// Bytes before a packet that a local socket has sent: the stack leaves 80 on any VXLAN device. (A
 /// virtual machine's packet has NET_SKB_PAD and its Ethernet header.)
 const HEADROOM: usize = 78;
 
-/// Copies bytes of the packet into the text.
+/// Copies bytes of the packet into the text, from `at` on.
 #[inline(always)]
-fn load<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, len: u64) -> bool {
+fn load<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, at: usize, len: u64) -> bool {
     let Some(len) = positive::<MAX>(len) else { return false };
-    // SAFETY: the text has room for TEXT_MAX + 64 bytes, and MAX is less.
-    unsafe { helpers::bpf_skb_load_bytes(skb.raw.cast(), offset, memory.text().cast(), len) == 0 }
+    // SAFETY: the text has room for TEXT_MAX + 64 bytes, and MAX and a prefix are less.
+    unsafe { helpers::bpf_skb_load_bytes(skb.raw.cast(), offset, memory.text().add(at).cast(), len) == 0 }
 }
 
-/// Copies the text into the packet.
+/// Copies the text from `at` on into the packet.
 #[inline(always)]
-fn store<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, len: u64) -> bool {
+fn store<const MAX: u64>(skb: Skb, offset: u32, memory: &mut Memory, at: usize, len: u64) -> bool {
     let Some(len) = positive::<MAX>(len) else { return false };
     // SAFETY: as above.
-    unsafe { skb.store(offset, memory.text(), len) }
+    unsafe { skb.store(offset, memory.text().add(at), len) }
 }
 
 /// Seals a packet of the virtual device and sends it out.
 #[inline(never)]
-pub fn seal(raw: *mut __sk_buff) -> i32 {
+pub fn seal<const L2: bool>(raw: *mut __sk_buff) -> i32 {
     let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
     let (Some(maps), Some(Work { job, memory, .. })) = (&Maps::open(), work()) else { return PASS };
     let (Some(link), Some(session)) = (maps.link(job.slot), maps.session(job.session)) else {
@@ -252,10 +256,16 @@ pub fn seal(raw: *mut __sk_buff) -> i32 {
     };
     let (shape, outer) = (job.shape(), family(job.outer.into()));
     let len = u64::from(job.len);
-    if !memory.set_text_len(len) || !load::<TEXT_MAX_U64>(skb, 0, memory, len) {
+    let loaded = if L2 {
+        memory.set_text_len(len + PREFIX_LEN as u64) && load::<FRAME_MAX_U64>(skb, 0, memory, PREFIX_LEN, len)
+    } else {
+        memory.set_text_len(len) && load::<TEXT_MAX_U64>(skb, 0, memory, 0, len)
+    };
+    if !loaded {
         return refuse(ctx, Counter::TxTruncated);
     }
-    let Some(prepared) = prepare(memory, shape, link.mtu) else {
+    let prepared = if L2 { prepare_frame(memory, shape, link.mtu) } else { prepare(memory, shape, link.mtu) };
+    let Some(prepared) = prepared else {
         return miss(maps, Counter::TxComplex);
     };
     let now_ns = maps.now_ns();
@@ -276,13 +286,13 @@ pub fn seal(raw: *mut __sk_buff) -> i32 {
     };
     let sealed_len = prepared.padded + TAG_LEN as u64;
     let resized = if prepared.completed {
-        resize_partial(skb, shape.family, len as usize, header_len, sealed_len as usize)
+        resize_partial::<L2>(skb, shape.family, len as usize, header_len, sealed_len as usize)
     } else {
         skb.resize(sealed_len as u32) && skb.push(header_len)
     };
     if !resized
         || !write_header(skb, outer, link, &drawn, prepared.padded as u16)
-        || !store::<SEALED_MAX>(skb, header_len as u32, memory, sealed_len)
+        || !store::<SEALED_MAX>(skb, header_len as u32, memory, 0, sealed_len)
     {
         count(Counter::TxNoRoom);
         return DROP;
@@ -295,12 +305,20 @@ pub fn seal(raw: *mut __sk_buff) -> i32 {
 /// Makes room in a packet of `len` bytes whose checksum a device was to complete, and lets the buffer
 /// forget that: it does where the place that was to be summed is pulled off its start.
 #[inline(always)]
-fn resize_partial(skb: Skb, family: Family, len: usize, header_len: usize, sealed_len: usize) -> bool {
-    let pulled = family.header_len() + 4;
+fn resize_partial<const L2: bool>(
+    skb: Skb,
+    family: Family,
+    len: usize,
+    header_len: usize,
+    sealed_len: usize,
+) -> bool {
+    // What is pulled is behind the header of a frame.
+    let link_header = if L2 { ETHERNET_LEN } else { 0 };
+    let pulled = link_header + family.header_len() + 4;
     let grown = header_len + sealed_len - len;
     // All bytes are written anew, so that the packet may as well grow at its start alone: one step
     // less. What is left in between has to hold an IP header.
-    if grown <= HEADROOM && len >= pulled + family.header_len() {
+    if grown <= HEADROOM && len >= link_header + pulled + family.header_len() {
         skb.shrink(pulled) && skb.push(pulled + grown)
     } else {
         skb.resize((sealed_len + pulled) as u32) && skb.shrink(pulled) && skb.push(header_len)
@@ -341,7 +359,7 @@ fn write_header_v6<const N: usize>(skb: Skb, link: &Link, drawn: &Drawn, padded:
 
 /// Opens a frame and hands what is in it to the virtual device.
 #[inline(never)]
-pub fn open(raw: *mut __sk_buff) -> i32 {
+pub fn open<const L2: bool>(raw: *mut __sk_buff) -> i32 {
     let (ctx, skb) = (&TcContext::new(raw), Skb { raw });
     let (Some(maps), Some(Work { job, memory, .. })) = (&Maps::open(), work()) else { return PASS };
     let Some(session) = maps.session(job.session) else { return leave_to_user() };
@@ -353,21 +371,27 @@ pub fn open(raw: *mut __sk_buff) -> i32 {
     };
     let text_len = u64::from(opening.text_len);
     let offset = (ETHERNET_LEN + opening.overhead()) as u32;
-    if !memory.set_text_len(text_len) || !load::<SEALED_MAX>(skb, offset, memory, text_len + TAG_LEN as u64) {
+    if !memory.set_text_len(text_len)
+        || !load::<SEALED_MAX>(skb, offset, memory, 0, text_len + TAG_LEN as u64)
+    {
         return refuse(ctx, Counter::RxTruncated);
     }
     if memory.open(&key, opening.counter).is_err() {
         return refuse(ctx, Counter::RxBadTag);
     }
-    let opened = match opened(maps, memory, opening) {
+    let opened = if L2 { judge_frame(job, memory) } else { opened(maps, memory, opening) };
+    let opened = match opened {
         Ok(opened) => opened,
+        // Its station may be new there.
+        Err(_) if L2 => return leave_to_user(),
         // Of a peer whose stack leaves UDP checksums out; the daemon finds it as it came.
         // SAFETY: the text has room for more than a byte.
         Err(_) if is_message(unsafe { *memory.text() }) => return leave_to_user(),
         Err(counter) => return refuse(ctx, counter),
     };
     // All bytes are written anew, so that what is too much behind the packet goes at its start too.
-    let removed = (skb.len() as usize).wrapping_sub(ETHERNET_LEN + usize::from(opened.len));
+    let kept = usize::from(opened.len) + if L2 { 0 } else { ETHERNET_LEN };
+    let removed = (skb.len() as usize).wrapping_sub(kept);
     // Before Linux 6.3 the families cannot change here; the daemon can do it.
     if !skb.shrink_tunnel(removed, opening.outer, opened.family) {
         return leave_to_user();
@@ -381,10 +405,41 @@ pub fn open(raw: *mut __sk_buff) -> i32 {
     } else {
         session.note_received(now_ns);
     }
-    if !store::<TEXT_MAX_U64>(skb, ETHERNET_LEN as u32, memory, u64::from(opened.len)) {
+    let stored = if L2 {
+        store::<FRAME_MAX_U64>(skb, 0, memory, PREFIX_LEN, u64::from(opened.len))
+    } else {
+        store::<TEXT_MAX_U64>(skb, ETHERNET_LEN as u32, memory, 0, u64::from(opened.len))
+    };
+    if !stored {
         return refuse(ctx, Counter::RxNoRoom);
     }
     count(Counter::RxOpened);
     count_rx(opening.slot, 1, u32::from(opened.len));
     deliver(skb, maps)
+}
+
+/// What is in the text of a frame that has been opened.
+#[inline(always)]
+fn judge_frame(job: &mut Job, memory: &mut Memory) -> Result<Opened, Counter> {
+    if !note_frame(job, memory) {
+        return Err(Counter::RxBadInner);
+    }
+    // SAFETY: a field of the map's element. The verifier must not know from which of its paths the number is.
+    let len = unsafe { core::ptr::read_volatile(&raw const job.len) };
+    Ok(Opened { family: family(job.inner), len: len as u16 })
+}
+
+/// Notes the length of a frame in the job, and its version of IP. A function of its own: the verifier would follow what
+/// is done with the frame once for each path by which it may be admitted.
+#[inline(never)]
+fn note_frame(job: &mut Job, memory: &mut Memory) -> bool {
+    let Some(maps) = &Maps::open() else { return false };
+    match opened_frame(maps, memory, &job.opening()) {
+        Ok(opened) => {
+            job.len = u32::from(opened.len);
+            job.inner = version(opened.family);
+            true
+        }
+        Err(_) => false,
+    }
 }

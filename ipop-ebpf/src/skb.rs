@@ -1,14 +1,15 @@
 //! What the TC programs share: socket buffer fields, helper calls with their flags, time.
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC,
-    bpf_adj_room_mode,
+    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS,
+    BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use ipop_common::Family;
+use ipop_common::ingress::ETHERNET_LEN;
 
 use crate::cursor::Packet;
 
@@ -154,19 +155,21 @@ impl Skb {
     /// marks it so that it is segmented with them.
     #[inline(always)]
     pub fn grow_tunnel(self, len: usize, outer: Family) -> bool {
-        let l3 = match outer {
-            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
-        };
-        let flags =
-            BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | l3;
-        self.adjust_room(len as i32, flags)
+        self.adjust_room(len as i32, encapsulation(outer))
+    }
+
+    /// As [`Self::grow_tunnel`], of a frame whose own header is to stand at the end of what is put in (Linux 5.12).
+    #[inline(always)]
+    pub fn grow_tunnel_of_frames(self, len: usize, outer: Family) -> bool {
+        let l2 =
+            u64::from(BPF_F_ADJ_ROOM_ENCAP_L2_ETH) | (ETHERNET_LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        self.adjust_room(len as i32, encapsulation(outer) | l2)
     }
 
     /// Makes room for `len` bytes between the MAC and the IP header.
     #[inline(always)]
     pub fn grow(self, len: usize) -> bool {
-        self.adjust_room(len as i32, BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+        self.adjust_room(len as i32, u64::from(BPF_F_ADJ_ROOM_NO_CSUM_RESET))
     }
 
     /// Removes `len` bytes of outer headers. FIXED_GSO: a super-packet's segments keep their size.
@@ -178,15 +181,15 @@ impl Skb {
             (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
             _ => 0,
         };
-        self.adjust_room(-(len as i32), BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | l3)
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | l3;
+        self.adjust_room(-(len as i32), u64::from(flags))
     }
 
     #[inline(always)]
-    fn adjust_room(self, len: i32, flags: u32) -> bool {
+    fn adjust_room(self, len: i32, flags: u64) -> bool {
         // SAFETY: a helper call on a valid context.
         unsafe {
-            helpers::bpf_skb_adjust_room(self.raw, len, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, u64::from(flags))
-                == 0
+            helpers::bpf_skb_adjust_room(self.raw, len, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags) == 0
         }
     }
 
@@ -223,6 +226,16 @@ impl Skb {
                 == 0
         }
     }
+}
+
+/// How the room for outer headers is to be understood.
+#[inline(always)]
+const fn encapsulation(outer: Family) -> u64 {
+    let l3 = match outer {
+        Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+    };
+    (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | l3) as u64
 }
 
 /// Sends the packet out of an interface.

@@ -5,7 +5,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::XdpContext;
-use ipop_common::ingress::{Delivery, ETHERNET_LEN, FrameMeta, Verdict, frame};
+use ipop_common::ingress::{Delivery, ETHERNET_LEN, FrameMeta, Verdict, received};
 use ipop_common::tables::Tables;
 use ipop_common::{Counter, Cursor};
 
@@ -19,18 +19,21 @@ use crate::trace::refused;
 const MARK: u32 = 0x1b0f_0de1;
 const MARK_LEN: i32 = 4;
 
-pub fn run(ctx: &XdpContext) -> u32 {
+/// Where the network carries Ethernet frames if `L2`, else IP packets.
+#[inline(always)]
+pub fn run<const L2: bool>(ctx: &XdpContext) -> u32 {
     // SAFETY: a helper call on a valid context.
     let len = unsafe { helpers::bpf_xdp_get_buff_len(ctx.ctx) } as u32;
     let Some(maps) = Maps::open() else { return XDP_PASS };
-    match frame(packet(ctx), FrameMeta { len, gso: false }, &maps, maps.now_ns()) {
-        Verdict::Deliver(delivery) => decapsulate(ctx, &maps, &delivery),
+    match received::<_, _, L2>(packet(ctx), FrameMeta { len, gso: false }, &maps, maps.now_ns()) {
+        Verdict::Deliver(delivery) => decapsulate::<L2>(ctx, &maps, &delivery),
         Verdict::Relay(relaying) => relay::transmit(ctx, &maps, len, &relaying),
         // TC ingress decides about these again, and counts them. It can read all of the headers,
         // and tell whether a frame is for this host at all.
         Verdict::NotOurs
         | Verdict::Open(_)
         | Verdict::LeaveToUser
+        | Verdict::HandOver(_)
         | Verdict::Handshake(_)
         | Verdict::LeaveToStack(_)
         | Verdict::Refuse(_) => XDP_PASS,
@@ -68,7 +71,7 @@ fn no_room(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn decapsulate(ctx: &XdpContext, maps: &Maps, delivery: &Delivery) -> u32 {
+fn decapsulate<const L2: bool>(ctx: &XdpContext, maps: &Maps, delivery: &Delivery) -> u32 {
     let Some(macs) = packet(ctx).bytes::<12>(0) else { return XDP_PASS };
     let Some(link) = maps.link(delivery.slot) else { return XDP_PASS };
     // A frame for another host, on an interface in promiscuous mode: TC sees that by the packet's
@@ -81,14 +84,18 @@ fn decapsulate(ctx: &XdpContext, maps: &Maps, delivery: &Delivery) -> u32 {
         return XDP_PASS;
     }
     // The metadata moves with the packet's start.
+    let removed = delivery.overhead() + if L2 { ETHERNET_LEN } else { 0 };
     // SAFETY: a helper call on a valid context.
-    if unsafe { helpers::bpf_xdp_adjust_head(ctx.ctx, delivery.overhead() as i32) } != 0 {
+    if unsafe { helpers::bpf_xdp_adjust_head(ctx.ctx, removed as i32) } != 0 {
         return if adjust_meta(ctx, MARK_LEN) { XDP_PASS } else { no_room(ctx) };
     }
-    let Some(head) = packet(ctx).head_mut::<ETHERNET_LEN>() else { return no_room(ctx) };
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-    let [type_high, type_low] = delivery.inner.ethertype().to_be_bytes();
-    *head = [a, b, c, d, e, f, g, h, i, j, k, l, type_high, type_low];
+    // A frame has its own header.
+    if !L2 {
+        let Some(head) = packet(ctx).head_mut::<ETHERNET_LEN>() else { return no_room(ctx) };
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
+        let [type_high, type_low] = delivery.inner.ethertype().to_be_bytes();
+        *head = [a, b, c, d, e, f, g, h, i, j, k, l, type_high, type_low];
+    }
     // SAFETY: the context's documented fields.
     let metadata = unsafe { (*ctx.ctx).data_meta } as usize;
     if metadata + MARK_LEN as usize > ctx.data() {

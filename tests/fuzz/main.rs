@@ -120,6 +120,7 @@ fn the_corpus_reaches_every_verdict_about_a_frame() {
             ingress::Verdict::NotOurs => "not ours".to_owned(),
             ingress::Verdict::Open(_)
             | ingress::Verdict::LeaveToUser
+            | ingress::Verdict::HandOver(_)
             | ingress::Verdict::Handshake(_)
             | ingress::Verdict::Relay(_) => "to the daemon's port".to_owned(),
         })

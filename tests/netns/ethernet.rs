@@ -1,5 +1,6 @@
 //! A virtual network that carries Ethernet: stations behind bridges on several hosts are on one segment.
 
+mod kernel;
 mod pxe;
 
 use std::io::{Read, Write};
@@ -32,8 +33,7 @@ fn bridge(host: &Host) {
 }
 
 /// Three hosts, the second and third of which are bridges and nothing else.
-fn bridged() -> Crowd {
-    let mut crowd = crowd(3);
+fn bridged(mut crowd: Crowd) -> Crowd {
     for host in &mut crowd.hosts[1..] {
         host.config.addresses = Some(Vec::new());
     }
@@ -128,46 +128,59 @@ fn hosts_are_stations_of_one_segment() {
 
 #[test]
 fn stations_behind_bridges_reach_each_other_and_one_may_move() {
-    run(|| {
-        let crowd = bridged();
-        let [first, second, third] = &crowd.hosts[..] else { unreachable!("three hosts") };
-        let (left, right) = (Station::plugged_in(second, 101), Station::plugged_in(third, 102));
-        left.wait_for_answer("10.128.0.102");
-        right.wait_for_answer("10.128.0.1");
-        right.wait_for_answer("fd00:128::101");
-        transfer(&left.ns, &right.ns, right.address, 8 << 20);
-        transfer(&right.ns, &first.ns, first.inner_v4, 4 << 20);
-        let known = first.ask("/v1/stations");
-        for (mac, host) in [(left.mac, second), (right.mac, third)] {
-            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-            let rows = known["stations"].as_array().expect("a table");
-            let row = rows.iter().find(|row| row["mac"] == *mac).expect("a station that has spoken");
-            assert_eq!(row["node"]["address"], host.ask("/v1/status")["address"], "{row}");
-        }
-        // Frames as long as on any Ethernet, and with a tag, which the overlay does not look at.
-        left.ns.succeed("ping", &["-c", "3", "-i", "0.2", "-s", "1472", "-M", "do", "10.128.0.102"]);
-        let (sender, listener) = (Tap::open_in(&left.ns, "eth0"), Tap::open_in(&right.ns, "eth0"));
-        for (to, text) in [(right.mac, b"one with a tag"), ([0xff; 6], b"all with a tag")] {
-            let tag = [0x81, 0, 0, 7, 0x88, 0xb6];
-            sender.send(&[&to[..], &left.mac, &tag, text, &[0; 40]].concat());
-            assert!(listener.sees(text, SOON), "{to:?}");
-        }
+    run(|| stations_reach_each_other_and_one_moves(&bridged(crowd(3))));
+}
 
-        // It goes on at another place, and its address with it.
-        left.unplug(second);
-        left.plug_in(third);
-        left.wait_for_answer("10.128.0.1");
-        wait_for("the way back to the station", PATIENCE, || {
-            let to = left.address.to_string();
-            first.ns.output("ping", &["-c", "1", "-W", "1", &to]).status.success().then_some(())
-        });
+#[test]
+fn so_they_do_without_a_kernel_path() {
+    run(|| {
+        let mut crowd = crowd(3);
+        for host in &mut crowd.hosts {
+            host.config.datapath.insert("kernel", "off".to_owned());
+        }
+        stations_reach_each_other_and_one_moves(&bridged(crowd));
+    });
+}
+
+#[track_caller]
+fn stations_reach_each_other_and_one_moves(crowd: &Crowd) {
+    let [first, second, third] = &crowd.hosts[..] else { unreachable!("three hosts") };
+    let (left, right) = (Station::plugged_in(second, 101), Station::plugged_in(third, 102));
+    left.wait_for_answer("10.128.0.102");
+    right.wait_for_answer("10.128.0.1");
+    right.wait_for_answer("fd00:128::101");
+    transfer(&left.ns, &right.ns, right.address, 8 << 20);
+    transfer(&right.ns, &first.ns, first.inner_v4, 4 << 20);
+    let known = first.ask("/v1/stations");
+    for (mac, host) in [(left.mac, second), (right.mac, third)] {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let rows = known["stations"].as_array().expect("a table");
+        let row = rows.iter().find(|row| row["mac"] == *mac).expect("a station that has spoken");
+        assert_eq!(row["node"]["address"], host.ask("/v1/status")["address"], "{row}");
+    }
+    // Frames as long as on any Ethernet, and with a tag, which the overlay does not look at.
+    left.ns.succeed("ping", &["-c", "3", "-i", "0.2", "-s", "1472", "-M", "do", "10.128.0.102"]);
+    let (sender, listener) = (Tap::open_in(&left.ns, "eth0"), Tap::open_in(&right.ns, "eth0"));
+    for (to, text) in [(right.mac, b"one with a tag"), ([0xff; 6], b"all with a tag")] {
+        let tag = [0x81, 0, 0, 7, 0x88, 0xb6];
+        sender.send(&[&to[..], &left.mac, &tag, text, &[0; 40]].concat());
+        assert!(listener.sees(text, SOON), "{to:?}");
+    }
+
+    // It goes on at another place, and its address with it.
+    left.unplug(second);
+    left.plug_in(third);
+    left.wait_for_answer("10.128.0.1");
+    wait_for("the way back to the station", PATIENCE, || {
+        let to = left.address.to_string();
+        first.ns.output("ping", &["-c", "1", "-W", "1", &to]).status.success().then_some(())
     });
 }
 
 #[test]
 fn a_segment_that_two_nodes_bridge_makes_no_loop() {
     run(|| {
-        let crowd = bridged();
+        let crowd = bridged(crowd(3));
         let [first, second, third] = &crowd.hosts[..] else { unreachable!("three hosts") };
         // A cable between the two bridges.
         second.ns.ip(&format!("link add trunk type veth peer name trunk netns {}", third.ns.name()));

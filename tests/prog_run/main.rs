@@ -3,6 +3,7 @@
 
 mod agreement;
 mod egress;
+mod frames;
 mod handshakes;
 mod ingress;
 mod loaders;

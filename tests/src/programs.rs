@@ -37,10 +37,28 @@ pub enum Program {
     Ingress,
     Xdp,
     Deliver,
+    L2Egress,
+    L2Guard,
+    L2Ingress,
+    L2Xdp,
 }
 
 impl Program {
-    pub const ALL: [Self; 5] = [Self::Egress, Self::Guard, Self::Ingress, Self::Xdp, Self::Deliver];
+    pub const ALL: [Self; 9] = [
+        Self::Egress,
+        Self::Guard,
+        Self::Ingress,
+        Self::Xdp,
+        Self::Deliver,
+        Self::L2Egress,
+        Self::L2Guard,
+        Self::L2Ingress,
+        Self::L2Xdp,
+    ];
+
+    const fn is_xdp(self) -> bool {
+        matches!(self, Self::Xdp | Self::L2Xdp)
+    }
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -49,6 +67,10 @@ impl Program {
             Self::Ingress => program::INGRESS,
             Self::Xdp => program::XDP,
             Self::Deliver => program::DELIVER,
+            Self::L2Egress => program::L2_EGRESS,
+            Self::L2Guard => program::L2_GUARD,
+            Self::L2Ingress => program::L2_INGRESS,
+            Self::L2Xdp => program::L2_XDP,
         }
     }
 }
@@ -187,7 +209,7 @@ impl Programs {
         let mut ebpf = EbpfLoader::new().load(OBJECT).unwrap_or_else(|e| panic!("the object: {e:?}"));
         for program in Program::ALL {
             let mut load = || match program {
-                Program::Xdp => {
+                Program::Xdp | Program::L2Xdp => {
                     let xdp: &mut Xdp = find(&mut ebpf, program).try_into().expect("an XDP program");
                     xdp.load()
                 }
@@ -294,7 +316,7 @@ impl Programs {
         repeat: u32,
     ) -> Result<Output<'_>, ProgramError> {
         let context = match program {
-            Program::Xdp => Context::xdp(&input),
+            Program::Xdp | Program::L2Xdp => Context::xdp(&input),
             _ => Context::tc(&input),
         };
         let mut context_out = [0; size_of::<Context>()];
@@ -302,12 +324,12 @@ impl Programs {
             data_in: Some(input.frame),
             data_out: Some(&mut self.output),
             ctx_in: context.bytes(),
-            ctx_out: (program == Program::Xdp).then_some(&mut context_out[..]),
+            ctx_out: program.is_xdp().then_some(&mut context_out[..]),
             repeat,
             ..TestRunOptions::new()
         };
         let result = match program {
-            Program::Xdp => {
+            Program::Xdp | Program::L2Xdp => {
                 let xdp: &Xdp = self.ebpf.program(program.name()).expect("loaded").try_into().expect("XDP");
                 xdp.test_run(options)
             }
@@ -321,7 +343,9 @@ impl Programs {
         let out = &self.output[..result.data_size_out as usize];
         // `data` of the context: how far behind the metadata the packet starts.
         let metadata_len = match program {
-            Program::Xdp => u32::from_ne_bytes(*context_out.first_chunk().expect("four bytes")) as usize,
+            Program::Xdp | Program::L2Xdp => {
+                u32::from_ne_bytes(*context_out.first_chunk().expect("four bytes")) as usize
+            }
             _ => 0,
         };
         let (metadata, packet) = out.split_at(metadata_len);
@@ -425,11 +449,11 @@ fn key(prefix: &Prefix) -> Key<[u8; 16]> {
 fn action(program: Program, value: u32) -> Action {
     const TC_ACT_UNSPEC: u32 = u32::MAX;
     match (program, value) {
-        (Program::Xdp, 1) => Action::Drop,
-        (Program::Xdp, 2) => Action::Pass,
-        (Program::Xdp, 3) => Action::Transmit,
-        (Program::Xdp, 4) => Action::Redirect,
-        (Program::Xdp, other) => Action::Other(other),
+        (Program::Xdp | Program::L2Xdp, 1) => Action::Drop,
+        (Program::Xdp | Program::L2Xdp, 2) => Action::Pass,
+        (Program::Xdp | Program::L2Xdp, 3) => Action::Transmit,
+        (Program::Xdp | Program::L2Xdp, 4) => Action::Redirect,
+        (Program::Xdp | Program::L2Xdp, other) => Action::Other(other),
         (_, TC_ACT_UNSPEC) => Action::Pass,
         (_, 2) => Action::Drop,
         (_, 7) => Action::Redirect,

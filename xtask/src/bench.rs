@@ -4,6 +4,7 @@
 mod bars;
 mod callers;
 mod core;
+mod ethernet;
 mod far_end;
 mod handshakes;
 mod icmp;
@@ -67,6 +68,9 @@ pub(crate) struct Args {
     /// Only a network behind a node, beside bare wire and forwarding (with --only: those systems and that)
     #[arg(long)]
     subnets: bool,
+    /// Only a network that carries Ethernet, beside the bare wire (with --only: those systems and that)
+    #[arg(long)]
+    ethernet: bool,
     /// Only this wire
     #[arg(long, value_enum)]
     wire: Option<Wire>,
@@ -81,7 +85,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let conditions = conditions(args)?;
     let with_handshakes = args.with_handshakes();
     let (with_relays, with_subnets) = (args.with_relays(), args.with_subnets());
-    let is_ours = with_handshakes || with_relays || with_subnets;
+    let with_ethernet = args.with_ethernet();
+    let is_ours = with_handshakes || with_relays || with_subnets || with_ethernet;
     let binaries = if is_ours || systems.iter().any(|system| system.datapath().is_some()) {
         Some(build::build(Profile::Release)?)
     } else {
@@ -98,7 +103,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for left in daemon::sweep(lab::PREFIX) {
         ui::note(&format!("removed {left}, left behind by an earlier bench"));
     }
-    let parts = Parts { callers: callers.as_deref(), relays: with_relays, subnets: with_subnets };
+    let callers = callers.as_deref();
+    let parts = Parts { callers, relays: with_relays, subnets: with_subnets, ethernet: with_ethernet };
     let results = measure(&wires, &systems, products, &conditions, binaries.as_ref(), parts)?;
     report::print(&results);
     write_files(args, &results)?;
@@ -107,7 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let problems = results.rows.iter().map(|row| &row.problems);
     let problems = problems.chain(results.handshakes.iter().map(|found| &found.problems));
     let problems = problems.chain(results.relays.iter().map(|found| &found.problems));
-    let mut problems = problems.chain(results.subnets.iter().map(|found| &found.problems));
+    let problems = problems.chain(results.subnets.iter().map(|found| &found.problems));
+    let mut problems = problems.chain(results.ethernet.iter().map(|found| &found.problems));
     let complete = !missed && problems.all(Vec::is_empty);
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -128,9 +135,14 @@ impl Args {
         self.subnets || self.is_whole()
     }
 
+    /// And this.
+    fn with_ethernet(&self) -> bool {
+        self.ethernet || self.is_whole()
+    }
+
     /// Only what has beds of its own.
     fn is_part(&self) -> bool {
-        self.handshakes || self.relays || self.subnets
+        self.handshakes || self.relays || self.subnets || self.ethernet
     }
 
     fn is_whole(&self) -> bool {
@@ -185,6 +197,7 @@ struct Parts<'a> {
     callers: Option<&'a Path>,
     relays: bool,
     subnets: bool,
+    ethernet: bool,
 }
 
 fn measure(
@@ -193,7 +206,7 @@ fn measure(
     products: Vec<ProductInfo>,
     conditions: &Conditions,
     binaries: Option<&build::Binaries>,
-    Parts { callers, relays, subnets }: Parts<'_>,
+    Parts { callers, relays, subnets, ethernet }: Parts<'_>,
 ) -> Result<Results> {
     // Without systems, only what has beds of its own is asked for.
     let wires = if systems.is_empty() { &[] } else { wires };
@@ -205,7 +218,8 @@ fn measure(
     let of_wires = rounds::progress_steps(systems.len(), conditions.timing) * wires.len() as u64;
     let of_relays = if relays { relays::progress_steps(conditions) } else { 0 };
     let of_subnets = if subnets { subnets::progress_steps(conditions) } else { 0 };
-    let progress = progress(of_wires + of_handshakes + of_relays + of_subnets);
+    let of_ethernet = if ethernet { ethernet::progress_steps(conditions) } else { 0 };
+    let progress = progress(of_wires + of_handshakes + of_relays + of_subnets + of_ethernet);
     let step = |what: &str| {
         progress.set_message(what.to_owned());
         progress.inc(1);
@@ -226,6 +240,8 @@ fn measure(
     let relays = relays.map(|binaries| relays::measure(conditions, binaries, step)).transpose()?;
     let subnets = binaries.filter(|_| subnets);
     let subnets = subnets.map(|binaries| subnets::measure(conditions, binaries, step)).transpose()?;
+    let ethernet = binaries.filter(|_| ethernet);
+    let ethernet = ethernet.map(|binaries| ethernet::measure(conditions, binaries, step)).transpose()?;
     progress.finish_and_clear();
     settings.steal_share = CpuTime::now()?.steal_share_since(&before);
     Ok(Results {
@@ -240,12 +256,14 @@ fn measure(
             .chain(handshakes.iter().flat_map(bars::of_handshakes))
             .chain(relays.iter().flat_map(bars::of_relays))
             .chain(subnets.iter().flat_map(bars::of_subnets))
+            .chain(ethernet.iter().flat_map(bars::of_ethernet))
             .collect(),
         original_paper: results::original_paper(&rows),
         rows,
         handshakes,
         relays,
         subnets,
+        ethernet,
         products,
     })
 }

@@ -58,6 +58,7 @@ pub(crate) struct Node<'a> {
     pub(crate) folder: PathBuf,
     pub(crate) network: &'a str,
     pub(crate) secret: &'a str,
+    pub(crate) carried: Carried,
     /// Where the kernel path may be; the routes tell where there is none.
     pub(crate) wire_device: Option<&'a str>,
     pub(crate) wire_prefix: &'a str,
@@ -74,6 +75,24 @@ pub(crate) struct Node<'a> {
     pub(crate) datapath: Datapath,
     /// Public keys of peers that call by themselves, from wherever they are.
     pub(crate) callers: &'a [String],
+}
+
+/// What a virtual network carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carried {
+    /// Packets of IP.
+    Packets,
+    /// Ethernet frames.
+    Frames,
+}
+
+impl Carried {
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Packets => "l3",
+            Self::Frames => "l2",
+        }
+    }
 }
 
 /// What a node says of a network behind one.
@@ -142,7 +161,7 @@ impl Node<'_> {
             &[
                 ("name", quoted(self.network)),
                 ("secret", quoted(self.secret)),
-                ("mode", quoted("l3")),
+                ("mode", quoted(self.carried.mode())),
                 ("device", quoted(DEVICE)),
                 ("addresses", list(&addresses)),
                 ("mtu", quoted("auto")),
@@ -255,6 +274,7 @@ mod tests {
             folder: PathBuf::from("/tmp/x y"),
             network: "demo",
             secret: "a \"quoted\" secret",
+            carried: Carried::Frames,
             wire_device: Some("p2"),
             wire_prefix: "10.200.0.0/24",
             peer_address: Some("10.200.0.1"),
@@ -268,6 +288,7 @@ mod tests {
         let text = node.to_toml();
         for line in [
             "name = \"beta\"",
+            "mode = \"l2\"",
             "key_file = \"/tmp/x y/node.key\"",
             "secret = \"a \\\"quoted\\\" secret\"",
             "addresses = [\"10.128.0.2/24\", \"fd00:128::2/64\"]",

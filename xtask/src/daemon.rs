@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::build::Binaries;
-use crate::config::{Datapath, Node, Side};
+use crate::config::{Carried, Datapath, Node, Side};
 use crate::netns::{self, NetNs, Pair};
 use crate::process::{self, Running};
 use crate::sh;
@@ -262,6 +262,7 @@ impl Daemons {
             folder: folder.0.join("near"),
             network,
             secret: SECRET,
+            carried: Carried::Packets,
             wire_device: Some(Pair::NEAR_DEVICE),
             wire_prefix: Pair::PREFIX,
             peer_address: Some(Pair::FAR_ADDRESS),

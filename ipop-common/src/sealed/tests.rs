@@ -169,3 +169,23 @@ fn a_flow_comes_back_after_it_was_quiet() {
     assert!(is_with_user(&flow, 1000) && is_with_user(&flow, 1000 + QUIET_NS - 1));
     assert!(!is_with_user(&flow, 1000 + QUIET_NS));
 }
+
+#[test]
+fn in_a_frame_the_same_checksum_is_completed_behind_its_header() {
+    let payload: Vec<u8> = (0..1200u32).map(|n| (n * 31) as u8).collect();
+    for shape in all_shapes() {
+        for len in [0, 1, 2, 15, 16, 17, 700, 1200] {
+            let (partial, complete) = packet(shape.family, shape.transport, &payload[..len]);
+            let room_and_header = [0x5a; 16];
+            let mut memory = memory(&[&room_and_header[..], &partial].concat());
+            let prepared = prepare_frame(&mut memory, shape, 1440).expect("it fits");
+            let padding = prepared.padded as usize - 16 - partial.len();
+            assert!(prepared.completed && padding < 16);
+            let text = text(&mut memory);
+            assert_eq!(text[..2], ethernet::sealed_prefix(padding));
+            assert_eq!(text[2..16], room_and_header[2..]);
+            assert_eq!(text[16..], [&complete[..], &vec![0; padding]].concat(), "{shape:?} of {len}");
+            assert_eq!(ethernet::sealed_frame_len(&text[..], text.len()), Some(14 + complete.len()));
+        }
+    }
+}

@@ -109,6 +109,7 @@ impl Daemon {
             self.end_leases();
         }
         (self.config, self.warnings, self.addresses) = (new, warnings, addresses);
+        self.set_kernel_local().map_err(|error| error.to_string())?;
         if is_same_network {
             // Before a peer gets what a router had.
             self.follow_routing();

@@ -173,7 +173,8 @@ impl Daemon {
 
     /// The same where the table is published, for a few peers out of many.
     pub(super) async fn apply_rest(&mut self, stale: &Stale) {
-        for id in &stale.peers {
+        let moved = self.place_stations();
+        for id in stale.peers.iter().chain(moved.iter().filter(|id| !stale.peers.contains(id))) {
             self.apply_kernel(*id);
         }
         self.renew_relays_of(&stale.peers);
@@ -196,6 +197,12 @@ impl Daemon {
         let Some(view) = self.node.peer(id) else { return };
         let place = view.endpoint.and_then(|endpoint| self.first_place(endpoint)?.udp());
         let place = place.map(|place| (place, self.port_for(&place)));
+        // Frames that the kernel path leaves to the daemon get its port, of which it knows one.
+        let is_split = self.switch.is_some()
+            && view
+                .endpoint
+                .and_then(Place::direct)
+                .is_some_and(|at| self.port_for(&at) != start::sealed_port(&self.config));
         let (Some(kernel), Some(peer)) = (&mut self.kernel.path, self.peers.get_mut(&id)) else { return };
         // What an earlier run installed serves until its lease ends or the peer has answered: one without an
         // endpoint in the configuration tells from where it sends, and by which relay.
@@ -214,7 +221,11 @@ impl Daemon {
             _ => lease_end(),
         };
         let sessions = self.sealing.of_link(id);
-        let outcome = match peer.intent(&view, sessions, self.config.datapath.seal, place) {
+        let network = (self.config.network.mode, self.config.datapath.seal);
+        let outcome = match peer.intent(&view, sessions, network, place) {
+            Ok(_) if is_split => {
+                Err("in mode \"l2\" the kernel path needs one port for IPv4 and IPv6".to_owned())
+            }
             Ok(intent) if !self.underlays.contains(intent.ifindex) => {
                 Err("no program is attached to the interface".to_owned())
             }
@@ -231,6 +242,7 @@ impl Daemon {
 
     /// Brings all links in the maps up to date, and renews their leases.
     pub(super) fn renew(&mut self) {
+        let _ = self.place_stations();
         for id in self.ids() {
             self.apply_kernel(id);
         }

@@ -1,28 +1,60 @@
 //! The virtual device: made or taken over, configured, and removed.
 //!
 //! With the kernel path it is a VXLAN device, which outlives the daemon, and a helper TUN that
-//! takes what the programs miss; without, a TUN. See docs/decisions/0001-virtual-device.md.
+//! takes what the programs miss; without, a TUN. Where the network carries frames, TUNs are TAPs. See docs/decisions/0001-virtual-device.md.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use ipop_common::ethernet::Mac;
+use ipop_common::ingress::ETHERNET_LEN;
 use ipop_common::limits::KERNEL_PORT;
 use tracing::{info, warn};
 
 use super::predecessor::outlive;
 use crate::api::DeviceKind;
 use crate::config::Prefix;
-use crate::netlink::{Error as NetlinkError, Netlink, Route};
+use crate::netlink::{Error as NetlinkError, Netlink, Payload, Route};
 use crate::userpath::{Kind, Tun, TunError};
 
 /// Appended to the device's name for its helper.
 const HELPER_SUFFIX: &str = "-slow";
-/// The helper takes whatever the virtual device does.
+/// The helper takes whatever the virtual device does: the longest packet, or frame.
 const HELPER_MTU: u32 = 65_535;
 /// What a device has that nobody has changed (linux/netdevice.h).
 const GSO_MAX_SEGS: u32 = 65_535;
+
+/// What the virtual network carries.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Carries {
+    Packets,
+    /// Frames, those of the device itself with this MAC address.
+    Frames(Mac),
+}
+
+impl Carries {
+    const fn payload(self) -> Payload {
+        match self {
+            Self::Packets => Payload::Packets,
+            Self::Frames(_) => Payload::Frames,
+        }
+    }
+
+    const fn helper_mtu(self) -> u32 {
+        match self {
+            Self::Packets => HELPER_MTU,
+            Self::Frames(_) => HELPER_MTU - ETHERNET_LEN as u32,
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Packets => Kind::Tun,
+            Self::Frames(_) => Kind::Tap,
+        }
+    }
+}
 
 /// The virtual device of this node.
 #[derive(Debug)]
@@ -42,12 +74,21 @@ pub(super) struct VirtualDevice {
 
 impl VirtualDevice {
     /// Takes over or makes the VXLAN device and makes its helper.
-    pub(super) async fn vxlan(netlink: &Netlink, name: &str, mtu: u32, queues: usize) -> Result<Self> {
-        let (ifindex, made) = match netlink.vxlan_matches(name, KERNEL_PORT).await? {
+    pub(super) async fn vxlan(
+        netlink: &Netlink,
+        name: &str,
+        mtu: u32,
+        queues: usize,
+        carries: Carries,
+    ) -> Result<Self> {
+        let payload = carries.payload();
+        let others = Payload::ALL.into_iter().filter(|other| *other != payload);
+        remove_earlier(netlink, name, others, "in another mode").await?;
+        let (ifindex, made) = match netlink.vxlan_matches(name, payload, KERNEL_PORT).await? {
             Some(ifindex) => (ifindex, false),
-            None => (netlink.create_vxlan(name, KERNEL_PORT, mtu).await?, true),
+            None => (netlink.create_vxlan(name, payload, KERNEL_PORT, mtu).await?, true),
         };
-        let result = Self::with_helper(netlink, name, ifindex, mtu, queues).await;
+        let result = Self::with_helper(netlink, name, ifindex, mtu, queues, carries).await;
         if result.is_err() && made {
             remove(netlink, ifindex).await;
         }
@@ -60,16 +101,20 @@ impl VirtualDevice {
         ifindex: u32,
         mtu: u32,
         queues: usize,
+        carries: Carries,
     ) -> Result<Self> {
+        match carries {
+            Carries::Packets => netlink.set_addrgenmode_none(ifindex).await?,
+            Carries::Frames(mac) => netlink.set_mac(ifindex, mac).await?,
+        }
         // Opens the UDP port: an error here names its owner.
-        netlink.set_addrgenmode_none(ifindex).await?;
         netlink.set_up(ifindex).await?;
         let helper = format!("{name}{HELPER_SUFFIX}");
-        let tuns = open_tun(&helper, queues, Kind::Tun).await?;
+        let tuns = open_tun(&helper, queues, carries.kind()).await?;
         let helper_ifindex = netlink.link(helper.as_str()).await?.ifindex;
         netlink.set_addrgenmode_none(helper_ifindex).await?;
         quiet(netlink, helper_ifindex).await;
-        netlink.set_mtu(helper_ifindex, HELPER_MTU).await?;
+        netlink.set_mtu(helper_ifindex, carries.helper_mtu()).await?;
         netlink.set_up(helper_ifindex).await?;
         Ok(Self {
             name: name.to_owned(),
@@ -83,23 +128,19 @@ impl VirtualDevice {
         })
     }
 
-    /// Makes a TUN.
-    pub(super) async fn tun(netlink: &Netlink, name: &str, mtu: u32, queues: usize) -> Result<Self> {
-        let device = Self::without_programs(netlink, name, mtu, queues, Kind::Tun).await?;
-        netlink.set_addrgenmode_none(device.ifindex).await?;
-        Ok(device)
-    }
-
-    /// Makes a TAP with this MAC address.
-    pub(super) async fn tap(
+    /// Makes a TUN, or a TAP.
+    pub(super) async fn tun(
         netlink: &Netlink,
         name: &str,
         mtu: u32,
         queues: usize,
-        mac: Mac,
+        carries: Carries,
     ) -> Result<Self> {
-        let device = Self::without_programs(netlink, name, mtu, queues, Kind::Tap).await?;
-        netlink.set_mac(device.ifindex, mac).await?;
+        let device = Self::without_programs(netlink, name, mtu, queues, carries.kind()).await?;
+        match carries {
+            Carries::Packets => netlink.set_addrgenmode_none(device.ifindex).await?,
+            Carries::Frames(mac) => netlink.set_mac(device.ifindex, mac).await?,
+        }
         Ok(device)
     }
 
@@ -112,10 +153,7 @@ impl VirtualDevice {
         queues: usize,
         kind: Kind,
     ) -> Result<Self> {
-        if let Some(ifindex) = netlink.vxlan_matches(name, KERNEL_PORT).await? {
-            info!(device = name, "removing the device of an earlier run with a kernel path");
-            netlink.delete(ifindex).await?;
-        }
+        remove_earlier(netlink, name, Payload::ALL, "with a kernel path").await?;
         let tuns = open_tun(name, queues, kind).await?;
         let ifindex = netlink.link(name).await?.ifindex;
         Ok(Self {
@@ -200,6 +238,22 @@ async fn open_tun(name: &str, queues: usize, kind: Kind) -> Result<Vec<Arc<Tun>>
     let in_use = |error: &TunError| matches!(error, TunError::Busy { .. } | TunError::NotTun { .. });
     let tuns = outlive(|| Tun::open_queues(name, queues, kind), in_use).await?;
     Ok(tuns.into_iter().map(Arc::new).collect())
+}
+
+/// Removes a VXLAN device of an earlier run that is of no use in this one.
+async fn remove_earlier(
+    netlink: &Netlink,
+    name: &str,
+    payloads: impl IntoIterator<Item = Payload>,
+    what: &str,
+) -> Result<()> {
+    for payload in payloads {
+        if let Some(ifindex) = netlink.vxlan_matches(name, payload, KERNEL_PORT).await? {
+            info!(device = name, "removing the device of an earlier run {what}");
+            netlink.delete(ifindex).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn remove(netlink: &Netlink, ifindex: u32) {

@@ -274,6 +274,7 @@ impl Daemon {
     async fn change_addresses(&mut self, addresses: Vec<Prefix>) -> Result<(), String> {
         self.set_device_addresses(&addresses).await?;
         self.addresses = addresses;
+        self.set_kernel_local().map_err(|error| error.to_string())?;
         self.note_leased();
         self.claim_addresses();
         self.look_at_all_claimed();
@@ -290,10 +291,6 @@ impl Daemon {
     pub(super) async fn set_device_addresses(&mut self, addresses: &[Prefix]) -> Result<(), String> {
         let wanted: Vec<_> = addresses.iter().map(|p| (p.addr(), p.len())).collect();
         self.netlink.sync_addresses(self.device.ifindex, &wanted).await.map_err(|error| error.to_string())?;
-        if let Some(path) = &mut self.kernel.path {
-            let local: Vec<_> = wanted.iter().map(|(address, _)| (*address).into()).collect();
-            path.set_local(&local).map_err(|error| error.to_string())?;
-        }
         Ok(())
     }
 

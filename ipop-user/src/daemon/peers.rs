@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipop_common::encapsulation::{Form, Underlay, overhead};
-use ipop_common::ethernet::Mac;
+use ipop_common::ethernet::{Mac, station};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, MTU_MIN, OVERLAY_MTU};
 use ipop_common::maps::{Link, PrefixKey};
@@ -20,7 +20,7 @@ use super::handover::Handover;
 use super::overlay::Overlay;
 use super::sealing::Sealing;
 use super::switch::mac_of;
-use crate::config::{self, Mtu, Seal};
+use crate::config::{self, Mode, Mtu, Seal};
 use crate::kernel::{LinkIntent, LinkSessions, Prefix};
 use crate::netlink;
 use crate::userpath::{Carriage, LinkTraffic, Table, UserLink};
@@ -98,6 +98,8 @@ pub(super) struct PeerState {
     pub(super) config: config::Peer,
     /// The subnets that go to it by now, which it announces.
     pub(super) routed: Vec<config::Prefix>,
+    /// The stations that the kernel's maps are to lead to it, where the network carries Ethernet.
+    pub(super) stations: Vec<Mac>,
     pub(super) reach: Result<Reach, String>,
     /// What the kernel's maps hold of this peer, or why nothing.
     pub(super) kernel: Result<(), String>,
@@ -125,6 +127,7 @@ impl PeerState {
             mac: mac_of(config.public_key.as_bytes()),
             config,
             routed: Vec::new(),
+            stations: Vec::new(),
             reach: Err("not resolved yet".to_owned()),
             kernel: Err("not set up yet".to_owned()),
             traffic: Arc::default(),
@@ -158,6 +161,11 @@ impl PeerState {
         all.map(|p| Prefix::new(p.addr(), p.len())).collect()
     }
 
+    /// The stations that it has, as prefixes; none where the network carries IP.
+    fn station_prefixes(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.stations.iter().map(|mac| Prefix::host(station(*mac)))
+    }
+
     /// What the kernel's maps should hold while the overlay decides as in `view`; an error says why
     /// there can be no entry. `sessions` are those with the peer, `place` is where its sealed packets go by
     /// UDP (to itself, or to the relay), and the daemon's port from which they do.
@@ -165,12 +173,16 @@ impl PeerState {
         &self,
         view: &PeerView,
         sessions: LinkSessions,
-        seal: Seal,
+        (mode, seal): (Mode, Seal),
         place: Option<(SocketAddr, u16)>,
     ) -> Result<LinkIntent, String> {
         let reach = self.reach.as_ref().map_err(Clone::clone)?;
         let source_port = place.map_or(0, |(_, port)| port);
         let sealed = Form::Sealed { source_port };
+        let clear = |id| match mode {
+            Mode::L3 => Form::Clear(id),
+            Mode::L2 => Form::ClearFrames(id),
+        };
         let (peer, form, mtu, send) = match view.path {
             Path::None(_) => return Err("the peer is not reachable".to_owned()),
             Path::Overlay { .. } => return Err("other nodes carry the packets".to_owned()),
@@ -183,23 +195,23 @@ impl PeerState {
                 (relay, Form::Relayed { source_port, label }, mtu, true)
             }
             Path::Kernel { endpoint, mtu, security: Security::Sealed } => (endpoint, sealed, mtu, true),
-            Path::Kernel { endpoint, mtu, security: Security::Clear(id) } => {
-                (endpoint, Form::Clear(id), mtu, true)
-            }
+            Path::Kernel { endpoint, mtu, security: Security::Clear(id) } => (endpoint, clear(id), mtu, true),
             // On this side off, the switch in the maps says so.
             Path::User { endpoint, mtu, security, reason } => {
                 let send = reason == UserReason::OffHere;
                 match security {
                     Security::Sealed => (endpoint, sealed, mtu, send),
                     Security::Clear(id) => {
-                        (SocketAddr::new(endpoint.ip(), KERNEL_PORT), Form::Clear(id), mtu, send)
+                        (SocketAddr::new(endpoint.ip(), KERNEL_PORT), clear(id), mtu, send)
                     }
                 }
             }
         };
         let (send, sessions) = match seal {
             Seal::Auto | Seal::Kernel => (send, sessions),
-            Seal::User => (send && matches!(form, Form::Clear(_)), LinkSessions::default()),
+            Seal::User => {
+                (send && matches!(form, Form::Clear(_) | Form::ClearFrames(_)), LinkSessions::default())
+            }
         };
         let Some(source_mac) = reach.source_mac else {
             return Err(format!("{} is not an Ethernet interface", reach.interface));
@@ -215,7 +227,7 @@ impl PeerState {
             send: send && self.may_send(),
             takes_clear: view.takes_clear,
             sessions,
-            prefixes: self.prefixes(),
+            prefixes: self.prefixes().into_iter().chain(self.station_prefixes()).collect(),
         })
     }
 

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LEASE_NS};
-use ipop_common::{Address, sealed};
+use ipop_common::maps::program;
+use ipop_common::sealed;
 use ipop_overlay::dht::SigningKey;
 use ipop_overlay::session::{AddError, Mac1Key, network_psk};
 use ipop_overlay::{AddPeerError, Command, Config as NodeConfig, NetworkKey, Node, PeerConfig, PeerId};
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::apply::Stale;
-use super::device::VirtualDevice;
+use super::device::{Carries, VirtualDevice};
 use super::dhcp::Dhcp;
 use super::dht::Dht;
 use super::dns::Dns;
@@ -140,10 +141,11 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         }
     };
     warnings.extend(kernel.reason.iter().map(|reason| format!("kernel path: {reason}")));
-    let merges = device.kind == DeviceKind::Vxlan && kernel_at_least(6, 5);
+    let is_switch = config.network.mode == Mode::L2;
+    // Merging behind VXLAN-GPE came with Linux 6.5, behind VXLAN long before.
+    let merges = device.kind == DeviceKind::Vxlan && (is_switch || kernel_at_least(6, 5));
     let (now, inlet) = (clock::now(), user.inlet());
     let turn = Turn::new(inlet.clone(), Arc::clone(&counters));
-    let is_switch = config.network.mode == Mode::L2;
     let switch = is_switch.then(|| Switch::new(&private_key.public_key(), clock::now()));
     let mut daemon = Daemon {
         options: options.clone(),
@@ -209,11 +211,10 @@ impl Daemon {
     /// The first round: what is adopted is sorted out, paths are resolved, peers are greeted.
     async fn begin(&mut self) -> Result<()> {
         let keep = self.peers.values().map(|peer| peer.link_id).collect();
-        let local: Vec<Address> = self.addresses.iter().map(|p| p.addr().into()).collect();
         if let Some(path) = &mut self.kernel.path {
             path.retain(&keep)?;
-            path.set_local(&local)?;
         }
+        self.set_kernel_local()?;
         self.adopt_sessions();
         if let Some(path) = &mut self.kernel.path {
             path.attach_devices()?;
@@ -430,18 +431,15 @@ async fn make_device(
     let name = config.network.device.as_str();
     let (mtu, queues) = (first_mtu(config), queues(config));
     let off = |reason: String| KernelSlot { path: None, reason: Some(reason) };
-    if config.network.mode == Mode::L2 {
-        let device = VirtualDevice::tap(netlink, name, mtu, queues, mac_of(public_key.as_bytes())).await?;
-        return Ok((
-            device,
-            off("network.mode = \"l2\": this version carries frames in the daemon".to_owned()),
-        ));
-    }
+    let carries = match config.network.mode {
+        Mode::L3 => Carries::Packets,
+        Mode::L2 => Carries::Frames(mac_of(public_key.as_bytes())),
+    };
     if config.datapath.kernel == Kernel::Off {
-        let device = VirtualDevice::tun(netlink, name, mtu, queues).await?;
+        let device = VirtualDevice::tun(netlink, name, mtu, queues, carries).await?;
         return Ok((device, off("datapath.kernel = \"off\" in the configuration".to_owned())));
     }
-    match kernel_device(netlink, config, mtu, options).await {
+    match kernel_device(netlink, config, mtu, carries, options).await {
         Ok((device, path)) => Ok((device, KernelSlot { path: Some(path), reason: None })),
         Err(error) if config.datapath.kernel == Kernel::On => {
             Err(error.context("datapath.kernel = \"on\", and the kernel path cannot be had"))
@@ -449,33 +447,39 @@ async fn make_device(
         Err(error) => {
             let reason = format!("{error:#}");
             warn!(reason, "no kernel path, the user path carries everything");
-            let device = VirtualDevice::tun(netlink, name, mtu, queues).await?;
+            let device = VirtualDevice::tun(netlink, name, mtu, queues, carries).await?;
             Ok((device, off(reason)))
         }
     }
 }
 
-/// A device with the programs loaded for it: VXLAN where the kernel has it, else a TUN.
+/// A device with the programs loaded for it: VXLAN where the kernel has it, else a TUN. Frames need it: without its
+/// receive offload, and what it does with super-packets for stations behind a bridge, the daemon is better.
 async fn kernel_device(
     netlink: &Netlink,
     config: &Config,
     mtu: u32,
+    carries: Carries,
     options: &Options,
 ) -> Result<(VirtualDevice, KernelPath)> {
     let (name, queues) = (config.network.device.as_str(), queues(config));
-    let device = match VirtualDevice::vxlan(netlink, name, mtu, queues).await {
-        Ok(device) => device,
-        Err(error) if matches!(error.downcast_ref(), Some(NetlinkError::NoVxlan)) => {
+    let device = match (VirtualDevice::vxlan(netlink, name, mtu, queues, carries).await, carries) {
+        (Ok(device), _) => device,
+        (Err(error), Carries::Packets) if matches!(error.downcast_ref(), Some(NetlinkError::NoVxlan)) => {
             info!("this kernel has no VXLAN: the virtual device is a TUN");
-            VirtualDevice::tun(netlink, name, mtu, queues).await?
+            VirtualDevice::tun(netlink, name, mtu, queues, carries).await?
         }
-        Err(error) => return Err(error),
+        (Err(error), _) => return Err(error),
     };
     let settings = Settings {
+        programs: match carries {
+            Carries::Packets => program::Set::L3,
+            Carries::Frames(_) => program::Set::L2,
+        },
         device_ifindex: device.ifindex,
         miss_ifindex: device.helper_ifindex,
         owner: owner(name)?,
-        sealed_port: config.underlay.listen.first().map_or(0, SocketAddr::port),
+        sealed_port: sealed_port(config),
         log: options.log_datapath,
     };
     match KernelPath::open(settings) {
@@ -485,6 +489,11 @@ async fn kernel_device(
             Err(error.into())
         }
     }
+}
+
+/// The port of the daemon's on which the kernel path takes sealed packets.
+pub(super) fn sealed_port(config: &Config) -> u16 {
+    config.underlay.listen.first().map_or(0, SocketAddr::port)
 }
 
 /// Where no VXLAN device owns the kernel path's port, the daemon does: what the programs leave to

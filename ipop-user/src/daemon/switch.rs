@@ -5,6 +5,7 @@
 //! place is known, `guard` keeps two nodes from bridging the same segment.
 
 mod guard;
+mod kernel;
 mod proxy;
 mod stations;
 
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ipop_common::ethernet::{self, Header, Mac, is_group};
+use ipop_common::ethernet::{self, Header, Mac, is_group, said_address};
 use ipop_common::maps::LinkRef;
 use ipop_common::multicast::Target;
 use ipop_common::{Address, Counter};
@@ -25,7 +26,7 @@ use super::peers::user_slot;
 use super::{Daemon, clock};
 use crate::api;
 use crate::key::PublicKey;
-use crate::userpath::{Table, said_address};
+use crate::userpath::Table;
 use guard::Guard;
 use proxy::Question;
 use stations::{Changed, Place, Stations};
@@ -296,7 +297,11 @@ impl Daemon {
     pub(super) fn publish_stations(&mut self) {
         let is_unpublished = |switch: &mut Switch| std::mem::take(&mut switch.is_unpublished);
         if self.switch.as_mut().is_some_and(is_unpublished) {
+            // The user path first: what the kernel path stops carrying comes to it.
             self.publish_table();
+            for id in self.place_stations() {
+                self.apply_kernel(id);
+            }
         }
     }
 

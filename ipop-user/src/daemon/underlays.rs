@@ -25,7 +25,7 @@ impl XdpPlan {
     pub(super) fn decide(configured: Xdp, merges_before_tc: bool) -> Self {
         let auto = || {
             if merges_before_tc {
-                (None, "TC behind the kernel's VXLAN-GPE receive offload is faster")
+                (None, "TC behind the kernel's VXLAN receive offload is faster")
             } else {
                 (Some(XdpMode::Native), "the kernel does not merge clear frames before TC")
             }

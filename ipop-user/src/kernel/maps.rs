@@ -136,7 +136,15 @@ impl Maps {
         self.start_generation()
     }
 
-    pub(super) fn remove_prefix(&mut self, prefix: &Prefix) -> Result<(), KernelError> {
+    /// Removes what points to `reference`: another link may have the prefix by now.
+    pub(super) fn remove_prefix(&mut self, prefix: &Prefix, reference: LinkRef) -> Result<(), KernelError> {
+        let found = match prefix.bits {
+            128 => self.hosts.get(&prefix.address, 0),
+            _ => self.prefixes.get(&prefix.key(), 0),
+        };
+        if found.is_ok_and(|found| found != reference) {
+            return Ok(());
+        }
         if prefix.bits == 128 {
             absent_is_fine(self.hosts.remove(&prefix.address)).map_err(error(name::HOSTS))?;
         } else {

@@ -116,9 +116,16 @@ struct Installed {
     prefixes: Vec<Prefix>,
 }
 
+impl Installed {
+    fn reference(&self) -> LinkRef {
+        LinkRef { slot: self.slot, epoch: self.epoch }
+    }
+}
+
 /// Everything the daemon holds of the kernel path.
 pub struct KernelPath {
     programs: Programs,
+    set: program::Set,
     maps: Maps,
     links: LinkTable,
     places: Arc<Places>,
@@ -126,7 +133,7 @@ pub struct KernelPath {
     previous_places: Option<Places>,
     attachments: attach::Attachments,
     installed: BTreeMap<LinkId, Installed>,
-    local: HashSet<Address>,
+    local: BTreeMap<Address, LinkRef>,
     config: Config,
     epoch: u32,
     adopted: bool,
@@ -144,6 +151,8 @@ impl std::fmt::Debug for KernelPath {
 /// How a kernel path is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// Those for what the virtual network carries.
+    pub programs: program::Set,
     /// The virtual device.
     pub device_ifindex: u32,
     /// The helper device for misses; 0 where the virtual device is a TUN itself.
@@ -165,7 +174,7 @@ impl KernelPath {
         let bytes = object::bytes(settings.log);
         let previous = adopt::find(settings.owner);
         let mut attachments = attach::Attachments::new(attach::method(), settings.owner);
-        let (programs, mut maps) = object::load(bytes)?;
+        let (programs, mut maps) = object::load(bytes, &settings.programs)?;
         let mut links = LinkTable::map(maps.links_fd())?;
         let places = maps.places()?;
         let mut previous_places = None;
@@ -195,13 +204,14 @@ impl KernelPath {
         };
         let mut path = Self {
             programs,
+            set: settings.programs,
             maps,
             links,
             places: Arc::new(places),
             previous_places,
             attachments,
             installed: BTreeMap::new(),
-            local: HashSet::new(),
+            local: BTreeMap::new(),
             config,
             epoch: 0,
             adopted,
@@ -263,15 +273,15 @@ impl KernelPath {
     pub fn attach_devices(&mut self) -> Result<(), KernelError> {
         let device = self.config.device_ifindex;
         if self.config.miss_ifindex != 0 {
-            self.attach(program::DELIVER, self.config.miss_ifindex, Hook::Ingress)?;
+            self.attach(self.set.deliver, self.config.miss_ifindex, Hook::Ingress)?;
         }
-        self.attach(program::GUARD, device, Hook::Ingress)?;
-        self.attach(program::EGRESS, device, Hook::Egress)
+        self.attach(self.set.guard, device, Hook::Ingress)?;
+        self.attach(self.set.egress, device, Hook::Egress)
     }
 
     /// Attaches TC ingress to an underlay interface; repeated calls are harmless.
     pub fn attach_underlay(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        self.attach(program::INGRESS, ifindex, Hook::Ingress)
+        self.attach(self.set.ingress, ifindex, Hook::Ingress)
     }
 
     /// Forgets an underlay interface, detaching where it still exists.
@@ -285,7 +295,7 @@ impl KernelPath {
 
     /// The XDP program, to be attached by netlink.
     pub fn xdp_program(&self) -> Result<BorrowedFd<'_>, KernelError> {
-        self.programs.fd(program::XDP)
+        self.programs.fd(self.set.xdp)
     }
 
     /// Whether a program is one of the earlier daemon's that this one replaces.
@@ -308,14 +318,14 @@ impl KernelPath {
         self.config.enabled != 0
     }
 
-    /// Declares this node's own inner addresses.
-    pub fn set_local(&mut self, addresses: &[Address]) -> Result<(), KernelError> {
-        let wanted: HashSet<Address> = addresses.iter().copied().collect();
-        for gone in self.local.difference(&wanted) {
-            self.maps.remove_prefix(&Prefix::host(*gone))?;
+    /// Declares the inner addresses of this node's side: each as [`LinkRef::LOCAL`] or [`LinkRef::BRIDGED`].
+    pub fn set_local(&mut self, wanted: BTreeMap<Address, LinkRef>) -> Result<(), KernelError> {
+        for (gone, mark) in self.local.iter().filter(|(address, _)| !wanted.contains_key(*address)) {
+            self.maps.remove_prefix(&Prefix::host(*gone), *mark)?;
         }
-        for address in &wanted {
-            self.maps.set_prefix(&Prefix::host(*address), LinkRef::LOCAL)?;
+        for (address, mark) in wanted.iter().filter(|(address, mark)| self.local.get(*address) != Some(*mark))
+        {
+            self.maps.set_prefix(&Prefix::host(*address), *mark)?;
         }
         self.local = wanted;
         Ok(())
@@ -371,7 +381,7 @@ impl KernelPath {
         if let Some(old) = self.installed.insert(id, entry) {
             self.links.clear(old.slot);
             for prefix in old.prefixes.iter().filter(|p| !intent.prefixes.contains(p)) {
-                self.maps.remove_prefix(prefix)?;
+                self.maps.remove_prefix(prefix, old.reference())?;
             }
         }
         Ok(())
@@ -391,7 +401,7 @@ impl KernelPath {
         self.links.clear(installed.slot);
         self.maps.remove_link_id(id)?;
         for prefix in &installed.prefixes {
-            self.maps.remove_prefix(prefix)?;
+            self.maps.remove_prefix(prefix, installed.reference())?;
         }
         Ok(())
     }
@@ -464,22 +474,23 @@ impl KernelPath {
 
     /// Learns from the maps what an earlier daemon installed; its leases run on.
     fn take_over_entries(&mut self) -> Result<(), KernelError> {
-        let mut by_slot: HashMap<u32, Vec<Prefix>> = HashMap::new();
+        let mut by_slot: HashMap<u32, Vec<(Prefix, LinkRef)>> = HashMap::new();
         for (prefix, reference) in self.maps.prefixes()? {
-            if reference == LinkRef::LOCAL {
-                self.local.insert(prefix.address);
+            if reference.is_local() {
+                self.local.insert(prefix.address, reference);
             } else {
-                by_slot.entry(reference.slot).or_default().push(prefix);
+                by_slot.entry(reference.slot).or_default().push((prefix, reference));
             }
         }
         for (id, reference) in self.maps.link_ids()? {
             self.epoch = self.epoch.max(reference.epoch);
             let prefixes = by_slot.remove(&reference.slot).unwrap_or_default();
+            let prefixes = prefixes.into_iter().map(|(prefix, _)| prefix).collect();
             let entry = Installed { slot: reference.slot, epoch: reference.epoch, intent: None, prefixes };
             self.installed.insert(id, entry);
         }
-        for prefix in by_slot.into_values().flatten() {
-            self.maps.remove_prefix(&prefix)?;
+        for (prefix, reference) in by_slot.into_values().flatten() {
+            self.maps.remove_prefix(&prefix, reference)?;
         }
         Ok(())
     }

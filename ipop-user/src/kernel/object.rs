@@ -45,12 +45,12 @@ impl Programs {
     }
 }
 
-/// Loads all programs and takes the maps out.
-pub(super) fn load(object: &[u8]) -> Result<(Programs, Maps), KernelError> {
+/// Loads a node's programs and takes the maps out.
+pub(super) fn load(object: &[u8], set: &program::Set) -> Result<(Programs, Maps), KernelError> {
     let mut ebpf = EbpfLoader::new().load(object).map_err(|error| refused(&error))?;
     let mut fds = HashMap::new();
-    for name in program::ALL {
-        fds.insert(name, load_one(&mut ebpf, name)?);
+    for name in set.all() {
+        fds.insert(name, load_one(&mut ebpf, name, name == set.xdp)?);
     }
     start_log(&mut ebpf);
     let maps = Maps::from_object(&mut ebpf)?;
@@ -61,9 +61,9 @@ fn missing(name: &str) -> KernelError {
     KernelError::Load(format!("program {name} is missing"))
 }
 
-fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+fn load_one(ebpf: &mut Ebpf, name: &'static str, is_xdp: bool) -> Result<OwnedFd, KernelError> {
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-    let fd = if name == program::XDP {
+    let fd = if is_xdp {
         let program: &mut Xdp = program.try_into().map_err(KernelError::from_program)?;
         undisturbed(|| program.load()).map_err(KernelError::from_program)?;
         program.fd().map_err(KernelError::from_program)?.as_fd().try_clone_to_owned()

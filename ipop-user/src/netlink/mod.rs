@@ -9,7 +9,7 @@
 //! | file | what |
 //! |---|---|
 //! | `link` | device state, up and down, MTU, quietness |
-//! | `vxlan` | the VXLAN-GPE device: make, recognise |
+//! | `vxlan` | the VXLAN or VXLAN-GPE device: make, recognise |
 //! | `address`, `route` | bring addresses and routes of our device to a wanted set |
 //! | `rule` | whose packets look into the table of subnets; the mark of those that do not |
 //! | `path`, `neighbour` | how packets to a peer leave this host |
@@ -37,6 +37,7 @@ pub use monitor::{Change, Monitor};
 pub use path::Path;
 pub use route::{ROUTE_METRIC, ROUTE_PROTOCOL, Route, RouteConflict, SUBNETS_TABLE};
 pub use rule::{UNDERLAY_MARK, connect_underlay, mark_underlay};
+pub use vxlan::Payload;
 pub use xdp::{XdpAttachment, XdpMode};
 
 /// A handle to the kernel's rtnetlink and generic netlink. Cheap to clone; all clones share their sockets.

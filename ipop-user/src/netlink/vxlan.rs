@@ -1,5 +1,5 @@
-//! The kernel's VXLAN device as IPOP uses it: `external gpe`, so that it owns the UDP port and its
-//! receive offload, reserves headroom, and outlives the daemon. What is sent through it is the eBPF
+//! The kernel's VXLAN device as IPOP uses it: `external`, and `gpe` where it is to take IP packets, so that it owns the
+//! UDP port and its receive offload, reserves headroom, and outlives the daemon. What is sent through it is the eBPF
 //! programs' business.
 
 use std::net::Ipv6Addr;
@@ -12,24 +12,37 @@ use super::link::LinkRef;
 use super::request::Failure;
 use super::{Error, Netlink, Result};
 
+/// What a VXLAN device takes and delivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// IP packets, by VXLAN-GPE.
+    Packets,
+    /// Ethernet frames, by VXLAN.
+    Frames,
+}
+
+impl Payload {
+    pub const ALL: [Self; 2] = [Self::Packets, Self::Frames];
+}
+
 impl Netlink {
-    /// Makes the VXLAN-GPE device and returns its index: `ip link add NAME mtu MTU type vxlan
-    /// external gpe dstport PORT udp6zerocsumrx nolearning dev lo local ::`. It is down; its port is opened by
+    /// Makes the VXLAN device and returns its index: `ip link add NAME mtu MTU type vxlan
+    /// external gpe dstport PORT udp6zerocsumrx nolearning dev lo local ::`, for frames without `gpe`. It is down; its port is opened by
     /// [`Self::set_up`].
     ///
     /// # Errors
     /// [`Error::NoVxlan`], [`Error::DeviceExists`], [`Error::PortInUse`] (another VXLAN device of
     /// that port), [`Error::NotPermitted`].
-    pub async fn create_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<u32> {
+    pub async fn create_vxlan(&self, name: &str, payload: Payload, port: u16, mtu: u32) -> Result<u32> {
         let mut made = match self.link("lo").await {
-            Ok(lo) => self.try_create(name, mtu, with_headroom(port, lo.ifindex)).await,
-            Err(_) => self.try_create(name, mtu, settings(port)).await,
+            Ok(lo) => self.try_create(name, mtu, with_headroom(payload, port, lo.ifindex)).await,
+            Err(_) => self.try_create(name, mtu, settings(payload, port)).await,
         };
         // A host without IPv6 refuses the address family that reserves the room.
         if let Err(failure) = &made
             && matches!(failure.errno(), Some(libc::EPERM | libc::EINVAL | libc::EPFNOSUPPORT))
         {
-            made = self.try_create(name, mtu, settings(port)).await;
+            made = self.try_create(name, mtu, settings(payload, port)).await;
         }
         match made {
             Ok(()) => self.link(name).await.map(|link| link.ifindex),
@@ -53,11 +66,11 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await.map(|_| ())
     }
 
-    /// The index of the device `name`, if it is just what [`Self::create_vxlan`] makes for that
+    /// The index of the device `name`, if it is just what [`Self::create_vxlan`] makes for that payload and
     /// port; `None` if there is no such device or it is of another kind.
-    pub async fn vxlan_matches(&self, name: &str, port: u16) -> Result<Option<u32>> {
+    pub async fn vxlan_matches(&self, name: &str, payload: Payload, port: u16) -> Result<Option<u32>> {
         match self.link_message(LinkRef::Name(name)).await {
-            Ok(message) => Ok(is_ours(&message, port).then_some(message.header.index)),
+            Ok(message) => Ok(is_ours(&message, payload, port).then_some(message.header.index)),
             Err(failure) if failure.errno() == Some(libc::ENODEV) => Ok(None),
             Err(failure) => Err(failure.explain(format!("look up device {name}"), name)),
         }
@@ -76,14 +89,17 @@ impl Netlink {
 
 /// Learning is off, because there is nothing to learn from headers that we write ourselves; outer
 /// UDP checksums are zero, over IPv6 too, because the inner packet has its own.
-fn settings(port: u16) -> Vec<InfoVxlan> {
-    vec![
+fn settings(payload: Payload, port: u16) -> Vec<InfoVxlan> {
+    let mut settings = vec![
         InfoVxlan::CollectMetadata(true),
-        InfoVxlan::Gpe,
         InfoVxlan::Port(port),
         InfoVxlan::Learning(false),
         InfoVxlan::UDPZeroCsumRX(true),
-    ]
+    ];
+    if payload == Payload::Packets {
+        settings.push(InfoVxlan::Gpe);
+    }
+    settings
 }
 
 fn explain_create(name: &str, port: u16, is_name_taken: bool, failure: Failure) -> Error {
@@ -100,14 +116,17 @@ fn explain_create(name: &str, port: u16, is_name_taken: bool, failure: Failure) 
 /// The kernel reserves 36 bytes for a plain device of this kind, which it rounds to 48; our headers
 /// take 50 over IPv4 and 70 over IPv6, so each small packet would be copied to make room. A device
 /// below lends its Ethernet header, an IPv6 local address the rest: 80.
-fn with_headroom(port: u16, lo: u32) -> Vec<InfoVxlan> {
-    let mut settings = settings(port);
+fn with_headroom(payload: Payload, port: u16, lo: u32) -> Vec<InfoVxlan> {
+    let mut settings = settings(payload, port);
     settings.extend([InfoVxlan::Link(lo), InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED)]);
     settings
 }
 
-fn is_ours(message: &LinkMessage, port: u16) -> bool {
-    info(message).is_some_and(|info| settings(port).iter().all(|setting| info.contains(setting)))
+fn is_ours(message: &LinkMessage, payload: Payload, port: u16) -> bool {
+    info(message).is_some_and(|info| {
+        let has_all = settings(payload, port).iter().all(|setting| info.contains(setting));
+        has_all && info.contains(&InfoVxlan::Gpe) == (payload == Payload::Packets)
+    })
 }
 
 fn info(message: &LinkMessage) -> Option<&[InfoVxlan]> {
@@ -156,17 +175,25 @@ mod tests {
 
     #[test]
     fn a_device_of_our_kind_is_recognised_by_its_port() {
-        assert!(is_ours(&announced(), 4790));
-        assert!(!is_ours(&announced(), 4789));
+        assert!(is_ours(&announced(), Payload::Packets, 4790));
+        assert!(!is_ours(&announced(), Payload::Packets, 4789));
     }
 
     #[test]
     fn a_device_that_lacks_any_setting_is_not_ours() {
-        for setting in settings(4790) {
+        for setting in settings(Payload::Packets, 4790) {
             let mut message = announced();
             settings_mut(&mut message).retain(|have| *have != setting);
-            assert!(!is_ours(&message, 4790), "{setting:?}");
+            assert!(!is_ours(&message, Payload::Packets, 4790), "{setting:?}");
         }
+    }
+
+    #[test]
+    fn a_device_for_frames_is_none_for_packets() {
+        let mut message = announced();
+        assert!(!is_ours(&message, Payload::Frames, 4790));
+        settings_mut(&mut message).retain(|have| *have != InfoVxlan::Gpe);
+        assert!(is_ours(&message, Payload::Frames, 4790));
     }
 
     #[test]
@@ -182,6 +209,6 @@ mod tests {
 
     #[test]
     fn other_devices_are_not_ours() {
-        assert!(!is_ours(&LinkMessage::default(), 4790));
+        assert!(Payload::ALL.iter().all(|payload| !is_ours(&LinkMessage::default(), *payload, 4790)));
     }
 }

@@ -60,7 +60,6 @@ use tokio::sync::mpsc;
 pub use counters::{Counters, LinkTraffic};
 pub use session::UserSession;
 pub use stage::STAGED_FOR_ONE_MAX;
-pub use switch::said_address;
 pub use table::{Carriage, Table, UserLink};
 pub use tun::{Kind, Offloads, Tun, TunError};
 pub use udp::{UdpError, bind, bind_queues};

@@ -2,13 +2,13 @@
 //!
 //! Stations are learned by the control task; here is only looked up what it has published.
 
-use ipop_common::ethernet::{self, ETHERTYPE_ARP, Header, Mac, is_group, station};
-use ipop_common::ingress::ETHERNET_LEN;
-use ipop_common::inner::{Inner, protocol};
-use ipop_common::maps::{LinkRef, LinkStats};
+use ipop_common::Counter;
+use ipop_common::ethernet::{self, Header, Mac, is_group, station};
+use ipop_common::inner::Inner;
+use ipop_common::maps::LinkRef;
 use ipop_common::multicast::Target;
+use ipop_common::switch::{self, Holder};
 use ipop_common::tables::Tables;
-use ipop_common::{Address, Counter, Cursor, Family};
 
 use super::outbound::{Context, PACKET_START, Refusal, follow_link};
 use super::pool::{Memory, Piece, Pool};
@@ -17,9 +17,6 @@ use super::stage::Wanted;
 use super::table::UserLink;
 use super::virtio;
 use super::{GroupPacket, UserEvent};
-
-/// Type of the ICMPv6 message by which a host says that it has an address (RFC 4861, section 4.4).
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
 /// The link that a frame of this node's side goes to.
 pub(super) fn look_up<'a>(frame: &[u8], context: &Context<'a>) -> Result<(u32, &'a UserLink), Refusal> {
@@ -134,36 +131,20 @@ pub(super) fn admit(
     if is_group(&header.destination) {
         return Err(Counter::RxBadInner);
     }
-    let is_its_own = |reference: LinkRef| LinkStats::index(reference.slot) == LinkStats::index(slot);
-    let owner = context.table.by_address(&station(header.source));
-    if !owner.is_some_and(is_its_own) {
+    let holder = switch::holder(context.table, header.source, slot);
+    if holder != Holder::Peer {
         tell_of(slot, header.source, context);
-        if owner.is_some() || !strangers.admit(context.now_ns) {
+        if holder == Holder::Other || !strangers.admit(context.now_ns) {
             return Err(Counter::RxWrongInnerSource);
         }
     }
-    match said_address(frame, &header).and_then(|address| context.table.by_address(&address)) {
-        Some(owner) if !is_its_own(owner) => Err(Counter::RxSpoofedAddress),
-        _ => Ok(()),
+    match switch::is_spoofed(context.table, frame, &header, slot) {
+        true => Err(Counter::RxSpoofedAddress),
+        false => Ok(()),
     }
 }
 
 fn tell_of(slot: u32, mac: Mac, context: &Context<'_>) {
     // Where there is no room, the next frame tells.
     let _ = context.listeners.events.try_send(UserEvent::StationThere { slot, mac });
-}
-
-/// The address of IP that a frame says its sender has, by ARP (RFC 826) or neighbour discovery.
-pub fn said_address(frame: &[u8], header: &Header) -> Option<Address> {
-    if header.ethertype == ETHERTYPE_ARP {
-        let sender = frame.bytes::<4>(ETHERNET_LEN + 14)?;
-        return (sender != [0; 4]).then(|| Address::from_v4(sender));
-    }
-    let (at, Family::V6) = ethernet::ip_at(frame)? else { return None };
-    let inner = Inner::parse(frame, at, Family::V6).ok()?;
-    let body = at + usize::from(inner.header_len);
-    if inner.protocol != protocol::ICMPV6 || frame.u8_at(body)? != NEIGHBOUR_ADVERTISEMENT {
-        return None;
-    }
-    frame.bytes::<16>(body + 8).map(Address::from_v6)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ipop_user::netlink::{Change, Error, Monitor};
+use ipop_user::netlink::{Change, Error, Monitor, Payload};
 
 use crate::net::{Net, PORT, changes_until_now, prefixes};
 
@@ -43,7 +43,7 @@ fn addresses_become_what_is_wanted_and_then_stay_untouched() {
 fn where_ipv6_is_off_the_error_says_so_and_ipv4_is_set_all_the_same() {
     let Some(net) = Net::new("noipv6") else { return };
     net.run(async |netlink| {
-        let ifindex = netlink.create_vxlan("ipop0", PORT, 1464).await.unwrap();
+        let ifindex = netlink.create_vxlan("ipop0", Payload::Packets, PORT, 1464).await.unwrap();
         fs::write("/proc/sys/net/ipv6/conf/ipop0/disable_ipv6", "1").unwrap();
         let error =
             netlink.sync_addresses(ifindex, &prefixes(&["fd00::1/64", "10.0.0.1/24"])).await.unwrap_err();

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use ipop_user::netlink::{Error, LinkState, Netlink};
+use ipop_user::netlink::{Error, LinkState, Netlink, Payload};
 use nix::sys::socket::{self, AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType};
 
 use crate::net::{DEADLINE, Net, PORT, eventually};
@@ -15,8 +15,8 @@ fn a_vxlan_device_is_made_recognised_and_removed() {
     let Some(net) = Net::new("vxlan") else { return };
     net.run(async |netlink| {
         net.ip("link add other0 type bridge");
-        assert_eq!(netlink.vxlan_matches("ipop0", PORT).await.unwrap(), None);
-        let ifindex = netlink.create_vxlan("ipop0", PORT, 1464).await.unwrap();
+        assert_eq!(netlink.vxlan_matches("ipop0", Payload::Packets, PORT).await.unwrap(), None);
+        let ifindex = netlink.create_vxlan("ipop0", Payload::Packets, PORT, 1464).await.unwrap();
         let link = netlink.link(ifindex).await.unwrap();
         let made = LinkState {
             ifindex,
@@ -38,9 +38,9 @@ fn a_vxlan_device_is_made_recognised_and_removed() {
         assert_eq!(link, LinkState { mtu: 1400, up: true, running: true, carrier: true, ..made });
         assert!(UdpSocket::bind(("0.0.0.0", PORT)).is_err(), "the device must own its port");
 
-        assert_eq!(netlink.vxlan_matches("ipop0", PORT).await.unwrap(), Some(ifindex));
-        assert_eq!(netlink.vxlan_matches("ipop0", PORT + 1).await.unwrap(), None);
-        assert_eq!(netlink.vxlan_matches("other0", PORT).await.unwrap(), None);
+        assert_eq!(netlink.vxlan_matches("ipop0", Payload::Packets, PORT).await.unwrap(), Some(ifindex));
+        assert_eq!(netlink.vxlan_matches("ipop0", Payload::Packets, PORT + 1).await.unwrap(), None);
+        assert_eq!(netlink.vxlan_matches("other0", Payload::Packets, PORT).await.unwrap(), None);
         assert!(netlink.links().await.unwrap().contains(&link));
 
         netlink.set_down(ifindex).await.unwrap();
@@ -54,13 +54,30 @@ fn a_vxlan_device_is_made_recognised_and_removed() {
 }
 
 #[test]
+fn a_vxlan_device_for_frames_is_an_ethernet_device_that_a_bridge_takes() {
+    let Some(net) = Net::new("frames") else { return };
+    net.run(async |netlink| {
+        let ifindex = netlink.create_vxlan("ipop0", Payload::Frames, PORT, 1448).await.unwrap();
+        let mac = [2, 1, 2, 3, 4, 5];
+        netlink.set_mac(ifindex, mac).await.unwrap();
+        netlink.set_up(ifindex).await.unwrap();
+        net.ip("link add br0 type bridge");
+        net.ip("link set ipop0 master br0");
+        let link = netlink.link("ipop0").await.unwrap();
+        assert_eq!((link.mac, link.arphrd, link.mtu, link.master.is_some()), (Some(mac), 1, 1448, true));
+        assert_eq!(netlink.vxlan_matches("ipop0", Payload::Frames, PORT).await.unwrap(), Some(ifindex));
+        assert_eq!(netlink.vxlan_matches("ipop0", Payload::Packets, PORT).await.unwrap(), None);
+    });
+}
+
+#[test]
 fn names_and_ports_that_are_taken_are_named() {
     let Some(net) = Net::new("taken") else { return };
     net.run(async |netlink| {
-        let first = netlink.create_vxlan("ipop0", PORT, 1464).await.unwrap();
-        let again = netlink.create_vxlan("ipop0", PORT + 1, 1464).await;
+        let first = netlink.create_vxlan("ipop0", Payload::Packets, PORT, 1464).await.unwrap();
+        let again = netlink.create_vxlan("ipop0", Payload::Packets, PORT + 1, 1464).await;
         assert!(matches!(again, Err(Error::DeviceExists { name }) if name == "ipop0"));
-        let same_port = netlink.create_vxlan("ipop1", PORT, 1464).await;
+        let same_port = netlink.create_vxlan("ipop1", Payload::Packets, PORT, 1464).await;
         assert!(matches!(same_port, Err(Error::PortInUse { port: PORT, device }) if device == "ipop1"));
 
         let owner = UdpSocket::bind(("0.0.0.0", PORT)).unwrap();
@@ -85,7 +102,7 @@ fn without_the_capability_the_error_says_which_and_how() {
     net.run(async |_| {
         become_nobody();
         let netlink = Netlink::connect().unwrap();
-        let error = netlink.create_vxlan("ipop0", PORT, 1464).await.unwrap_err();
+        let error = netlink.create_vxlan("ipop0", Payload::Packets, PORT, 1464).await.unwrap_err();
         let expected = "cannot create the VXLAN device ipop0: needs CAP_NET_ADMIN: run as root or with the unit in packaging/";
         assert_eq!(error.to_string(), expected);
         assert!(netlink.link("lo").await.is_ok(), "reading needs no capability");
@@ -97,7 +114,7 @@ fn an_idle_device_of_ours_is_silent() {
     let Some(net) = Net::new("quiet") else { return };
     net.run(async |netlink| {
         let sniffer = Sniffer::open();
-        let ours = netlink.create_vxlan("ipop0", PORT, 1464).await.unwrap();
+        let ours = netlink.create_vxlan("ipop0", Payload::Packets, PORT, 1464).await.unwrap();
         netlink.set_addrgenmode_none(ours).await.unwrap();
         netlink.set_quiet(ours).await.unwrap();
         netlink.set_quiet(ours).await.unwrap();
@@ -114,7 +131,7 @@ fn an_idle_device_of_ours_is_silent() {
         assert_eq!(netlink.addresses(ours).await.unwrap(), wanted, "no link-local address");
 
         // The kernel's own way shows how long to listen: until its second solicitation is out.
-        let talkative = netlink.create_vxlan("other0", PORT + 1, 1464).await.unwrap();
+        let talkative = netlink.create_vxlan("other0", Payload::Packets, PORT + 1, 1464).await.unwrap();
         netlink.set_up(talkative).await.unwrap();
         let mut senders = Vec::new();
         let solicited = || {

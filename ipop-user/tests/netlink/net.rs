@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ipop_user::netlink::{Change, Monitor, Netlink};
+use ipop_user::netlink::{Change, Monitor, Netlink, Payload};
 use nix::sched::{CloneFlags, setns};
 use tokio::time::timeout;
 
@@ -95,7 +95,7 @@ pub(crate) fn prefixes(texts: &[&str]) -> Vec<(IpAddr, u8)> {
 
 /// `ipop0`, up, with addresses.
 pub(crate) async fn virtual_device(netlink: &Netlink) -> u32 {
-    let ifindex = netlink.create_vxlan("ipop0", PORT, 1464).await.unwrap();
+    let ifindex = netlink.create_vxlan("ipop0", Payload::Packets, PORT, 1464).await.unwrap();
     netlink.set_addrgenmode_none(ifindex).await.unwrap();
     netlink.set_up(ifindex).await.unwrap();
     netlink.sync_addresses(ifindex, &prefixes(&["10.128.0.1/24", "fd00:128::1/64"])).await.unwrap();

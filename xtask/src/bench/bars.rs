@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::ethernet::Ethernet;
 use super::handshakes::Handshakes;
 use super::plan::{Metric, System, Wire};
 use super::relays::Relays;
@@ -114,6 +115,12 @@ pub(crate) fn of_relays(found: &Relays) -> [Bar; 4] {
 pub(crate) fn of_subnets(found: &Subnets) -> [Bar; 1] {
     let measured = found.clear_to_wire().map(|summary| summary.median);
     [bar(Wire::Offload, System::KernelTc, "TCP to a subnet / bare wire", Limit::AtLeast(0.7), measured)]
+}
+
+/// Of a network that carries Ethernet.
+pub(crate) fn of_ethernet(found: &Ethernet) -> [Bar; 1] {
+    let measured = found.clear_to_wire().map(|summary| summary.median);
+    [bar(Wire::Offload, System::KernelTc, "TCP in frames / bare wire", Limit::AtLeast(0.7), measured)]
 }
 
 fn asked(automatic: &[(Wire, System)]) -> Vec<Asked> {

@@ -17,7 +17,7 @@ use super::row::{self, FAR, Kernels, MIDDLE, Measured, NEAR, Row, Samples, WIRES
 use super::stats::{self, Summary};
 use super::turn::{self, Server, Turn};
 use crate::build::Binaries;
-use crate::config::{Datapath, Node, PORT, Side};
+use crate::config::{Carried, Datapath, Node, PORT, Side};
 use crate::daemon::{self, Daemon, Peer, SECRET, TempFolder};
 
 const ECHO_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
@@ -207,6 +207,7 @@ impl Nodes {
             folder: place("near"),
             network: &network,
             secret: SECRET,
+            carried: Carried::Packets,
             wire_device: Some("p1"),
             wire_prefix: WIRES,
             peer_address: Some(FAR).filter(|_| !is_relayed),

@@ -4,6 +4,7 @@
 use comfy_table::{Cell, Color, Table};
 
 use super::bars::Verdict;
+use super::ethernet::Ethernet;
 use super::handshakes::Handshakes;
 use super::plan::{Metric, Wire};
 use super::relays::Relays;
@@ -38,6 +39,10 @@ pub(crate) fn print(results: &Results) {
     if let Some(found) = &results.subnets {
         heading("Subnets", "three hosts in a row, two offload wires; the last runs no ipopd");
         ui::say(&subnets(found).to_string());
+    }
+    if let Some(found) = &results.ethernet {
+        heading("Ethernet", "two hosts on an offload wire, stations of one switch");
+        ui::say(&ethernet(found).to_string());
     }
     print_bars(results);
     if !results.rows.is_empty() {
@@ -214,6 +219,21 @@ fn subnets(found: &Subnets) -> Table {
     table
 }
 
+fn ethernet(found: &Ethernet) -> Table {
+    let heads = ["TCP\nGbit/s", "ping\nus", "TCP by\nbare wire", "kernel\nhits %"];
+    let mut table = table(&[&["way"], &heads[..]].concat(), 1);
+    for row in &found.rows {
+        table.add_row([
+            row.way.to_owned(),
+            with_half(row.tcp_gbps, 2),
+            with_half(row.ping_us, 1),
+            with_half(row.tcp_to_wire, 2),
+            shown(row.kernel_hit_rate.map(|rate| rate * 100.0), 1),
+        ]);
+    }
+    table
+}
+
 /// A median and half of what its rounds are apart.
 fn with_half(summary: Option<Summary>, decimals: usize) -> String {
     summary.map_or_else(
@@ -301,7 +321,12 @@ fn print_problems(results: &Results) {
         .subnets
         .iter()
         .flat_map(|found| found.problems.iter().map(|problem| format!("subnets: {problem}")));
-    let problems: Vec<String> = of_rows.chain(of_handshakes).chain(of_relays).chain(of_subnets).collect();
+    let of_ethernet = results
+        .ethernet
+        .iter()
+        .flat_map(|found| found.problems.iter().map(|problem| format!("ethernet: {problem}")));
+    let problems = of_rows.chain(of_handshakes).chain(of_relays).chain(of_subnets).chain(of_ethernet);
+    let problems: Vec<String> = problems.collect();
     if problems.is_empty() {
         return;
     }

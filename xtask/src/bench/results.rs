@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::bars::Bar;
+use super::ethernet::Ethernet;
 use super::handshakes::Handshakes;
 use super::machine::Machine;
 use super::plan::{Conditions, Metric, System, Wire};
@@ -211,6 +212,7 @@ pub(crate) struct Results {
     /// The same.
     pub(crate) relays: Option<Relays>,
     pub(crate) subnets: Option<Subnets>,
+    pub(crate) ethernet: Option<Ethernet>,
     pub(crate) bars: Vec<Bar>,
     pub(crate) original_paper: Vec<PaperRow>,
 }

@@ -14,7 +14,7 @@ use super::plan::Conditions;
 use super::row::{self, FAR, FAR_NETWORK, Kernels, MIDDLE, Measured, NEAR, Row, Samples, WIRES};
 use super::stats::{self, Summary};
 use crate::build::Binaries;
-use crate::config::{Datapath, Node, Routing, Side};
+use crate::config::{Carried, Datapath, Node, Routing, Side};
 use crate::daemon::{self, Daemon, Peer, SECRET, TempFolder};
 
 const ECHO_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
@@ -150,6 +150,7 @@ impl Nodes {
             folder: place("near"),
             network: &format!("bench-row-{}", way.name()),
             secret: SECRET,
+            carried: Carried::Packets,
             wire_device: Some("p1"),
             wire_prefix: WIRES,
             peer_address: Some(MIDDLE[0]),

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{Checker, unfit_for_a_host};
 use crate::config::name::{DEVICE_LEN_MAX, InterfaceName};
 use crate::config::raw::{RawAddresses, RawAutoOr, RawMode, RawNetwork, RawPeer, Text};
-use crate::config::{Config, Kernel, Mode, Mtu, Network, Prefix, SECRET_LEN_MIN, Secret, defaults};
+use crate::config::{Config, Mode, Mtu, Network, Prefix, SECRET_LEN_MIN, Secret, defaults};
 
 /// The addresses of this node, host bits kept.
 pub(super) fn own_addresses(checker: &mut Checker<'_>, network: &RawNetwork) -> Option<Vec<Prefix>> {
@@ -142,13 +142,6 @@ pub(super) fn check_mode(checker: &mut Checker<'_>, mode: Range<usize>, config: 
             mode,
             "[routing] is for mode \"l3\"",
             "bridge the LAN, or let the routers of it speak to one another over the virtual network",
-        );
-    }
-    if config.datapath.kernel == Kernel::On {
-        return checker.error(
-            mode,
-            "mode \"l2\" has no kernel path in this version",
-            "take `datapath.kernel = \"on\"` out",
         );
     }
     Some(())

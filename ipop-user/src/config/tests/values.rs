@@ -13,18 +13,14 @@ fn a_scheme_is_for_the_keys_that_take_it() {
 }
 
 #[test]
-fn a_network_of_frames_is_an_overlay_without_subnets_and_a_kernel_path() {
+fn a_network_of_frames_is_an_overlay_without_subnets() {
     refuses(
         "\"l3\"",
         "\"l2\"",
         "t.toml:11:8: mode \"l2\" needs an overlay, which carries what is for all; add `underlay.bootstrap`",
     );
     let frames = changed("\"l3\"", "\"l2\"").replace("interfaces = [\"p1\"]\n", "bootstrap = []\n");
-    assert_eq!(
-        errors(&frames),
-        "t.toml:11:8: mode \"l2\" has no kernel path in this version; take `datapath.kernel = \"on\"` out"
-    );
-    let frames = frames.replace("kernel = \"on\"\n", "");
+    assert_eq!(parsed(&frames).config.datapath.kernel, Kernel::On);
     let network = parsed(&frames).config.network;
     assert_eq!((network.mode, network.frame_overhead()), (Mode::L2, 16));
     assert_eq!(network.mtu, Mtu::Bytes(1416), "so that packets of the configured length pass");

@@ -112,7 +112,7 @@ mod tests {
     use ipop_common::ethernet::BROADCAST;
 
     use super::*;
-    use crate::userpath::said_address;
+    use ipop_common::ethernet::said_address;
 
     const STATION: Mac = [2, 0, 0, 0, 0, 1];
     const OTHER: Mac = [2, 0, 0, 0, 0, 2];
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(answer[28..32], [10, 0, 0, 2]);
         assert_eq!(answer[32..38], STATION);
         assert_eq!(answer[38..42], [10, 0, 0, 1]);
-        assert_eq!(said_address(&answer, &header), Some(Address::from_v4([10, 0, 0, 2])));
+        assert_eq!(said_address(&answer[..], &header), Some(Address::from_v4([10, 0, 0, 2])));
     }
 
     #[test]
