@@ -349,11 +349,11 @@ impl Node {
 
     /// A peer with a session that no others carry is a connection of the ring; one that is configured and
     /// may be no node of ours, once it has spoken.
-    fn connect_member(&mut self, id: PeerId, now: Instant) {
+    pub(super) fn connect_member(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peer_at(id) else { return };
         let Some(place) = peer.endpoint().filter(|place| place.overlay().is_none()) else { return };
         let key = peer.public_key;
-        let is_ready = peer.has_session() && (peer.is_found || peer.has_spoken());
+        let is_ready = peer.has_session() && (peer.is_found || peer.has_spoken()) && self.is_admitted(id);
         let is_found = peer.is_found;
         let address = NodeAddress::of_key(&key);
         if !is_ready || self.ring.as_ref().is_none_or(|ring| ring.is_connected(address)) {
@@ -368,7 +368,7 @@ impl Node {
         self.tell_mtu(id);
     }
 
-    fn disconnect_member(&mut self, id: PeerId, now: Instant) {
+    pub(super) fn disconnect_member(&mut self, id: PeerId, now: Instant) {
         let Some(address) = self.address_of(id) else { return };
         if self.ring.as_ref().is_some_and(|ring| ring.is_connected(address)) {
             self.with_ring(|ring| ring.disconnected(address, now));
@@ -468,7 +468,8 @@ impl Node {
     /// Tells a peer which addresses this node has, and whether it knows the peer's.
     fn say_addresses(&mut self, id: PeerId, wants_answer: bool) {
         let Some(peer) = self.peer_at(id) else { return };
-        if self.ring.is_none() || !peer.has_session() || !(peer.is_found || peer.has_spoken()) {
+        let may_hear = peer.has_session() && (peer.is_found || peer.has_spoken()) && self.is_admitted(id);
+        if self.ring.is_none() || !may_hear {
             return;
         }
         let (addresses, since) = &self.addresses;
@@ -499,6 +500,10 @@ impl Node {
         let addresses = addresses.into_iter().filter(|address| mac_of(*address).is_none());
         let addresses: Vec<IpAddr> =
             addresses.map(Address::to_ip).take(ADDRESSES_MAX - STATIONS_MAX).collect();
+        let said = addresses.len();
+        let addresses: Vec<IpAddr> =
+            addresses.into_iter().filter(|address| self.may_have(id, *address)).collect();
+        let is_granted = addresses.len() == said;
         let knows_ours = flags & 2 != 0;
         if let Some(peer) = self.peer_mut(id) {
             peer.addresses = addresses.iter().take(CHECKED_MAX).copied().collect();
@@ -511,6 +516,7 @@ impl Node {
         if flags & 1 != 0 {
             self.say_addresses(id, is_another_run);
         }
-        Ok(())
+        // Those beyond its certificate.
+        is_granted.then_some(()).ok_or(Refusal(Counter::RxRefusedClaim))
     }
 }
