@@ -145,6 +145,10 @@ counters! {
     RxHello, "rx_hello", Ok, "a control message of a peer";
     RxBadHello, "rx_bad_hello", Refused, "a control message that is malformed or not authentic";
     RxRefusedClaim, "rx_refused_claim", Refused, "a peer says it has an address that is not of the network, or another's";
+    RxNoCertificate, "rx_no_certificate", Refused, "what a peer sends that has not been admitted to the group yet";
+    RxRefusedCertificate, "rx_refused_certificate", Refused, "a peer whose certificate does not count, or that shows none: its reason is in the log and in `ipopctl group status`";
+    RxRefusedList, "rx_refused_list", Refused, "a list of revoked certificates, or parameters, that the group's authority has not signed";
+    RxShunned, "rx_shunned", Refused, "a handshake of a node whose certificate was refused shortly before";
     RxStaleHello, "rx_stale_hello", Refused, "a control message older than one already seen";
     RxHelloFlood, "rx_hello_flood", Refused, "more control messages than the rate limit admits";
     RxHandshake, "rx_handshake", Ok, "a handshake message of a peer";

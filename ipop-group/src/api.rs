@@ -31,6 +31,19 @@ pub struct Report {
     pub relay: u32,
     pub overlay: u32,
     pub version: String,
+    /// What the node knows: the answer waits until there is something else, for some seconds. Without it, it comes at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
+}
+
+/// What a node knows of itself and its group.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// As in [`Membership`].
+    pub status: String,
+    pub document_number: u64,
+    pub list_number: u64,
 }
 
 /// The answer to `Join` and `Fetch`.
@@ -66,7 +79,7 @@ pub struct Granted {
 pub struct Reported {
     pub api: u32,
     pub status: String,
-    /// Report again so many seconds later.
+    /// Report again so many seconds later; 0: at once, this answer has waited.
     pub report_s: u64,
     /// Of the newest: fetch, if one of them is higher than your own.
     pub document_number: u64,

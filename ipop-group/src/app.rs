@@ -8,6 +8,7 @@ use ipop_overlay::group::request::CLOCKS_APART_MS_MAX;
 use crate::api::Report;
 use crate::error::Error;
 use crate::http::limits::Limits;
+use crate::http::waiting::Waiting;
 use crate::model::nodes;
 use crate::password::Passwords;
 use crate::secrets::MasterKey;
@@ -25,6 +26,7 @@ pub struct App {
     pub limits: Limits,
     pub site: Site,
     pub heard: Heard,
+    pub waiting: Waiting,
 }
 
 /// How the server is known and what it allows.

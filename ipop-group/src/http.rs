@@ -8,6 +8,7 @@ pub mod ring;
 pub mod server;
 pub mod tls;
 mod visitor;
+pub mod waiting;
 
 use std::sync::Arc;
 

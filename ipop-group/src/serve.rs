@@ -18,6 +18,7 @@ use crate::app::{App, Heard, Site};
 use crate::cli::ServeArgs;
 use crate::http::limits::Limits;
 use crate::http::server::Server;
+use crate::http::waiting::Waiting;
 use crate::http::{self, tls};
 use crate::password::Passwords;
 use crate::secrets::{self, MasterKey};
@@ -89,6 +90,7 @@ async fn serve(args: &ServeArgs) -> Result<()> {
         limits: Limits::default(),
         site,
         heard: Heard::default(),
+        waiting: Waiting::default(),
     });
     tracing::info!("serving {} at {}", app.site.origin, listener.local_addr()?);
     let (end, ending) = watch::channel(false);

@@ -11,6 +11,7 @@ mod authority;
 mod certificate;
 pub mod document;
 mod label;
+mod message;
 pub mod request;
 mod revocation;
 #[cfg(test)]
@@ -20,5 +21,9 @@ mod x509;
 pub use authority::{Authority, AuthorityError, AuthorityKey};
 pub use certificate::{CERTIFICATE_LEN_MAX, CertificateError, Grant, Member, NETS_MAX, TAGS_MAX};
 pub use label::{LABEL_LEN_MAX, Label, LabelError};
+pub(crate) use message::{
+    Assembly, CertificateId, CertificatePart, Message, Numbers, PART_LEN_MAX, of_certificate,
+};
+pub use message::{Distrust, Kind};
 pub use revocation::{REVOKED_MAX, RevocationError, RevocationList};
 pub use x509::{IssueError, Serial, Validity};

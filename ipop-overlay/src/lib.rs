@@ -33,6 +33,9 @@ mod time;
 pub use address::{Distance, NodeAddress, ParseAddressError};
 pub use endpoint::{Directness, Endpoint};
 pub use keys::NetworkKey;
-pub use node::{AddPeerError, Command, Config, Node, Output, PeerConfig, PeerId, Refusal, STATIONS_MAX};
+pub use node::{
+    AddPeerError, Command, Config, Credentials, CredentialsError, Node, Output, PeerConfig, PeerId, Refusal,
+    STATIONS_MAX,
+};
 pub use peer::{NoPath, Path, PeerView, Said, Security, UserReason};
 pub use time::{Instant, Reason};

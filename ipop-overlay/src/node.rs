@@ -1,5 +1,6 @@
 //! The node: peers, commands, timers and outputs.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -15,14 +16,18 @@ use ipop_common::limits::LINKS_MAX;
 use crate::address::NodeAddress;
 use crate::dht::{self, SigningKey};
 use crate::endpoint::Endpoint;
+use crate::group::{self, Distrust};
 use crate::keys::NetworkKey;
-use crate::peer::{HELLO_INTERVAL, Heard, Here, Path, Peer, PeerView, Underlay};
+use crate::peer::{HELLO_INTERVAL, Heard, Here, NoPath, Path, Peer, PeerView, Underlay};
 use crate::ring::{self, Ring};
 use crate::time::{Instant, Reason};
 
+mod admission;
 mod members;
 mod records;
 
+use admission::Gate;
+pub use admission::{Credentials, CredentialsError};
 pub(crate) use members::NO_STATEMENT;
 pub use members::STATIONS_MAX;
 
@@ -231,6 +236,27 @@ pub enum Output {
     },
     /// What has become of something in the DHT.
     Dht(dht::Event),
+    /// A peer is a member of the group by its certificate, and this node is by what the peer says; again, when its
+    /// certificate is another one.
+    Admitted {
+        peer: PeerId,
+    },
+    /// A peer is no member of the group: it has been told, and the session with it is to end.
+    Refused {
+        peer: PeerId,
+        why: Distrust,
+    },
+    /// A peer does not take this node for a member; by its clock it is so many seconds since 1970.
+    RefusedBy {
+        peer: PeerId,
+        why: Distrust,
+        clock: u64,
+    },
+    /// The group's authority has signed something newer.
+    Signed {
+        kind: group::Kind,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Output {
@@ -244,7 +270,10 @@ impl Output {
             | Self::Silent { peer }
             | Self::Unheard { peer }
             | Self::Move { peer, .. }
-            | Self::Unlink { peer } => Some(*peer),
+            | Self::Unlink { peer }
+            | Self::Admitted { peer }
+            | Self::Refused { peer, .. }
+            | Self::RefusedBy { peer, .. } => Some(*peer),
             Self::Link { .. }
             | Self::Relay { .. }
             | Self::Unrelay { .. }
@@ -256,7 +285,8 @@ impl Output {
             | Self::Broadcast { .. }
             | Self::Multicast { .. }
             | Self::Taken { .. }
-            | Self::Dht(_) => None,
+            | Self::Dht(_)
+            | Self::Signed { .. } => None,
         }
     }
 }
@@ -282,6 +312,8 @@ pub struct Node {
     jitter: u64,
     /// `None` where the peers are those of the configuration and no others.
     ring: Option<Ring>,
+    /// `None` where the network has no group.
+    gate: Option<Box<Gate>>,
     /// By which its records are signed.
     signing_key: Option<Arc<SigningKey>>,
     by_address: BTreeMap<NodeAddress, PeerId>,
@@ -320,6 +352,7 @@ impl Node {
             kernel_send: false,
             jitter: seed | 1,
             ring: None,
+            gate: None,
             signing_key: None,
             by_address: BTreeMap::new(),
             addresses: (Vec::new(), 0),
@@ -372,6 +405,7 @@ impl Node {
         self.by_address.remove(&NodeAddress::of_key(&peer.public_key));
         self.outputs.retain(|output| output.peer() != Some(id));
         self.forget_member(&peer.public_key);
+        self.forget_pass(id);
         while self.peers.last().is_some_and(Option::is_none) {
             self.peers.pop();
         }
@@ -391,6 +425,14 @@ impl Node {
 
     /// Takes in a control message that came in a session with a peer.
     pub fn handle_message(&mut self, id: PeerId, message: &[u8], now: Instant) -> Result<(), Refusal> {
+        if self.gate.is_some() {
+            if group::Message::is_one(message) {
+                return self.handle_admission(id, message, now);
+            }
+            if message.first() != Some(&hello::TYPE) && !self.is_admitted(id) {
+                return Err(Refusal(Counter::RxNoCertificate));
+            }
+        }
         if message.first() != Some(&hello::TYPE) && self.ring.is_some() {
             return self.handle_ring_message(id, message, now);
         }
@@ -444,6 +486,7 @@ impl Node {
                 let Some(state) = self.peer_mut(peer) else { return };
                 let had_session = state.has_session();
                 if state.set_session(local_index, now) {
+                    self.admission_session(peer, now);
                     self.member_session(peer, had_session, now);
                 }
                 self.decide(peer, now);
@@ -482,11 +525,13 @@ impl Node {
                 if let Some(peer) = self.peer_mut(id).filter(|peer| !is_idle && peer.is_found) {
                     peer.expect_hello(now);
                 }
+                self.repeat_certificate(id);
                 self.repeat_addresses(id);
             }
             self.decide(id, now);
             self.doubt(id, now);
         }
+        self.admission_timeout(now);
         self.ring_timeout(now);
     }
 
@@ -504,7 +549,7 @@ impl Node {
             .filter_map(|peer| peer.silent_at().map(|at| (at, Reason::Silence)));
         let ring = self.ring.as_ref().and_then(Ring::poll_timeout).map(|at| (at, Reason::Ring));
         let doubts = self.known().filter_map(|peer| Some((peer.doubt?.next_at, Reason::Silence)));
-        hellos.chain(silences).chain(doubts).chain(ring).min()
+        hellos.chain(silences).chain(doubts).chain(ring).chain(self.admission_deadline()).min()
     }
 
     /// A peer as an operator sees it.
@@ -577,7 +622,11 @@ impl Node {
         let Some(peer) = self.peer_mut(id) else { return };
         peer.relay_mtu = relay_mtu;
         let Some(peer) = self.peer_at(id) else { return };
-        let path = peer.decide(peer.takes_clear(|address| self.trusts(address)), here);
+        let path = match peer.decide(peer.takes_clear(|address| self.trusts(address)), here) {
+            Path::None(why) => Path::None(why),
+            _ if !self.is_admitted(id) => Path::None(NoPath::NotAdmitted),
+            path => path,
+        };
         if path != peer.path {
             if let Some(peer) = self.peer_mut(id) {
                 peer.path = path;

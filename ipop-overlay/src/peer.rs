@@ -113,6 +113,8 @@ pub enum NoPath {
     NoAnswer,
     /// There is a session, but the peer has gone or fallen silent.
     Silent,
+    /// There is a session, and not both ends have accepted each other's certificate.
+    NotAdmitted,
 }
 
 /// Why packets take the user path.

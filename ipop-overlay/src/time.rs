@@ -35,4 +35,6 @@ pub enum Reason {
     Silence,
     /// Something of the ring is due.
     Ring,
+    /// A certificate ends, or is waited for.
+    Certificate,
 }

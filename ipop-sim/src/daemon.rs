@@ -457,6 +457,11 @@ impl Daemon {
             // There is no other transport here.
             Output::Unheard { .. } => {}
             Output::Dht(event) => self.take_dht(event, now),
+            // No network of the simulator has a group.
+            Output::Admitted { .. }
+            | Output::Refused { .. }
+            | Output::RefusedBy { .. }
+            | Output::Signed { .. } => {}
             Output::Pong { .. } | Output::Traced { .. } | Output::Surveyed { .. } => {}
         }
     }

@@ -18,6 +18,7 @@ mod dhcp;
 mod dht;
 mod dns;
 mod groups;
+mod membership;
 mod overlay;
 mod ping;
 mod stations;
@@ -26,6 +27,7 @@ pub use dhcp::{Dhcp, DhcpMode, DhcpPool, Lease};
 pub use dht::{DHT_TTL_S, DhtAnswer, DhtKind, DhtOrder, DhtRecord, DhtVerb};
 pub use dns::Dns;
 pub use groups::{Group, GroupLink, Groups};
+pub use membership::{Membership, MembershipState, RefusedNode};
 pub use overlay::{
     Bootstrap, Connections, Coordinates, Hop, HopEnd, Nat, Neighbour, NodeRef, Overlay, OverlayState,
     PortMapping, RingEdge, RingNode, Seen, StunServer, SurveyOrder, TraceOrder, TurnServer,
@@ -283,6 +285,9 @@ pub struct Status {
     /// `null` where the peers are those of the configuration and no others.
     #[serde(default)]
     pub overlay: Option<Overlay>,
+    /// `null` where the network has no group.
+    #[serde(default)]
+    pub membership: Option<Membership>,
     #[serde(default)]
     pub dns: Dns,
     /// What an operator should know, a line each.

@@ -6,6 +6,7 @@ pub mod control;
 pub mod ctl;
 pub mod daemon;
 pub mod dns;
+pub mod group;
 pub mod kernel;
 pub mod key;
 pub mod mapping;

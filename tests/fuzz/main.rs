@@ -77,7 +77,7 @@ mod fuzz {
         };
     }
 
-    replays! { aead clear config cut dns egress frame hello inner merge names node ring routes sealed sessions stun token wireguard }
+    replays! { aead clear config cut dns egress frame group hello inner merge names node ring routes sealed sessions stun token wireguard }
 }
 
 #[test]
@@ -137,6 +137,10 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
     let by_others = [
         "rx_spoofed_address",
         "rx_refused_claim",
+        "rx_no_certificate",
+        "rx_refused_certificate",
+        "rx_refused_list",
+        "rx_shunned",
         "rx_bad_checksum",
         "rx_bad_hello",
         "rx_stale_hello",
@@ -170,6 +174,13 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
         "rx_too_old",
     ];
     name.starts_with("rx_") && counter.class().name() == "refused" && !by_others.contains(&name)
+}
+
+#[test]
+fn the_corpus_has_members_that_are_let_in_and_others() {
+    let is_let_in = |name: &str| targets::group::lets_in(&read(&corpus().join("group").join(name))[1..]);
+    assert!(is_let_in("admitted") && is_let_in("revoked"));
+    assert!(!is_let_in("anothers") && !is_let_in("early"));
 }
 
 #[test]

@@ -28,6 +28,7 @@
 //! | `sealed` | sealed links: both data paths, order, sessions, secrets |
 //! | `relayed` | sealed links by a relay: both ends in the kernel, the relay in TC and XDP, MTU, changes of the way, restarts |
 //! | `files` | rsync and sshfs by name, over a way that changes and a daemon that dies |
+//! | `group` | machines that join a group, certificates that do not count, removal, a server that is down |
 //! | `mpi` | OpenMPI on four nodes, started by ssh and names, carried by the kernel |
 //!
 //! They need root, and without it are skipped. `IPOP_TEST_FULL=1` adds the slow ones.
@@ -46,6 +47,8 @@ mod files;
 mod flood;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod forward;
+#[expect(clippy::print_stdout, reason = "how long each step took is worth a line")]
+mod group;
 mod hostile;
 #[expect(clippy::print_stdout, reason = "what a transfer reached is worth a line")]
 mod interop;

@@ -280,7 +280,7 @@ fn what_is_no_frame_of_a_link_is_refused() {
     for len in 50..good.len() {
         node.refuses(&good[..len], Counter::RxTruncated);
     }
-    let spoofed = Peer { remote: "192.0.2.77".parse().expect("an address"), ..peer.clone() };
+    let spoofed = Peer { remote: "192.0.2.77".parse().expect("an address"), ..peer };
     node.refuses(&carried(&spoofed, &good[50..]), Counter::RxWrongOuterSource);
 }
 

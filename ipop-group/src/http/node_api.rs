@@ -17,6 +17,7 @@ use rusqlite::Connection;
 
 use super::limits::Kind;
 use super::visitor::Source;
+use super::waiting;
 use crate::api::{self, Granted, Membership, Refused, Reported};
 use crate::app::App;
 use crate::error::Error;
@@ -88,7 +89,7 @@ pub(super) async fn request(
             join(&app, name, request).await
         }
         Purpose::Fetch => fetch(&app, name, request).await,
-        Purpose::Report => report(&app, name, request).await,
+        Purpose::Report => report(&app, source, name, request).await,
     }
 }
 
@@ -169,9 +170,15 @@ fn membership(
     })
 }
 
-async fn report(app: &App, name: String, request: Request) -> Result<Response, ApiError> {
-    let report: api::Report = serde_json::from_slice(&request.body)
+async fn report(
+    app: &Arc<App>,
+    source: Source,
+    name: String,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut report: api::Report = serde_json::from_slice(&request.body)
         .map_err(|error| Error::Invalid(format!("the body of the request: {error}")))?;
+    let known = report.known.take();
     let is_short = report.addresses.len() <= REPORT_ADDRESSES_MAX
         && report.addresses.iter().all(|address| address.parse::<std::net::IpAddr>().is_ok())
         && report.version.len() <= REPORT_TEXT_MAX;
@@ -181,11 +188,30 @@ async fn report(app: &App, name: String, request: Request) -> Result<Response, A
         )));
     }
     let key = request.public_key;
+    let (node, mut reported) = look(app, &name, key).await?;
+    app.heard.admit(node.id, request.time_ms, now_ms())?;
+    if node.state == State::Approved {
+        app.heard.report(node.id, now_s(), report);
+    }
+    if let Some(known) = known
+        && let Some(_place) = app.waiting.take(source.0)
+    {
+        let again = || async { look(app, &name, key).await.map(|(_, reported)| reported) };
+        reported = waiting::until_news(&known, app.store.written(), again).await?;
+        reported.report_s = 0;
+    }
+    Ok(Json(reported).into_response())
+}
+
+/// How a node and its group stand now.
+async fn look(app: &App, name: &str, key: [u8; 32]) -> Result<(Node, Reported), Error> {
+    let name = name.to_owned();
     let found = app.store.read(move |connection| {
         let (group, now) = (group(connection, &name)?, now_s());
         let node = nodes::by_key(connection, group.id, &key)?.ok_or(Error::NotFound("node"))?;
         let published = authority::published(connection, group.id)?;
-        let is_stale = authority::current(connection, node.id, now)?.is_none();
+        let is_stale =
+            node.state == State::Approved && authority::current(connection, node.id, now)?.is_none();
         let reported = Reported {
             api: api::VERSION,
             status: node.state.to_string(),
@@ -196,10 +222,5 @@ async fn report(app: &App, name: String, request: Request) -> Result<Response, A
         };
         Ok((node, reported))
     });
-    let (node, reported) = found.await?;
-    app.heard.admit(node.id, request.time_ms, now_ms())?;
-    if node.state == State::Approved {
-        app.heard.report(node.id, now_s(), report);
-    }
-    Ok(Json(reported).into_response())
+    found.await
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::database;
 use crate::error::Error;
@@ -22,6 +22,8 @@ const READERS: usize = 2;
 pub struct Store {
     work: mpsc::Sender<Box<dyn Work>>,
     readers: Arc<Readers>,
+    /// Said whenever something has been written.
+    written: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Store {
         Ok(Self {
             work,
             readers: Arc::new(Readers { idle: Mutex::new(idle), turns: Semaphore::new(READERS) }),
+            written: watch::Sender::new(()),
         })
     }
 
@@ -97,7 +100,16 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         let piece = Piece { run: Some(run), outcome: None, reply };
         self.work.try_send(Box::new(piece)).map_err(|_| Error::Busy)?;
-        answer.await.map_err(|_| Error::Internal("the writer has ended".to_owned()))?
+        let outcome = answer.await.map_err(|_| Error::Internal("the writer has ended".to_owned()))?;
+        if outcome.is_ok() {
+            self.written.send_replace(());
+        }
+        outcome
+    }
+
+    /// For who waits until something has been written: no matter what.
+    pub fn written(&self) -> watch::Receiver<()> {
+        self.written.subscribe()
     }
 
     /// Does `run` with a connection that only reads, on a thread that may wait.

@@ -1,5 +1,7 @@
 //! What nodes ask: joining, certificates, the list of revoked ones, reports.
 
+use std::time::{Duration, Instant};
+
 use ipop_group::api::Reported;
 use ipop_overlay::group::CertificateError;
 use ipop_overlay::group::request::Purpose;
@@ -183,4 +185,33 @@ fn what_a_machine_reports_is_on_the_page() {
     assert!(owner.get("/g/lab/ring.svg").body.contains("alpha, up"));
     let wrong = machine.ask(Purpose::Report, r#"{"addresses":["<b>"]}"#);
     assert_eq!(refusal(&wrong), (422, "invalid".to_owned()));
+}
+
+#[test]
+fn a_report_waits_for_news_and_hears_of_a_removal_at_once() {
+    let server = Server::start();
+    let mut owner = server.person("alice");
+    make_group(&mut owner, "lab", &[]);
+    let machine = Machine::new(&server, "lab", 1);
+    machine.join("alpha", None);
+    let known = |status: &str, list: u64| {
+        format!("{{\"known\":{{\"status\":\"{status}\",\"document_number\":1,\"list_number\":{list}}}}}")
+    };
+    let ask = |body: &str| -> Reported { json(&machine.ask(Purpose::Report, body)) };
+    // What the node does not know is said at once.
+    assert_eq!(ask(&known("", 1)).status, "pending");
+    let waited = |state: &str, owner: &mut _, body: String| {
+        std::thread::scope(|scope| {
+            let report = scope.spawn(move || (ask(&body), Instant::now()));
+            let decided = Instant::now();
+            assert_eq!(decide(owner, "lab", "alpha", state).status, 303);
+            let (reported, at) = report.join().expect("an answer");
+            // A wait that nothing ends takes 20 s.
+            assert!(at.saturating_duration_since(decided) < Duration::from_secs(10));
+            (reported.status, reported.report_s)
+        })
+    };
+    assert_eq!(waited("approved", &mut owner, known("pending", 1)), ("approved".to_owned(), 0));
+    let list = machine.granted().list.number;
+    assert_eq!(waited("removed", &mut owner, known("approved", list)), ("removed".to_owned(), 0));
 }

@@ -23,6 +23,7 @@ pub struct Authority {
     group: Label,
     key: VerifyingKey,
     validity: Validity,
+    der: Vec<u8>,
 }
 
 /// A certificate is no authority's.
@@ -86,7 +87,7 @@ impl Authority {
         let tbs = certificate.tbs_certificate();
         let key = VerifyingKey::from_bytes(&key_of(ED25519, tbs.subject_public_key_info())?).ok()?;
         let group = label_of(tbs.subject())?;
-        let authority = Self { group, key, validity: Validity::of(tbs.validity()) };
+        let authority = Self { group, key, validity: Validity::of(tbs.validity()), der: der.to_vec() };
         let serial = Serial::from_bytes(tbs.serial_number().as_bytes())?;
         // Built again it is the same: nothing of it says anything else.
         let again = build(key.to_bytes(), &authority.group, serial, authority.validity).ok()?;
@@ -100,6 +101,11 @@ impl Authority {
 
     pub fn validity(&self) -> Validity {
         self.validity
+    }
+
+    /// Its certificate, as it was read.
+    pub fn der(&self) -> &[u8] {
+        &self.der
     }
 
     pub fn public_key(&self) -> [u8; 32] {

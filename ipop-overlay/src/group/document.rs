@@ -14,6 +14,8 @@ use super::{Authority, AuthorityKey};
 
 /// Length of the content in bytes.
 pub const CONTENT_LEN_MAX: usize = 65_536;
+/// Length of a whole document in bytes.
+pub(super) const DOCUMENT_LEN_MAX: usize = HEAD_LEN + CONTENT_LEN_MAX + SIGNATURE_LEN;
 const MAGIC: [u8; 4] = *b"IPGD";
 const VERSION: u8 = 1;
 const HEAD_LEN: usize = 28;

@@ -23,7 +23,7 @@ use super::{Authority, AuthorityKey, Label};
 /// Certificates of one list.
 pub const REVOKED_MAX: usize = 4096;
 /// Length of a list in bytes.
-const LIST_LEN_MAX: usize = REVOKED_MAX * 40 + 1024;
+pub(super) const LIST_LEN_MAX: usize = REVOKED_MAX * 40 + 1024;
 
 /// Which certificates are revoked, from when on.
 #[derive(Clone, Debug, PartialEq, Eq)]

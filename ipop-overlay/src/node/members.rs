@@ -366,11 +366,11 @@ impl Node {
 
     /// A peer with a session that no others carry is a connection of the ring; one that is configured and
     /// may be no node of ours, once it has spoken.
-    fn connect_member(&mut self, id: PeerId, now: Instant) {
+    pub(super) fn connect_member(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peer_at(id) else { return };
         let Some(place) = peer.endpoint().filter(|place| place.overlay().is_none()) else { return };
         let key = peer.public_key;
-        let is_ready = peer.has_session() && (peer.is_found || peer.has_spoken());
+        let is_ready = peer.has_session() && (peer.is_found || peer.has_spoken()) && self.is_admitted(id);
         let is_found = peer.is_found;
         let address = NodeAddress::of_key(&key);
         if !is_ready || self.ring.as_ref().is_none_or(|ring| ring.is_connected(address)) {
@@ -385,7 +385,7 @@ impl Node {
         self.tell_mtu(id);
     }
 
-    fn disconnect_member(&mut self, id: PeerId, now: Instant) {
+    pub(super) fn disconnect_member(&mut self, id: PeerId, now: Instant) {
         let Some(address) = self.address_of(id) else { return };
         if self.ring.as_ref().is_some_and(|ring| ring.is_connected(address)) {
             self.with_ring(|ring| ring.disconnected(address, now));
@@ -485,7 +485,8 @@ impl Node {
     /// Tells a peer which addresses this node has, and whether it knows the peer's.
     fn say_addresses(&mut self, id: PeerId, wants_answer: bool) {
         let Some(peer) = self.peer_at(id) else { return };
-        if self.ring.is_none() || !peer.has_session() || !(peer.is_found || peer.has_spoken()) {
+        let may_hear = peer.has_session() && (peer.is_found || peer.has_spoken()) && self.is_admitted(id);
+        if self.ring.is_none() || !may_hear {
             return;
         }
         let (addresses, since) = &self.addresses;
@@ -525,6 +526,10 @@ impl Node {
             addresses.map(Address::to_ip).take(ADDRESSES_MAX - STATIONS_MAX).collect();
         // What it has heard may be an older statement, whose answer has crossed a newer one.
         let knows_ours = heard == self.statement;
+        let said = addresses.len();
+        let addresses: Vec<IpAddr> =
+            addresses.into_iter().filter(|address| self.may_have(id, *address)).collect();
+        let is_granted = addresses.len() == said;
         if let Some(peer) = self.peer_mut(id) {
             peer.addresses = addresses.iter().take(CHECKED_MAX).copied().collect();
         }
@@ -536,6 +541,7 @@ impl Node {
         if flags == 1 {
             self.say_addresses(id, is_another_run);
         }
-        Ok(())
+        // Those beyond its certificate.
+        is_granted.then_some(()).ok_or(Refusal(Counter::RxRefusedClaim))
     }
 }

@@ -11,6 +11,7 @@ impl Node {
     /// What time it is, in milliseconds since 1970. To be said when the node starts, and again when the host's clock
     /// is set: records are of no use to a node that does not know.
     pub fn set_clock(&mut self, unix_ms: u64, now: Instant) {
+        self.set_gate_clock(unix_ms, now);
         self.with_ring(|ring| ring.set_clock(unix_ms, now));
     }
 

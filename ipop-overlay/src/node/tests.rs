@@ -1,6 +1,7 @@
 //! Two nodes and a wire that the test controls. Sessions are the test's: what one says reaches the
 //! other as if it had been sealed and opened.
 
+mod admission;
 mod detours;
 
 use super::*;

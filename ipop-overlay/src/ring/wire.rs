@@ -77,6 +77,7 @@ pub(crate) const ASK_RELAY: u8 = 9;
 pub(crate) const RELAY: u8 = 10;
 pub(crate) const GROUP: u8 = 11;
 pub(crate) const DATAGRAM: u8 = 12;
+// 13 to 16 are about certificates: see `group::message`.
 
 /// Length of a beat, a multiple of the padding.
 pub(crate) const BEAT_LEN: usize = 16;

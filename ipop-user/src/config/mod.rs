@@ -27,6 +27,7 @@ use ipop_overlay::{NodeAddress, ring};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::group::{GroupPlace, Membership, MembershipError};
 use crate::key::PublicKey;
 use crate::secret_file;
 
@@ -40,7 +41,7 @@ pub use problem::{ConfigErrors, Problem};
 pub const CONFIG_FILE: &str = "/etc/ipop/ipop.toml";
 
 /// What a key has when the file is silent about it. The keys without an entry here are required
-/// (`node.name`, `node.key_file`, `network.name`, `network.addresses`), or optional with no value
+/// (`node.name`, `node.key_file`, and `network.name` and `network.addresses` without `network.group`), or optional with no value
 /// (`node.metrics`, `underlay.interfaces`, `peer.endpoint`, `dhcp.pool`, `dhcp.ipv6`, `dhcp.address`) or empty (`underlay.trusted`,
 /// `underlay.bootstrap`, `underlay.external`, `underlay.stun`, `underlay.turn`). `network.secret` is required as soon as there is a peer.
 pub mod defaults {
@@ -97,6 +98,8 @@ const FILE_LEN_MAX: u64 = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub node: Node,
+    /// The group that the network is of: then most of what follows is its, once this node is a member.
+    pub group: Option<Group>,
     pub network: Network,
     pub underlay: Underlay,
     pub datapath: Datapath,
@@ -117,6 +120,18 @@ pub struct Node {
     pub control_socket: PathBuf,
     /// TCP address that serves `/metrics`, beside the control socket which always does.
     pub metrics: Option<SocketAddr>,
+}
+
+/// `network.group` and what goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub place: GroupPlace,
+    /// Certificates by which its server is known; `None`: those of this host.
+    pub ca: Option<PathBuf>,
+    /// By which this node joins without being approved.
+    pub token: Option<Secret>,
+    /// What this node has as a member, if it is one.
+    pub membership: Option<Box<Membership>>,
 }
 
 /// `[network]`.
@@ -424,8 +439,9 @@ pub struct Loaded {
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     let text = read(path)?;
     let mut loaded = parse(&text, path)?;
-    let Config { network, underlay, .. } = &loaded.config;
-    if network.secret.is_some() || !underlay.turn.is_empty() {
+    let Config { network, underlay, group, .. } = &loaded.config;
+    let has_token = group.as_ref().is_some_and(|group| group.token.is_some());
+    if network.secret.is_some() || !underlay.turn.is_empty() || has_token {
         loaded.warnings.extend(permission_warning(path));
     }
     Ok(loaded)
@@ -443,7 +459,25 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, ConfigErrors> {
 impl Config {
     /// Whether this node takes part in the overlay: it has ways in, or no peers of its own and is one.
     pub fn has_overlay(&self) -> bool {
-        self.network.secret.is_some() && (self.underlay.has_bootstrap || self.peers.is_empty())
+        let is_network = self.network.secret.is_some();
+        self.group.is_some() || is_network && (self.underlay.has_bootstrap || self.peers.is_empty())
+    }
+
+    /// Whether this node may begin: it is a member of its group, or its network has none.
+    pub fn is_member(&self) -> bool {
+        self.group.as_ref().is_none_or(|group| group.membership.is_some())
+    }
+
+    /// Takes over what the group says to its members.
+    ///
+    /// # Errors
+    /// What of it this version cannot keep.
+    pub fn enter_group(&mut self, membership: Box<Membership>) -> Result<(), MembershipError> {
+        membership.enter(self)?;
+        if let Some(group) = &mut self.group {
+            group.membership = Some(membership);
+        }
+        Ok(())
     }
 
     /// What only the holder of the private key can check: that no peer has our own public key.
@@ -460,6 +494,11 @@ impl Config {
             })),
         }
     }
+}
+
+/// One way into the overlay, as `underlay.bootstrap` has them.
+pub(crate) fn parse_way_in(text: &str) -> Result<Bootstrap, String> {
+    endpoint::parse_bootstrap(text).map_err(|(reason, _)| reason)
 }
 
 /// The two wildcard addresses on the default port.

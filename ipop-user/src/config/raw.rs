@@ -41,11 +41,14 @@ pub(super) struct RawNode {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawNetwork {
-    pub(super) name: Text,
+    pub(super) name: Option<Text>,
     pub(super) secret: Option<Text>,
+    pub(super) group: Option<Text>,
+    pub(super) group_ca: Option<Text>,
+    pub(super) group_token: Option<Text>,
     pub(super) mode: Option<Spanned<RawMode>>,
     pub(super) device: Option<Text>,
-    pub(super) addresses: Spanned<RawAddresses>,
+    pub(super) addresses: Option<Spanned<RawAddresses>>,
     pub(super) mtu: Option<Spanned<RawAutoOr>>,
     pub(super) multicast: Option<bool>,
     pub(super) multicast_route: Option<bool>,

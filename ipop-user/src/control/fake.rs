@@ -52,6 +52,7 @@ pub(crate) fn status() -> Status {
         peers_total: 2,
         peers_direct: 1,
         overlay: Some(overlay()),
+        membership: None,
         dns: Dns {
             domain: Some("demo.ipop".to_owned()),
             listen: vec!["10.128.0.1:53".parse().unwrap(), "[fd00:128::1]:53".parse().unwrap()],

@@ -32,6 +32,9 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Write a configuration and a key for this machine, for a new network or to join one
     Init(Init),
+    /// Be a member of a group, whose server says who is one
+    #[command(subcommand)]
+    Group(Group),
     /// Show this node and its datapath
     Status,
     /// Show the peers and the paths to them
@@ -120,6 +123,42 @@ pub(super) struct Init {
     /// each; without a value, the node that has made the token
     #[arg(long, value_name = "ENDPOINT", num_args = 0..=1, default_missing_value = "")]
     pub(super) bootstrap: Vec<String>,
+    /// Replace the configuration that is there; a key that is there stays this node's
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Group {
+    /// Write a configuration and a key by which this machine asks to join a group
+    Join(GroupJoin),
+    /// Show this node's membership, and which nodes were refused for their certificate
+    Status,
+    /// Forget what this node has of its group
+    Leave {
+        /// The configuration
+        #[arg(default_value = CONFIG_FILE)]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GroupJoin {
+    /// Where the group is, like https://group.example.org/g/lab: its join page shows it
+    pub(super) url: String,
+    /// Be approved at once by this join token; `-` reads it from standard input, and so keeps it out of the shell's
+    /// history and of `ps`
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) token: Option<TokenText>,
+    /// This node's name in the group [default: the host's name]
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Certificates by which the group's server is known [default: those of this host]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+    /// Where the files go
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/ipop")]
+    pub(super) dir: PathBuf,
     /// Replace the configuration that is there; a key that is there stays this node's
     #[arg(long)]
     pub(super) force: bool,

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Args, Command, Config, Datapath, Key, Switch};
+use args::{Args, Command, Config, Datapath, Group, Key, Switch};
 use client::Client;
 use failure::Failure;
 use output::Output;
@@ -53,6 +53,9 @@ fn execute(args: Args) -> Result<(), Failure> {
 async fn dispatch(command: Command, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
     match command {
         Command::Init(init) => command::init::run(&init, output),
+        Command::Group(Group::Join(join)) => command::group::join(&join, output),
+        Command::Group(Group::Leave { file }) => command::group::leave(&file, output),
+        Command::Group(Group::Status) => command::group::status(client, output).await,
         Command::Status => Ok(output.show(&client.status().await?, command::status::render)?),
         Command::Peers => {
             Ok(output.show(&client.peers().await?, |peers, w| command::peers::render(peers, w))?)

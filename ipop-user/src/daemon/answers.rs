@@ -52,6 +52,9 @@ impl Daemon {
             return Err(format!("{prefix} is the beginning of {first} and of {second}; give more of it"));
         }
         matching.next().ok_or_else(|| {
+            if let Some(why) = self.why_refused(selector) {
+                return why;
+            }
             let names: Vec<&str> = self.peers.values().map(|p| p.config.name.as_str()).collect();
             format!(
                 "no such peer: this node has {}",
@@ -156,9 +159,11 @@ impl Daemon {
     /// The first setting that differs and cannot be changed while running.
     fn fixed_difference(&self, new: &config::Config, key: &crate::key::PrivateKey) -> Option<&'static str> {
         let old = &self.config;
+        let identity = |config: &config::Config| config.group.as_ref().map(|group| group.place.clone());
         let fixed = [
             ("the key", key.public_key() != self.public_key),
             ("[node]", new.node != old.node),
+            ("network.group", identity(new) != identity(old)),
             ("network.mode", new.network.mode != old.network.mode),
             ("network.device", new.network.device != old.network.device),
             ("network.multicast", new.network.multicast != old.network.multicast),
@@ -195,12 +200,14 @@ impl Daemon {
             )
             .unwrap_or(0),
             overlay: self.overlay_status(),
+            membership: self.membership_status(),
             dns: self.dns.status(),
             warnings: [
                 self.warnings.clone(),
                 self.dns.warnings(),
                 self.dhcp.warnings(&self.config),
                 self.routing_warnings(),
+                self.group_warnings(),
                 self.switch.iter().filter_map(Switch::warning).collect(),
             ]
             .concat(),
@@ -566,6 +573,7 @@ fn no_path(why: NoPath, peer: &PeerState, endpoint: Option<Endpoint>) -> String 
             format!("{place} has not answered: is ipopd running there, with the same secret and our key?")
         }
         NoPath::Silent => format!("{place} has fallen silent"),
+        NoPath::NotAdmitted => "the certificates of both ends are being looked at".to_owned(),
     }
 }
 

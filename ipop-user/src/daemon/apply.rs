@@ -266,7 +266,8 @@ impl Daemon {
 
     pub(super) fn publish_table(&self) {
         let link = |peer: &PeerState| {
-            let view = self.node.peer(peer.id)?;
+            // Before it is admitted to the group there is nothing but the session, in which it may show its certificate.
+            let view = self.node.peer(peer.id).filter(|_| self.node.is_admitted(peer.id))?;
             peer.user_link(&view, &self.sealing, self.config.network.mtu, |node| self.place_of(node))
         };
         let mut table = table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);

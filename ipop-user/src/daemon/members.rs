@@ -19,6 +19,9 @@ impl Daemon {
         public_key: PublicKey,
         endpoint: Option<Endpoint>,
     ) -> Result<PeerId, NotAdded> {
+        if self.is_shunned(&public_key) {
+            return Err(NotAdded::Shunned);
+        }
         let config = config::Peer { name, public_key, addresses: Vec::new(), endpoint: None, line: 0 };
         self.add_peer(config, Origin::Found, endpoint)
     }

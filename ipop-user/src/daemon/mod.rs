@@ -11,6 +11,8 @@
 //! | `overlay` | ways in, whom the ring wants, who has which address |
 //! | `groups` | multicast and broadcast in the virtual network |
 //! | `members` | peers that come and go |
+//! | `membership` | this node in its group: the server's word, certificates that are refused |
+//! | `waiting` | before this node is a member of its group |
 //! | `sealing` | the sessions with the peers |
 //! | `relays` | what this node passes on between others, and others for it |
 //! | `switch` | a virtual network that carries Ethernet |
@@ -41,6 +43,7 @@ mod groups;
 mod handover;
 mod lan;
 mod members;
+mod membership;
 mod names;
 mod names_asked;
 mod overlay;
@@ -60,6 +63,7 @@ mod stun;
 mod switch;
 mod turn;
 mod underlays;
+mod waiting;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -70,6 +74,7 @@ use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipop_common::Counter;
 use ipop_common::wireguard::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE, TYPE_TRANSPORT};
+use ipop_overlay::group::Kind;
 use ipop_overlay::session::{CookieKey, Handled, Timers};
 use ipop_overlay::{Command, Endpoint, Instant, Node, NodeAddress, Output, PeerId, Refusal, introduction};
 use socket2::SockRef;
@@ -79,6 +84,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{Config, Prefix};
 use crate::control::{Request, ServerHandle};
+use crate::group::{Membership, Word};
 use crate::kernel::KernelPath;
 use crate::key::PublicKey;
 use crate::netlink::{Change, Monitor, Netlink};
@@ -93,6 +99,7 @@ use dhcp::Dhcp;
 use dht::Dht;
 use dns::Dns;
 use groups::Groups;
+use membership::InGroup;
 use overlay::Overlay;
 use peers::{Origin, Peers, of_user_slot};
 use pings::Pings;
@@ -129,10 +136,29 @@ pub struct Options {
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(options: &Options) -> Result<()> {
-    let (mut daemon, mut events) = start::start(options).await?;
-    let outcome = daemon.serve(&mut events).await;
-    daemon.stop(events).await;
-    outcome
+    // A node that its group has removed waits anew to be a member.
+    while let Some((mut daemon, mut events)) = start::start(options).await? {
+        let outcome = daemon.serve(&mut events).await;
+        daemon.stop(events).await;
+        if outcome? == End::Told {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Why a daemon's network ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Told,
+    NoMember,
+}
+
+/// What the system tells the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
 /// Everything that the daemon waits for.
@@ -146,9 +172,7 @@ struct Events {
     requests: mpsc::Receiver<Request>,
     monitor: Monitor,
     control: ServerHandle,
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+    signals: Signals,
 }
 
 enum Event {
@@ -170,6 +194,8 @@ enum Event {
     /// The DNS wants to know something.
     Name(names_asked::Ask),
     Request(Request),
+    /// Of the group's server.
+    Server(Word),
     Change(Change),
     Timer,
     Stop(&'static str),
@@ -216,6 +242,10 @@ struct Daemon {
     turn: Turn,
     dns: Dns,
     groups: Groups,
+    /// `None` where the network has no group.
+    group: Option<InGroup>,
+    /// What peers have given that the group's authority has signed.
+    signed: Vec<(Kind, Vec<u8>)>,
     /// `Some` where the network carries Ethernet.
     switch: Option<Switch>,
     dht: Dht,
@@ -233,7 +263,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn serve(&mut self, events: &mut Events) -> Result<()> {
+    async fn serve(&mut self, events: &mut Events) -> Result<End> {
         loop {
             self.drain().await;
             match self.wait(events).await? {
@@ -279,6 +309,12 @@ impl Daemon {
                 Event::StunName(name) => self.server_found(name),
                 Event::Name(ask) => self.ask_for_name(ask),
                 Event::Request(request) => self.answer(request).await,
+                Event::Server(word) => {
+                    if !self.hear_server(word).await {
+                        Membership::forget(&self.config.node.state_dir)?;
+                        return Ok(End::NoMember);
+                    }
+                }
                 Event::Change(change) => self.on_change(change),
                 Event::Timer => self.on_timer().await,
                 Event::Reload => match self.reload().await {
@@ -287,7 +323,7 @@ impl Daemon {
                 },
                 Event::Stop(signal) => {
                     info!(signal, "stopping");
-                    return Ok(());
+                    return Ok(End::Told);
                 }
                 Event::UserPath(error) => return Err(error).context("the user path failed"),
             }
@@ -311,9 +347,10 @@ impl Daemon {
             Some(request) = events.requests.recv() => Event::Request(request),
             change = events.monitor.next() => Event::Change(change?),
             () = tokio::time::sleep(wait) => Event::Timer,
-            _ = events.terminate.recv() => Event::Stop("SIGTERM"),
-            _ = events.interrupt.recv() => Event::Stop("SIGINT"),
-            _ = events.hangup.recv() => Event::Reload,
+            word = membership::next_word(&mut self.group) => Event::Server(word),
+            _ = events.signals.terminate.recv() => Event::Stop("SIGTERM"),
+            _ = events.signals.interrupt.recv() => Event::Stop("SIGINT"),
+            _ = events.signals.hangup.recv() => Event::Reload,
             error = self.user.failed() => Event::UserPath(error),
         })
     }
@@ -455,6 +492,7 @@ impl Daemon {
             self.tidy_streams(now);
             self.underlays.look_at_drivers(&self.netlink).await;
             self.renew();
+            self.follow_report();
             self.ask_for_silent(now).await;
         }
         self.send_pings(now);
@@ -495,6 +533,9 @@ impl Daemon {
         is_idle &= unsent.is_empty();
         unsent.into_iter().for_each(|(to, datagram)| self.send(to, &datagram));
         is_idle &= !self.drain_node(&mut stale);
+        for (kind, bytes) in std::mem::take(&mut self.signed) {
+            self.signed(kind, &bytes).await;
+        }
         self.publish_stations();
         is_idle &= stale.is_empty();
         self.pings.finish(clock::now());
@@ -594,6 +635,10 @@ impl Daemon {
                 Output::Multicast { origin, group, frame } => self.heard_in_group(&origin, group, &frame),
                 Output::Broadcast { from, text } => self.told_by(from, &text),
                 Output::Taken { address, by } => self.address_taken(address, &by),
+                Output::Admitted { peer } => self.admitted(peer),
+                Output::Refused { peer, why } => self.refused(peer, why),
+                Output::RefusedBy { peer, why, clock } => self.refused_by(peer, why, clock),
+                Output::Signed { kind, bytes } => self.signed.push((kind, bytes)),
                 Output::Dht(event) => {
                     if !self.leases_heard(&event) {
                         self.hear_of_records(event);
@@ -684,9 +729,11 @@ impl Daemon {
     }
 }
 
-fn signals() -> Result<(Signal, Signal, Signal)> {
+fn signals() -> Result<Signals> {
     let open = |kind| signal(kind).context("cannot wait for signals");
-    Ok((open(SignalKind::terminate())?, open(SignalKind::interrupt())?, open(SignalKind::hangup())?))
+    let [terminate, interrupt, hangup] =
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(open);
+    Ok(Signals { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
 }
 
 /// A path in words, for the log.
@@ -709,6 +756,7 @@ impl std::fmt::Display for Described {
             Path::None(NoPath::NoRoute) => f.write_str("none: no route"),
             Path::None(NoPath::NoAnswer) => f.write_str("none: no session yet"),
             Path::None(NoPath::Silent) => f.write_str("none: the peer has fallen silent"),
+            Path::None(NoPath::NotAdmitted) => f.write_str("none: not admitted to the group yet"),
         }
     }
 }

@@ -13,7 +13,7 @@ use ipop_overlay::{Endpoint, Instant, NetworkKey, NodeAddress, PeerId, Refusal};
 use tracing::{debug, info, warn};
 
 use super::bootstrap::WaysIn;
-use super::peers::{Origin, PeerState};
+use super::peers::{NotAdded, Origin, PeerState};
 use super::relays::Pair;
 use super::remembered::{self, KnownNode, Remembered};
 use super::{Daemon, clock};
@@ -280,7 +280,10 @@ impl Daemon {
             return Err(Refusal(Counter::RxHandshakeFlood));
         }
         let name = name_of(key.as_bytes());
-        self.add_found(name, key, None).map_err(|_| Refusal(Counter::RxUnknownPeer))?;
+        self.add_found(name, key, None).map_err(|error| match error {
+            NotAdded::Shunned => Refusal(Counter::RxShunned),
+            NotAdded::Node(_) | NotAdded::Session(_) => Refusal(Counter::RxUnknownPeer),
+        })?;
         self.sealing.answer_stranger()
     }
 

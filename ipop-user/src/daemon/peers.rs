@@ -84,6 +84,8 @@ pub(super) enum NotAdded {
     Node(#[from] AddPeerError),
     #[error(transparent)]
     Session(#[from] AddError),
+    #[error("its certificate, or this node's, was refused shortly before")]
+    Shunned,
 }
 
 /// What the daemon keeps of one peer.

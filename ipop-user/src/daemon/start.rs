@@ -25,6 +25,7 @@ use super::dhcp::Dhcp;
 use super::dht::Dht;
 use super::dns::Dns;
 use super::groups::Groups;
+use super::membership::{self, InGroup};
 use super::names_asked;
 use super::overlay;
 use super::peers::{Origin, PeerState, Peers, mtu_max};
@@ -39,9 +40,11 @@ use super::stun::Stun;
 use super::switch::{Switch, mac_of};
 use super::turn::Turn;
 use super::underlays::{Underlays, XdpPlan};
+use super::waiting::{Applicant, Waited};
 use super::{Daemon, Events, KernelSlot, Options, RENEWAL, clock, names, shown, signals};
 use crate::api::DeviceKind;
 use crate::config::{self, Config, Endpoint, Kernel, Mode, Mtu};
+use crate::group::Membership;
 use crate::kernel::{KernelPath, Settings, owner};
 use crate::key::{PrivateKey, PublicKey, random_u64};
 use crate::netlink::{Error as NetlinkError, Monitor, Netlink};
@@ -67,14 +70,26 @@ const QUEUES_AUTO_MAX: usize = 8;
 /// The MTU of the device until a link says otherwise: Ethernet under IPv4.
 const DEFAULT_MTU: u32 = 1500 - sealed::overhead(ipop_common::Family::V4) as u32;
 
-/// Starts everything; on an error, what was made is removed again.
-pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
-    let (config, private_key, mut warnings) = read(options)?;
-    let (terminate, interrupt, hangup) = signals()?;
-    let (request_tx, requests) = mpsc::channel(REQUEST_QUEUE);
+/// Starts everything; on an error, what was made is removed again. A node that is to be a member of a group becomes one
+/// before; `None` if it is told to stop meanwhile.
+pub(super) async fn start(options: &Options) -> Result<Option<(Daemon, Events)>> {
+    let (mut config, private_key, mut warnings) = read(options)?;
+    let mut signals = signals()?;
+    let (request_tx, mut requests) = mpsc::channel(REQUEST_QUEUE);
     let control = control::serve(&config.node.control_socket, config.node.metrics, request_tx)
         .await
         .with_context(|| format!("cannot open the control socket {}", shown(&config.node.control_socket)))?;
+    let mut conversation = membership::begin(&config, &private_key)?;
+    if let Some(conversation) = conversation.as_mut().filter(|_| !config.is_member()) {
+        let applicant = Applicant::new(&config, private_key.public_key());
+        match applicant.wait(conversation, &mut requests, &mut signals).await? {
+            Waited::Member(membership) => config.enter_group(membership)?,
+            Waited::Stopped => {
+                control.shutdown().await;
+                return Ok(None);
+            }
+        }
+    }
     let sockets = bind_all(&config.underlay.listen, queues(&config)).await?;
     let tcp = match &config.underlay.tcp {
         Some(addresses) => streams::listen(addresses, false)?,
@@ -174,6 +189,8 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         turn,
         dns: Dns::new(ask),
         groups: Groups::default(),
+        group: conversation.map(InGroup::new),
+        signed: Vec::new(),
         switch,
         dht: Dht::default(),
         dhcp: Dhcp::default(),
@@ -196,15 +213,13 @@ pub(super) async fn start(options: &Options) -> Result<(Daemon, Events)> {
         requests,
         monitor,
         control,
-        terminate,
-        interrupt,
-        hangup,
+        signals,
     };
     if let Err(error) = daemon.begin().await {
         daemon.stop(events).await;
         return Err(error);
     }
-    Ok((daemon, events))
+    Ok(Some((daemon, events)))
 }
 
 impl Daemon {
@@ -294,7 +309,14 @@ pub(super) fn read(options: &Options) -> Result<(Config, PrivateKey, Vec<String>
     for warning in &warnings {
         warn!("{warning}");
     }
-    Ok((loaded.config, key, warnings))
+    let mut config = loaded.config;
+    if let Some(group) = &config.group
+        && let Some(membership) =
+            Membership::read(&config.node.state_dir, &group.place, key.public_key().as_bytes())?
+    {
+        config.enter_group(Box::new(membership))?;
+    }
+    Ok((config, key, warnings))
 }
 
 /// Sockets for each queue. A host without IPv6 listens on what it has.
@@ -359,6 +381,9 @@ pub(super) async fn build_node(config: &Config, key: &PrivateKey) -> Result<(Nod
         ),
         AddPeerError::TooMany => anyhow::anyhow!("peer {}: {error}", name(id)),
     })?;
+    if let Some(membership) = config.group.as_ref().and_then(|group| group.membership.as_ref()) {
+        node.set_credentials(&membership.credentials, clock::unix_ns() / 1_000_000, clock::now())?;
+    }
     node.set_signing_key(SigningKey::new(&(*key.expose()).into()));
     let link_id = |id| node.peer(id).map(|view| view.link_id);
     let states = config.peers.iter().enumerate().filter_map(|(index, peer)| {

@@ -226,6 +226,8 @@ impl Inbound {
         frames: &mut Coalescer,
         context: &Context<'_>,
     ) -> Result<(), Counter> {
+        // A packet is known by its source address; a frame may be of a station that nobody knows yet.
+        context.table.user_link(slot).ok_or(Counter::RxNoCertificate)?;
         switch::admit(pool.bytes(frame), slot, &mut self.strangers, context)?;
         self.count(slot, u64::from(frame.len), context);
         if frames.push_frame(frame, pool) {

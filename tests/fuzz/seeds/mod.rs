@@ -4,6 +4,7 @@
 mod config;
 mod control;
 mod dns;
+mod group;
 mod packets;
 mod ring;
 mod routes;
@@ -24,7 +25,7 @@ pub(crate) struct Seed {
 type Inputs = Vec<(String, Vec<u8>)>;
 
 pub(crate) fn all() -> Vec<Seed> {
-    let targets: [(&'static str, Inputs); 19] = [
+    let targets: [(&'static str, Inputs); 20] = [
         ("aead", sealed::aead()),
         ("clear", packets::clear()),
         ("config", config::texts()),
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Seed> {
         ("dns", dns::messages()),
         ("egress", packets::egress()),
         ("frame", packets::frame()),
+        ("group", group::signed()),
         ("hello", control::hello()),
         ("inner", packets::inner()),
         ("merge", userpath::merge()),

@@ -11,6 +11,7 @@ mod cut;
 mod dns;
 pub(crate) mod egress;
 pub(crate) mod frame;
+pub(crate) mod group;
 mod hello;
 mod inner;
 pub(crate) mod merge;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "dns", run: dns::run },
     Target { name: "egress", run: egress::run },
     Target { name: "frame", run: frame::run },
+    Target { name: "group", run: group::run },
     Target { name: "hello", run: hello::run },
     Target { name: "inner", run: inner::run },
     Target { name: "merge", run: merge::run },

@@ -74,6 +74,7 @@ fn name_of(path: Path) -> &'static str {
         Path::None(NoPath::NoRoute) => "no route",
         Path::None(NoPath::NoAnswer) => "no answer",
         Path::None(NoPath::Silent) => "silent",
+        Path::None(NoPath::NotAdmitted) => "not admitted",
     }
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) more: String,
     /// Further lines of `[network]`.
     pub(crate) network: BTreeMap<&'static str, String>,
+    /// The network is that of `network.group`.
+    pub(crate) is_of_group: bool,
 }
 
 /// A host and what it knows.
@@ -104,6 +106,7 @@ impl Host {
             dns: BTreeMap::from([("resolver", "\"off\"".to_owned())]),
             more: String::new(),
             network: BTreeMap::new(),
+            is_of_group: false,
         };
         Self {
             ns,
@@ -370,17 +373,24 @@ pub(crate) fn generate_key(path: &Path) -> String {
 }
 
 impl Config {
+    /// What a group says of its network, and who has none says itself.
+    fn own_network(&self) -> String {
+        let addresses = self.addresses.as_ref();
+        let addresses = addresses.map_or("\"dhcp\"".to_owned(), |addresses| format!("{addresses:?}"));
+        let own = format!("name = \"test\"\nsecret = {:?}\naddresses = {addresses}\n", self.secret);
+        if self.is_of_group { String::new() } else { own }
+    }
+
     pub(crate) fn text(&self, folder: &Path) -> String {
         let folder = folder.display();
         let mut text = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{folder}/key\"\nstate_dir = \"{folder}/state\"\n\
              control_socket = \"{folder}/control.sock\"\n\
-             [network]\nname = \"test\"\nsecret = {:?}\ndevice = \"{}\"\naddresses = {}\n\
+             [network]\n{}device = \"{}\"\n\
              [underlay]\nlisten = {:?}\ntrusted = {:?}\n",
             self.name,
-            self.secret,
+            self.own_network(),
             self.device,
-            self.addresses.as_ref().map_or("\"dhcp\"".to_owned(), |addresses| format!("{addresses:?}")),
             self.listen,
             self.trusted
         );

@@ -6,6 +6,7 @@ pub(crate) mod beat;
 pub(crate) mod boxes;
 pub(crate) mod crowd;
 pub(crate) mod daemon;
+pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod internet;
 pub(crate) mod machine;

@@ -69,6 +69,7 @@ const PACKAGES: &[Package] = &[
     package("bpftool", "says in the tests what is attached", Proof::Program("bpftool")),
     test_package("wireguard-go", "talks to ours in the tests", Proof::Program("wireguard-go")),
     test_package("bind9-dnsutils", "dig asks for names in the tests", Proof::Program("dig")),
+    test_package("curl", "people on a group server's pages, in the tests", Proof::Program("curl")),
     test_package("coturn", "a STUN server, in the tests", Proof::Program("turnserver")),
     test_package(
         "miniupnpd-nftables",

@@ -3,6 +3,7 @@
 
 mod dhcp;
 mod dns;
+mod group;
 mod network;
 mod peers;
 mod routing;
@@ -14,6 +15,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
+
+use group::Settled;
 
 use super::name::is_name;
 use super::prefix::{Prefix, PrefixError};
@@ -60,23 +63,25 @@ impl Checker<'_> {
         self.warnings.push(self.source.problem(&span, reason, advice));
     }
 
-    fn config(&mut self, raw: RawConfig) -> Option<Config> {
+    fn config(&mut self, mut raw: RawConfig) -> Option<Config> {
         let node = self.node(&raw.node);
-        let own = network::own_addresses(self, raw.network.get_ref());
-        let dhcp = dhcp::check(self, raw.dhcp.as_ref(), &raw.network.get_ref().addresses);
-        let addresses = raw.network.get_ref().addresses.span();
+        let Settled { group, name, addresses } = group::settle(self, &mut raw)?;
+        let own = network::own_addresses(self, raw.network.get_ref(), &addresses);
+        let dhcp = dhcp::check(self, raw.dhcp.as_ref(), &addresses);
+        let addresses = addresses.span();
         let mode = raw.network.get_ref().mode.as_ref().map_or(0..0, Spanned::span);
         let peers = peers::check(self, &raw.peers, &raw.node.name, own.as_deref().unwrap_or_default());
         let pool = dhcp.as_ref().and_then(Option::as_ref).and_then(Dhcp::network);
         let virtual_networks: Vec<Prefix> = own.iter().flatten().copied().chain(pool).collect();
         let routing = routing::check(self, &raw.routing, &virtual_networks, &raw.peers);
         routing::needs_overlay(self, &raw.routing, raw.network.get_ref(), &raw.underlay, &raw.peers);
-        let network = network::check(self, raw.network, own, &raw.peers);
+        let network = network::check(self, raw.network, &name, own, &raw.peers);
         let underlay = underlay::check(self, &raw.underlay);
         let datapath = self.datapath(&raw.datapath);
         let dns = dns::check(self, &raw.dns, &raw.node.name, &raw.peers);
         let config = Config {
             node: node?,
+            group,
             network: network?,
             underlay: underlay?,
             datapath: datapath?,

@@ -13,8 +13,11 @@ use crate::config::raw::{RawAddresses, RawAutoOr, RawMode, RawNetwork, RawPeer, 
 use crate::config::{Config, Mode, Mtu, Network, Prefix, SECRET_LEN_MIN, Secret, defaults};
 
 /// The addresses of this node, host bits kept.
-pub(super) fn own_addresses(checker: &mut Checker<'_>, network: &RawNetwork) -> Option<Vec<Prefix>> {
-    let raw = &network.addresses;
+pub(super) fn own_addresses(
+    checker: &mut Checker<'_>,
+    network: &RawNetwork,
+    raw: &Spanned<RawAddresses>,
+) -> Option<Vec<Prefix>> {
     let is_switch = matches!(network.mode.as_ref().map(Spanned::get_ref), Some(RawMode::L2));
     let texts = match raw.get_ref() {
         RawAddresses::List(texts) => texts,
@@ -76,12 +79,13 @@ fn first_host(network: Prefix) -> String {
 pub(super) fn check(
     checker: &mut Checker<'_>,
     raw: Spanned<RawNetwork>,
+    name: &Text,
     own: Option<Vec<Prefix>>,
     peers: &[Spanned<RawPeer>],
 ) -> Option<Network> {
     let section = raw.span();
     let raw = raw.into_inner();
-    let name = checker.name("network.name", &raw.name);
+    let name = checker.name("network.name", name);
     let mode = match raw.mode.as_ref().map(Spanned::get_ref) {
         Some(RawMode::L2) => Mode::L2,
         Some(RawMode::L3) | None => Mode::L3,

@@ -65,7 +65,8 @@ pub(super) fn needs_overlay(
     underlay: &RawUnderlay,
     peers: &[Spanned<RawPeer>],
 ) {
-    let has_overlay = network.secret.is_some() && (underlay.bootstrap.is_some() || peers.is_empty());
+    let has_ways = underlay.bootstrap.is_some() || peers.is_empty();
+    let has_overlay = network.group.is_some() || network.secret.is_some() && has_ways;
     let first = raw.announce.first().map(Spanned::span);
     let first = first.or_else(|| raw.accept.first().map(Spanned::span));
     if let Some(span) = first.or_else(|| raw.exit_node.as_ref().map(Spanned::span)).filter(|_| !has_overlay) {

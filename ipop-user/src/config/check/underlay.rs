@@ -264,6 +264,7 @@ fn turn_text(checker: &mut Checker<'_>, text: &Text, key: &str) -> Option<String
 /// What is valid and yet will not work as its writer hoped.
 pub(super) fn warn(checker: &mut Checker<'_>, raw: &RawUnderlay, config: &Config) {
     if let Some(list) = &raw.bootstrap
+        && !config.has_overlay()
         && config.network.secret.is_none()
     {
         checker.warn(

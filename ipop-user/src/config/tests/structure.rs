@@ -124,3 +124,31 @@ fn unknown_values_are_refused_with_the_known_ones() {
     );
     refuses("\"l3\"", "\"l4\"", "t.toml:11:8: `network.mode` has an unknown value; use \"l3\", \"l2\"");
 }
+
+#[test]
+fn a_node_of_a_group_says_nothing_that_the_group_says() {
+    let node = "[node]\nname = \"alpha\"\nkey_file = \"key\"\n[network]\n";
+    let group = "group = \"https://group.example.org/g/lab\"\n";
+    let loaded = parse(&format!("{node}{group}"), Path::new("t.toml")).unwrap().config;
+    assert_eq!(
+        (loaded.network.name.as_str(), loaded.has_overlay(), loaded.is_member()),
+        ("lab", true, false)
+    );
+    assert_eq!(loaded.group.unwrap().place.to_string(), "https://group.example.org/g/lab");
+    for (more, line, what) in [
+        ("name = \"test\"\n", 6, "`network.name`"),
+        ("secret = \"a secret that is long\"\n", 6, "`network.secret`"),
+        ("addresses = \"dhcp\"\n", 6, "`network.addresses`"),
+        ("[dhcp]\n", 6, "[dhcp]"),
+    ] {
+        let message = errors(&format!("{node}{group}{more}"));
+        let expected = format!("{what} and `network.group` contradict one another: the group says this");
+        assert!(message.contains(&expected) && message.starts_with(&format!("t.toml:{line}:")), "{message}");
+    }
+    let open = errors(&format!("{node}group = \"http://group.example.org/g/lab\"\n"));
+    assert!(open.contains("is not HTTPS"), "{open}");
+    let alone = errors(&format!("{node}name = \"a\"\naddresses = \"dhcp\"\ngroup_token = \"x\"\n"));
+    assert!(alone.contains("`network.group_token` is for a node of a group"), "{alone}");
+    let nothing = errors(node);
+    assert!(nothing.contains("[network] lacks the key `name`; add `name = ...`"), "{nothing}");
+}

@@ -2,7 +2,7 @@
 //! network or as one more of a network whose token it is given.
 
 mod address;
-mod files;
+pub(super) mod files;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -133,7 +133,7 @@ fn read_token(text: &args::TokenText) -> Result<Token, Failure> {
 }
 
 /// The first line of standard input, which stays in no buffer.
-fn line_of_input() -> io::Result<Zeroizing<String>> {
+pub(super) fn line_of_input() -> io::Result<Zeroizing<String>> {
     if io::stdin().is_terminal() {
         write!(io::stderr(), "token: ")?;
     }
@@ -331,7 +331,7 @@ fn peer_block(member: &Member) -> String {
     block
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
@@ -342,19 +342,19 @@ fn quoted_list(texts: &[String]) -> String {
 
 /// A wrong value shows as a mistake in the file that it would have made; its place there means
 /// nothing to who gave it on the command line.
-fn usage(errors: &config::ConfigErrors) -> Failure {
+pub(super) fn usage(errors: &config::ConfigErrors) -> Failure {
     let lines = errors.problems().iter().map(|problem| format!("{}; {}", problem.reason, problem.advice));
     Failure::Usage(lines.collect::<Vec<_>>().join("; "))
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string(HOST_NAME_FILE).unwrap_or_default();
     let name = name.trim();
     if name.is_empty() || name == "(none)" { "localhost".to_owned() } else { name.to_owned() }
 }
 
 /// The first label of the host's name, in the letters that a node's name may have.
-fn node_name(host: &str) -> String {
+pub(super) fn node_name(host: &str) -> String {
     let label = host.split('.').next().unwrap_or(host);
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' };
     label.chars().map(plain).take(63).collect()

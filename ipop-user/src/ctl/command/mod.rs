@@ -7,6 +7,7 @@ pub(super) mod crawl;
 pub(super) mod dhcp;
 pub(super) mod dht;
 pub(super) mod explain;
+pub(super) mod group;
 pub(super) mod groups;
 pub(super) mod init;
 pub(super) mod key;

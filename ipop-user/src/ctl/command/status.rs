@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::api::{
-    Attach, Bootstrap, Datapath, DeviceKind, Dns, IoBackend, KernelState, Nat, Neighbour, Overlay,
-    PortMapping, Seen, Status, StunServer, TurnServer, XdpState,
+    Attach, Bootstrap, Datapath, DeviceKind, Dns, IoBackend, KernelState, MembershipState, Nat, Neighbour,
+    Overlay, PortMapping, Seen, Status, StunServer, TurnServer, XdpState,
 };
 use crate::ctl::format::{duration, fields, microseconds, or_nothing};
 use crate::dns;
@@ -16,6 +16,12 @@ pub(in crate::ctl) fn render(status: &Status, width: u16) -> String {
     row("address", status.address.to_string());
     row("public key", status.public_key.clone());
     row("network", status.network.clone());
+    let membership = status.membership.as_ref();
+    membership.into_iter().flat_map(super::group::rows).for_each(|(name, value)| row(&name, value));
+    if membership.is_some_and(|of| of.state != MembershipState::Member) {
+        // It has no network yet.
+        return fields(rows, width);
+    }
     let ips = status.virtual_ips.join(", ");
     row(
         "device",

@@ -13,25 +13,25 @@ use crate::token::Token;
 use crate::whole_file;
 
 const CONFIG_NAME: &str = "ipop.toml";
-pub(super) const KEY_NAME: &str = "private.key";
+pub(in crate::ctl::command) const KEY_NAME: &str = "private.key";
 /// What to do about a file that is there.
 const SPARE: &str =
     "choose another --dir, or use --force, which replaces the configuration and keeps the key";
 
 /// Where the files are to be.
-pub(super) struct Files {
+pub(in crate::ctl::command) struct Files {
     dir: PathBuf,
-    pub(super) config: PathBuf,
-    pub(super) key: PathBuf,
+    pub(in crate::ctl::command) config: PathBuf,
+    pub(in crate::ctl::command) key: PathBuf,
 }
 
 impl Files {
-    pub(super) fn in_dir(dir: &Path) -> Self {
+    pub(in crate::ctl::command) fn in_dir(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), config: dir.join(CONFIG_NAME), key: dir.join(KEY_NAME) }
     }
 
     /// Says which of the files is there, and if it is of another network than the token.
-    pub(super) fn must_not_exist(&self, token: Option<&Token>) -> Result<(), Failure> {
+    pub(in crate::ctl::command) fn must_not_exist(&self, token: Option<&Token>) -> Result<(), Failure> {
         let is_there = |path: &&&PathBuf| path.symlink_metadata().is_ok();
         let Some(path) = [&self.config, &self.key].iter().find(is_there).copied() else { return Ok(()) };
         let other = token.and_then(|token| self.other_network(token)).unwrap_or_default();
@@ -51,7 +51,7 @@ impl Files {
     }
 
     /// Writes the configuration, and the key if it is a new one.
-    pub(super) fn write(
+    pub(in crate::ctl::command) fn write(
         &self,
         text: &str,
         new_key: Option<&PrivateKey>,

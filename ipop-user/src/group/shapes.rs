@@ -1,0 +1,104 @@
+//! What the server's API says (docs/groups.md), as far as a node reads or writes it. Fields that a newer server adds are
+//! passed over.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+pub(super) const CONTENT_TYPE: &str = "application/vnd.ipop.group-request";
+
+#[derive(Serialize)]
+pub(super) struct Join<'a> {
+    pub(super) name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token: Option<&'a str>,
+}
+
+/// How a member is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub addresses: Vec<String>,
+    pub direct_kernel: u32,
+    pub direct_user: u32,
+    pub relay: u32,
+    pub overlay: u32,
+    pub version: String,
+}
+
+/// A report whose answer waits for news.
+#[derive(Serialize)]
+pub(super) struct Waiting<'a> {
+    #[serde(flatten)]
+    pub(super) report: &'a Report,
+    pub(super) known: Status<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Status<'a> {
+    pub(super) status: &'a str,
+    pub(super) document_number: u64,
+    pub(super) list_number: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Answer {
+    pub(super) status: String,
+    pub(super) granted: Option<Granted>,
+}
+
+/// Bytes in base64.
+#[derive(Clone, Deserialize, Serialize)]
+pub(super) struct Granted {
+    pub(super) certificate: String,
+    /// Seconds since 1970.
+    pub(super) renew_at: u64,
+    pub(super) authority: String,
+    pub(super) document: String,
+    pub(super) revocations: String,
+    pub(super) secret: String,
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Reported {
+    pub(super) status: String,
+    pub(super) report_s: u64,
+    pub(super) document_number: u64,
+    pub(super) list_number: u64,
+    pub(super) is_stale: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Refused {
+    pub(super) error: String,
+    pub(super) message: String,
+}
+
+/// The group's parameters.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Parameters {
+    pub version: u32,
+    pub group: String,
+    pub place: String,
+    pub prefix: String,
+    pub lease: Lease,
+    pub bootstrap: Vec<String>,
+    pub security: Security,
+    /// Only whether there are any counts in this version.
+    pub rules: Vec<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Lease {
+    pub policy: String,
+    pub seconds: u32,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Security {
+    pub sealed_only: bool,
+}
