@@ -12,7 +12,8 @@ use crate::lab::daemon::{Daemon, How};
 use crate::lab::host::Host;
 use crate::lab::{SOON, run, wait_for};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A request to the DHT may take 20 s before it fails and is made again.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// 32 daemons share the CPUs of one machine.
 const CROWD_PATIENCE: Duration = Duration::from_secs(90);
 
