@@ -52,7 +52,7 @@ pub(crate) fn build(profile: Profile) -> Result<Binaries> {
 }
 
 /// Builds the server of groups; returns where it is.
-fn build_group(profile: Profile) -> Result<PathBuf> {
+pub(crate) fn build_group(profile: Profile) -> Result<PathBuf> {
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--package", "ipop-group"]);
     if profile == Profile::Release {

@@ -61,6 +61,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(Scope { vm: args.vm, ..Scope::TEST })?;
     let binaries = build::build(Profile::Release)?;
+    build::build_group(Profile::Release)?;
     let skipped = workspace::target()?.join("xtask-skipped-tests");
     // The list of an earlier run is not this one's; there may be none.
     let _ = fs::remove_file(&skipped);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
@@ -52,7 +53,11 @@ pub(crate) struct Server {
     pub(crate) folder: TempDir,
     pub(crate) address: SocketAddr,
     arguments: Vec<String>,
+    log: Log,
 }
+
+/// What a server has said since it serves.
+type Log = Arc<Mutex<Vec<String>>>;
 
 impl Server {
     pub(crate) fn start() -> Self {
@@ -65,8 +70,12 @@ impl Server {
 
     fn within(folder: TempDir, arguments: &[&str], listen: &str) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let (child, address) = spawn(folder.path(), &arguments, listen);
-        Self { child, folder, address, arguments }
+        let (child, address, log) = spawn(folder.path(), &arguments, listen);
+        Self { child, folder, address, arguments, log }
+    }
+
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.log.lock().expect("the lines").iter().any(|line| line.contains(text))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -76,8 +85,8 @@ impl Server {
     /// Ends at once, as by a power cut, and starts again at the same address.
     pub(crate) fn crash(&mut self) {
         self.kill();
-        let (child, address) = spawn(self.folder.path(), &self.arguments, &self.address.to_string());
-        (self.child, self.address) = (child, address);
+        let address = self.address.to_string();
+        (self.child, self.address, self.log) = spawn(self.folder.path(), &self.arguments, &address);
     }
 
     pub(crate) fn kill(&mut self) {
@@ -118,7 +127,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(folder: &Path, arguments: &[String], listen: &str) -> (Child, SocketAddr) {
+fn spawn(folder: &Path, arguments: &[String], listen: &str) -> (Child, SocketAddr, Log) {
     let mut child = program()
         .args(["serve", "--listen", listen, "--data"])
         .arg(folder)
@@ -136,8 +145,15 @@ fn spawn(folder: &Path, arguments: &[String], listen: &str) -> (Child, SocketAdd
         }
     };
     // What it says later is shown, and must not fill the pipe.
-    std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-    (child, address)
+    let log = Log::default();
+    let said = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            eprintln!("{line}");
+            said.lock().expect("the lines").push(line);
+        }
+    });
+    (child, address, log)
 }
 
 /// Waits for something to become so.
