@@ -215,7 +215,7 @@ fn frames_of_a_peers_stations_are_delivered() {
             let v6 = peer.local.is_ipv6();
             for frame in [
                 ip_frame(destination, of(&peer), v6, 30),
-                ip_frame(destination, of(&peer), true, 1200),
+                ip_frame(destination, of(&peer), v6 || can_change_families(), 1200),
                 [ip_frame(destination, of(&peer), v6, 30), vec![0; 10]].concat(),
             ] {
                 node.delivered(&peer, &frame);
