@@ -16,6 +16,10 @@ use super::namespace::{NetNs, check};
 use super::packet::USER_PORT;
 use super::{Packets, SOON, program, wait_for};
 
+/// A daemon has its programs verified when it starts, which takes a second of a CPU, and shares that with all that start
+/// beside it.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The family of the wire's addresses that a link uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outer {
@@ -194,7 +198,7 @@ impl Host {
     #[track_caller]
     pub(crate) fn start(&mut self, how: &How) {
         let daemon = self.launch(how);
-        self.await_answer(daemon, SOON);
+        self.await_answer(daemon, START_TIMEOUT);
     }
 
     /// Waits until a daemon that was launched answers; it is this host's from now on.
