@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
+use super::core::on_latency_core;
 use super::lab::{self, PREFIX};
+use super::load::Load;
 use super::plan::Conditions;
 use crate::build::Binaries;
 use crate::netns::NetNs;
@@ -137,6 +139,14 @@ pub(crate) fn samples<B: Measured>(
         }
     }
     Ok(samples)
+}
+
+/// A window of a TCP stream from the near host, in Gbit/s, and one of echoes, in us.
+pub(crate) fn tcp_and_ping(load: &mut Load, row: &Row, conditions: &Conditions) -> Result<(f64, f64)> {
+    let timing = conditions.timing;
+    let stream = load.tcp_stream(&row.near, timing.tcp_warm_up, timing.window)?;
+    let exchanges = on_latency_core(|| load.ping_flood(timing.latency_window))?;
+    Ok((stream.per_second() * 8.0 / 1e9, exchanges.median_us))
 }
 
 /// How many times [`samples`] and the setting up before it report.

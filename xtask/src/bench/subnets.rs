@@ -7,7 +7,6 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::core::on_latency_core;
 use super::icmp::Echo;
 use super::load::Load;
 use super::plan::Conditions;
@@ -123,10 +122,7 @@ impl Measured for Bed {
     }
 
     fn window(&mut self, conditions: &Conditions) -> Result<(f64, f64)> {
-        let timing = conditions.timing;
-        let stream = self.load.tcp_stream(&self.row.near, timing.tcp_warm_up, timing.window)?;
-        let exchanges = on_latency_core(|| self.load.ping_flood(timing.latency_window))?;
-        Ok((stream.per_second() * 8.0 / 1e9, exchanges.median_us))
+        row::tcp_and_ping(&mut self.load, &self.row, conditions)
     }
 }
 
