@@ -201,29 +201,13 @@ macro_rules! take {
 const LOAD_ATTEMPTS: u32 = 5;
 
 impl Programs {
-    /// Loads all programs.
+    /// Opens the object and makes its maps. A program is loaded when it is first used: the kernel takes
+    /// up to a second to verify one, and an emulated one half a minute.
     ///
     /// # Panics
-    /// Where the kernel refuses one; the verifier's log is in the message.
+    /// Where the kernel refuses a map.
     pub fn load() -> Self {
         let mut ebpf = EbpfLoader::new().load(OBJECT).unwrap_or_else(|e| panic!("the object: {e:?}"));
-        for program in Program::ALL {
-            let mut load = || match program {
-                Program::Xdp | Program::L2Xdp => {
-                    let xdp: &mut Xdp = find(&mut ebpf, program).try_into().expect("an XDP program");
-                    xdp.load()
-                }
-                _ => {
-                    let tc: &mut SchedClassifier = find(&mut ebpf, program).try_into().expect("a TC program");
-                    tc.load()
-                }
-            };
-            // A busy machine's signals interrupt the verifier.
-            let loaded = (1..LOAD_ATTEMPTS).find_map(|_| load().ok()).map_or_else(load, Ok);
-            if let Err(error) = loaded {
-                panic!("the kernel refuses {}: {error}", program.name());
-            }
-        }
         Self {
             cpus: aya::util::nr_cpus().expect("the number of CPUs"),
             config: take!(ebpf, name::CONFIG),
@@ -328,16 +312,10 @@ impl Programs {
             repeat,
             ..TestRunOptions::new()
         };
-        let result = match program {
-            Program::Xdp | Program::L2Xdp => {
-                let xdp: &Xdp = self.ebpf.program(program.name()).expect("loaded").try_into().expect("XDP");
-                xdp.test_run(options)
-            }
-            _ => {
-                let tc: &SchedClassifier =
-                    self.ebpf.program(program.name()).expect("loaded").try_into().expect("TC");
-                tc.test_run(options)
-            }
+        let result = match find(&mut self.ebpf, program) {
+            aya::programs::Program::Xdp(xdp) => xdp.test_run(options),
+            aya::programs::Program::SchedClassifier(tc) => tc.test_run(options),
+            _ => panic!("{} is for neither TC nor XDP", program.name()),
         };
         let result = result?;
         let out = &self.output[..result.data_size_out as usize];
@@ -396,8 +374,25 @@ impl Programs {
     }
 }
 
+/// A program, loaded.
+///
+/// # Panics
+/// Where the kernel refuses it; the verifier's log is in the message.
 fn find(ebpf: &mut Ebpf, program: Program) -> &mut aya::programs::Program {
-    ebpf.program_mut(program.name()).unwrap_or_else(|| panic!("the object has no {}", program.name()))
+    let found =
+        ebpf.program_mut(program.name()).unwrap_or_else(|| panic!("the object has no {}", program.name()));
+    if found.fd().is_err() {
+        let mut load = || match found {
+            aya::programs::Program::Xdp(xdp) => xdp.load(),
+            aya::programs::Program::SchedClassifier(tc) => tc.load(),
+            _ => panic!("{} is for neither TC nor XDP", program.name()),
+        };
+        // A busy machine's signals interrupt the verifier.
+        if let Err(error) = (1..LOAD_ATTEMPTS).find_map(|_| load().ok()).map_or_else(load, Ok) {
+            panic!("the kernel refuses {}: {error}", program.name());
+        }
+    }
+    found
 }
 
 /// The part of `struct __sk_buff` or `struct xdp_md` that a test run reads, as bytes.

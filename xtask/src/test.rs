@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::build::Profile;
+use crate::build::{Binaries, Profile};
 use crate::setup::{Scope, boringtun};
 use crate::ui::{Colour, paint};
 use crate::{build, privilege, setup, sh, ui, workspace};
@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// Also the slow tests
     #[arg(long)]
     full: bool,
+    /// Let the tests between network namespaces run the optimised binaries instead of those that check themselves
+    #[arg(long)]
+    release: bool,
     /// Only the tests of NATs and firewalls, and show who reached whom, and how
     #[arg(long)]
     nat: bool,
@@ -60,8 +63,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(Scope { vm: args.vm, ..Scope::TEST })?;
-    let binaries = build::build(Profile::Release)?;
-    build::build_group(Profile::Release)?;
+    let binaries = binaries(args)?;
     let skipped = workspace::target()?.join("xtask-skipped-tests");
     // The list of an earlier run is not this one's; there may be none.
     let _ = fs::remove_file(&skipped);
@@ -92,6 +94,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         fuzz::run(seconds, &args.filters, &mut tally)?;
     }
     Ok(close(&tally))
+}
+
+/// The binaries that the tests will run. Those of the debug build come out of `cargo test` itself: the packages
+/// that they belong to have tests that need them.
+fn binaries(args: &Args) -> Result<Binaries> {
+    if !args.release {
+        return build::binaries(Profile::Debug);
+    }
+    build::build_group(Profile::Release)?;
+    build::build(Profile::Release)
 }
 
 fn cargo_test(args: &Args) -> Command {

@@ -56,6 +56,10 @@ fn super_packets_of_udp_arrive_in_frames() {
         let crowd = clear(crowd(2)).up();
         crowd.wait_for_path(0, 1, "direct-kernel", PATIENCE);
         let [near, far] = &crowd.hosts[..] else { unreachable!("two hosts") };
+        for v6 in [false, true] {
+            // While the host asks for the address of a station it keeps few packets, and of these few.
+            near.ping(far.inner(v6), &[]);
+        }
         for (v6, gro) in [(false, false), (false, true), (true, false), (true, true)] {
             assert_eq!(super_packets(near, far, far.inner(v6), 4000, gro), 4000, "IPv6 {v6}, GRO {gro}");
         }
