@@ -6,21 +6,17 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::core::on_latency_core;
-use super::icmp::Echo;
 use super::load::Load;
 use super::plan::Conditions;
-use super::row::{self, FAR, Kernels, MIDDLE, Measured, NEAR, Row, Samples, WIRES};
+use super::row::{self, Bed, FAR, Kernels, Keys, MIDDLE, Measured, Nodes, Row, Samples, Wanted, Way as _};
 use super::stats::{self, Summary};
 use super::turn::{self, Server, Turn};
 use crate::build::Binaries;
 use crate::config::{Carried, Datapath, Node, PORT, Side};
-use crate::daemon::{self, Daemon, Peer, SECRET, TempFolder};
-
-const ECHO_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
+use crate::daemon::Daemon;
 
 /// What was found. Ratios and differences are taken round by round.
 #[derive(Debug, Clone, Serialize)]
@@ -87,16 +83,6 @@ enum Way {
 impl Way {
     const ALL: [Self; 5] = [Self::Forwarding, Self::Direct, Self::Relay, Self::Turned, Self::Coturn];
 
-    fn label(self) -> &'static str {
-        match self {
-            Self::Forwarding => "bare forwarding",
-            Self::Direct => "ipop sealed, direct",
-            Self::Relay => "ipop sealed, by a relay",
-            Self::Turned => "ipop sealed, by coturn",
-            Self::Coturn => "coturn",
-        }
-    }
-
     fn name(self) -> &'static str {
         match self {
             Self::Forwarding => "fwd",
@@ -108,158 +94,77 @@ impl Way {
     }
 }
 
-/// One way, ready to be measured. Parts are dropped in this order: sockets, daemons, hosts.
-#[derive(Debug)]
-struct Bed {
-    way: Way,
-    load: Ends,
-    daemons: Option<Nodes>,
-    _server: Option<Server>,
-    row: Row,
-}
+impl row::Way for Way {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Forwarding => "bare forwarding",
+            Self::Direct => "ipop sealed, direct",
+            Self::Relay => "ipop sealed, by a relay",
+            Self::Turned => "ipop sealed, by coturn",
+            Self::Coturn => "coturn",
+        }
+    }
 
-#[derive(Debug)]
-enum Ends {
-    Ip(Box<Load>),
-    Turn(Turn),
-}
-
-impl Measured for Bed {
-    type Way = Way;
-
-    fn set_up(way: Way, conditions: &Conditions, binaries: &Binaries) -> Result<Self> {
-        let forwards = matches!(way, Way::Forwarding | Way::Direct);
-        let row = Row::create(way.name(), Kernels { forwards, near_knows_far: true })?;
+    fn set_up(self, conditions: &Conditions, binaries: &Binaries) -> Result<Bed> {
+        let forwards = matches!(self, Self::Forwarding | Self::Direct);
+        let row = Row::create(self.name(), Kernels { forwards, near_knows_far: true })?;
         let far: Ipv4Addr = FAR.parse().context("an address")?;
-        if way == Way::Coturn {
+        if self == Self::Coturn {
             let mut server = Server::start(&row.middle, MIDDLE, None)?;
             let inside = MIDDLE[0].parse().context("an address")?;
             let turn = Turn::open(&mut server, &row.near, &row.far, inside, far)?;
-            return Ok(Self { way, load: Ends::Turn(turn), daemons: None, _server: Some(server), row });
+            return Ok(Bed::new(row, None, turn).with(Some(server)));
         }
         let account = turn::account(MIDDLE[0]);
-        let server = (way == Way::Turned).then(|| Server::start(&row.middle, MIDDLE, Some(&account)));
+        let server = (self == Self::Turned).then(|| Server::start(&row.middle, MIDDLE, Some(&account)));
         let server = server.transpose()?;
-        let (daemons, target) = match way {
-            Way::Forwarding | Way::Coturn => (None, far),
-            Way::Direct | Way::Relay | Way::Turned => {
-                let target = Side::Far.virtual_v4().parse().context("an address")?;
-                (Some(Nodes::start(&row, way, binaries, target)?), target)
-            }
+        let (nodes, target) = if self == Self::Forwarding {
+            (None, far)
+        } else {
+            let target = Side::Far.virtual_v4().parse().context("an address")?;
+            (Some(self.start(&row, binaries, target)?), target)
         };
         let load = Load::open(&row.near, &row.far, target, &conditions.congestion_control)?;
-        Ok(Self { way, load: Ends::Ip(Box::new(load)), daemons, _server: server, row })
-    }
-
-    fn way(&self) -> Way {
-        self.way
-    }
-
-    fn label(way: Way) -> &'static str {
-        way.label()
-    }
-
-    fn window(&mut self, conditions: &Conditions) -> Result<(f64, f64)> {
-        let timing = conditions.timing;
-        let (stream, exchanges) = match &mut self.load {
-            Ends::Ip(load) => (
-                load.tcp_stream(&self.row.near, timing.tcp_warm_up, timing.window)?,
-                on_latency_core(|| load.ping_flood(timing.latency_window))?,
-            ),
-            Ends::Turn(turn) => (
-                turn.stream(timing.tcp_warm_up, timing.window)?,
-                on_latency_core(|| turn.exchange(timing.latency_window))?,
-            ),
-        };
-        Ok((stream.per_second() * 8.0 / 1e9, exchanges.median_us))
+        Ok(Bed::new(row, nodes, load).with(server))
     }
 }
 
-/// The nodes of one way.
-#[derive(Debug)]
-struct Nodes {
-    near: Daemon,
-    far: Daemon,
-    _middle: Option<Daemon>,
-    before: [Peer; 2],
-    _folder: TempFolder,
-}
-
-impl Nodes {
-    fn start(row: &Row, way: Way, binaries: &Binaries, target: Ipv4Addr) -> Result<Self> {
-        let folder = TempFolder::create(row.near.name())?;
-        let place = |name: &str| folder.0.join(name);
-        let keys = ["near", "far", "middle"].map(|name| daemon::generate_key(binaries, &place(name)));
-        let [near_key, far_key, middle_key] = keys;
-        let (near_key, far_key, _) = (near_key?, far_key?, middle_key?);
-        let is_relayed = matches!(way, Way::Relay | Way::Turned);
+impl Way {
+    /// The nodes on both ends of the row, and what is between them.
+    fn start(self, row: &Row, binaries: &Binaries, target: Ipv4Addr) -> Result<Nodes> {
+        let keys = Keys::generate(row, binaries)?;
+        let is_relayed = matches!(self, Self::Relay | Self::Turned);
         let account = turn::account(MIDDLE[0]);
-        let network = format!("bench-row-{}", way.name());
         let ways_in = MIDDLE.map(|address| [format!("udp://{address}:{PORT}")]);
         // With no member in the middle, the near node finds the far one by the server alone.
         let by_server = [format!("udp://{FAR}:{PORT}")];
-        let (near_ways_in, far_ways_in): (&[String], &[String]) = match way {
-            Way::Turned => (&by_server, &[]),
+        let (near_ways_in, far_ways_in): (&[String], &[String]) = match self {
+            Self::Turned => (&by_server, &[]),
             _ => (&ways_in[0], &ways_in[1]),
         };
+        let [near, far] = keys.nodes(Carried::Packets, Datapath::SEALED);
         let near = Node {
-            side: Side::Near,
-            folder: place("near"),
-            network: &network,
-            secret: SECRET,
-            carried: Carried::Packets,
-            wire_device: Some("p1"),
-            wire_prefix: WIRES,
             peer_address: Some(FAR).filter(|_| !is_relayed),
-            peer_key: Some(&far_key),
             bootstrap: is_relayed.then_some(near_ways_in),
-            turn: (way == Way::Turned).then_some(&account),
-            routing: None,
-            datapath: Datapath::SEALED,
-            callers: &[],
+            turn: (self == Self::Turned).then_some(&account),
+            ..near
         };
         let far = Node {
-            side: Side::Far,
-            folder: place("far"),
-            peer_address: Some(NEAR).filter(|_| !is_relayed),
-            peer_key: Some(&near_key),
+            wire_device: near.wire_device,
+            peer_address: far.peer_address.filter(|_| !is_relayed),
             bootstrap: is_relayed.then_some(far_ways_in),
-            turn: None,
-            ..near.clone()
+            ..far
         };
-        let middle = Node {
-            side: Side::Middle,
-            folder: place("middle"),
-            wire_device: None,
-            peer_address: None,
-            peer_key: None,
-            bootstrap: Some(&[]),
-            ..near.clone()
+        let relay = (self == Self::Relay).then(|| keys.relay(&near, binaries)).transpose()?;
+        let relay = relay.map(|relay| Daemon::start(binaries, &row.middle, &relay)).transpose()?;
+        let wanted = Wanted {
+            path: if is_relayed { "relay" } else { "direct-kernel" },
+            security: Datapath::SEALED.link_security(),
+            reason: if self == Self::Turned { "" } else { "sealed in the kernel" },
+            target,
         };
-        let middle =
-            (way == Way::Relay).then(|| Daemon::start(binaries, &row.middle, &middle)).transpose()?;
-        let mut near = Daemon::start(binaries, &row.near, &near)?;
-        let mut far = Daemon::start(binaries, &row.far, &far)?;
-        let path = if is_relayed { "relay" } else { "direct-kernel" };
-        for daemon in [&mut near, &mut far] {
-            daemon.wait_until(path, |control| {
-                // A way is looked for where there is traffic.
-                let answers = row.near.run(|| Echo::open(target, ECHO_TIMEOUT)?.exchange()).unwrap_or(false);
-                let peer = control.peer()?;
-                let is_in_kernel = way == Way::Turned || peer.path_reason.contains("sealed in the kernel");
-                if peer.path != path || !is_in_kernel || !answers {
-                    bail!("path is {}: {}", peer.path, peer.path_reason);
-                }
-                Ok(())
-            })?;
-        }
-        let before = [near.control.peer()?, far.control.peer()?];
-        Ok(Self { near, far, _middle: middle, before, _folder: folder })
-    }
-
-    fn kernel_hit_rate(&self) -> Result<Option<f64>> {
-        let after = [self.near.control.peer()?, self.far.control.peer()?];
-        Ok(daemon::traffic(&self.before, &after).kernel_share())
+        let ends = [(&row.near, &near), (&row.far, &far)];
+        Nodes::start(&row.near, ends, relay, &keys, binaries, wanted)
     }
 }
 
@@ -272,26 +177,19 @@ pub(crate) fn progress_steps(conditions: &Conditions) -> u64 {
 pub(crate) fn measure(
     conditions: &Conditions,
     binaries: &Binaries,
-    mut progress: impl FnMut(&str),
+    progress: impl FnMut(&str),
 ) -> Result<Relays> {
     let coturn = turn::version().map_err(|error| format!("{error:#}"));
-    let mut problems = Vec::new();
     let can_be = |way: &Way| coturn.is_ok() || !matches!(way, Way::Coturn | Way::Turned);
     let ways = Way::ALL.into_iter().filter(can_be);
-    let mut beds: Vec<Bed> = row::set_up(ways, conditions, binaries, "relays", &mut problems, &mut progress)?;
-    let samples = row::samples(&mut beds, conditions, "relays", &mut problems, progress)?;
-    let mut rates = BTreeMap::new();
-    for bed in &beds {
-        if let Some(daemons) = &bed.daemons {
-            rates.insert(bed.way, daemons.kernel_hit_rate()?);
-        }
-    }
-    let rows = rows(&samples, &rates);
-    let [tcp_to_coturn, tcp_to_turned] = [Way::Coturn, Way::Turned].map(|way| to_other(&samples, way));
-    Ok(Relays { rows, coturn, tcp_to_coturn, tcp_to_turned, problems })
+    let measured = row::measure(ways, conditions, binaries, "relays", progress)?;
+    let rows = rows(&measured);
+    let [tcp_to_coturn, tcp_to_turned] =
+        [Way::Coturn, Way::Turned].map(|way| to_other(&measured.samples, way));
+    Ok(Relays { rows, coturn, tcp_to_coturn, tcp_to_turned, problems: measured.problems })
 }
 
-fn rows(samples: &BTreeMap<Way, Samples>, rates: &BTreeMap<Way, Option<f64>>) -> Vec<RelayRow> {
+fn rows(Measured { samples, hit_rates, .. }: &Measured<Way>) -> Vec<RelayRow> {
     let of = |way: Way, figure: fn(&Samples) -> &Vec<f64>| samples.get(&way).map(figure);
     let row = |(way, ours): (&Way, &Samples)| RelayRow {
         way: way.label(),
@@ -300,7 +198,7 @@ fn rows(samples: &BTreeMap<Way, Samples>, rates: &BTreeMap<Way, Option<f64>>) ->
         tcp_to_forwarding: of(Way::Forwarding, |s| &s.tcp).and_then(|base| stats::ratio(&ours.tcp, base)),
         ping_added_to_direct_us: of(Way::Direct, |s| &s.ping)
             .and_then(|base| stats::difference(&ours.ping, base)),
-        kernel_hit_rate: rates.get(way).copied().flatten(),
+        kernel_hit_rate: hit_rates.get(way).copied(),
     };
     samples.iter().map(row).collect()
 }
@@ -323,12 +221,13 @@ mod tests {
         all.insert(Way::Relay, samples(4.0, 33.0));
         all.insert(Way::Turned, samples(0.25, 120.0));
         all.insert(Way::Coturn, samples(0.5, 90.0));
-        let rates = BTreeMap::from([(Way::Relay, Some(0.5))]);
+        let hit_rates = BTreeMap::from([(Way::Relay, 0.5)]);
+        let all = Measured { samples: all, hit_rates, problems: Vec::new() };
         let found = Relays {
-            rows: rows(&all, &rates),
+            rows: rows(&all),
             coturn: Ok("1".to_owned()),
-            tcp_to_coturn: to_other(&all, Way::Coturn),
-            tcp_to_turned: to_other(&all, Way::Turned),
+            tcp_to_coturn: to_other(&all.samples, Way::Coturn),
+            tcp_to_turned: to_other(&all.samples, Way::Turned),
             problems: Vec::new(),
         };
         let median = |summary: Option<Summary>| summary.map(|summary| summary.median);

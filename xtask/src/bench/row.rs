@@ -1,16 +1,26 @@
-//! Hosts in a row: the bed of what has a host in the middle, and the order of its windows.
+//! Hosts in a row: the bed of what has a host in the middle, the nodes on them, and the order of the windows.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::core::on_latency_core;
+use super::icmp::Echo;
 use super::lab::{self, PREFIX};
 use super::load::Load;
 use super::plan::Conditions;
+use super::turn::{Server, Turn};
 use crate::build::Binaries;
+use crate::config::{Carried, Datapath, Node, Side};
+use crate::daemon::{self, Daemon, Peer, SECRET, TempFolder};
 use crate::netns::NetNs;
 use crate::stop;
+
+/// How long an echo may be on its way before another is sent.
+const ECHO_TIMEOUT: Duration = Duration::from_millis(200);
 
 pub(crate) const NEAR: &str = "10.201.0.1";
 pub(crate) const FAR: &str = "10.202.0.1";
@@ -66,18 +76,176 @@ impl Row {
     }
 }
 
-/// One way from the near end of a row, ready to be measured.
-pub(crate) trait Measured: Sized {
-    type Way: Copy + Ord;
+/// One way from the near end of a row.
+pub(crate) trait Way: Copy + Ord {
+    fn label(self) -> &'static str;
 
-    fn set_up(way: Self::Way, conditions: &Conditions, binaries: &Binaries) -> Result<Self>;
+    fn set_up(self, conditions: &Conditions, binaries: &Binaries) -> Result<Bed>;
+}
 
-    fn way(&self) -> Self::Way;
+/// What a way is measured on. Parts are dropped in this order: sockets, daemons, servers, hosts.
+pub(crate) struct Bed {
+    load: Box<dyn Window>,
+    nodes: Option<Nodes>,
+    _server: Option<Server>,
+    row: Row,
+}
 
-    fn label(way: Self::Way) -> &'static str;
+impl Bed {
+    pub(crate) fn new(row: Row, nodes: Option<Nodes>, load: impl Window + 'static) -> Self {
+        Self { load: Box::new(load), nodes, _server: None, row }
+    }
 
-    /// TCP in Gbit/s, and the median round trip in microseconds.
-    fn window(&mut self, conditions: &Conditions) -> Result<(f64, f64)>;
+    /// With what runs in the middle.
+    pub(crate) fn with(self, server: Option<Server>) -> Self {
+        Self { _server: server, ..self }
+    }
+}
+
+/// What is sent along a way.
+pub(crate) trait Window {
+    /// TCP, or what stands for it, in Gbit/s, and the median round trip in microseconds.
+    fn window(&mut self, row: &Row, conditions: &Conditions) -> Result<(f64, f64)>;
+}
+
+impl Window for Load {
+    fn window(&mut self, row: &Row, conditions: &Conditions) -> Result<(f64, f64)> {
+        let timing = conditions.timing;
+        let stream = self.tcp_stream(&row.near, timing.tcp_warm_up, timing.window)?;
+        let exchanges = on_latency_core(|| self.ping_flood(timing.latency_window))?;
+        Ok((stream.per_second() * 8.0 / 1e9, exchanges.median_us))
+    }
+}
+
+impl Window for Turn {
+    fn window(&mut self, _row: &Row, conditions: &Conditions) -> Result<(f64, f64)> {
+        let timing = conditions.timing;
+        let stream = self.stream(timing.tcp_warm_up, timing.window)?;
+        let exchanges = on_latency_core(|| self.exchange(timing.latency_window))?;
+        Ok((stream.per_second() * 8.0 / 1e9, exchanges.median_us))
+    }
+}
+
+/// The two nodes of a way, and who relays between them.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    ends: [Daemon; 2],
+    _relay: Option<Daemon>,
+    /// What the ends had counted when the way was there.
+    before: [Peer; 2],
+    _folder: Rc<TempFolder>,
+}
+
+/// What is made before nodes start: where they live, and the keys by which they know each other.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    folder: Rc<TempFolder>,
+    network: String,
+    near: String,
+    far: String,
+}
+
+impl Keys {
+    pub(crate) fn generate(row: &Row, binaries: &Binaries) -> Result<Self> {
+        let folder = Rc::new(TempFolder::create(row.near.name())?);
+        let key = |name: &str| daemon::generate_key(binaries, &folder.0.join(name));
+        let (near, far) = (key("near")?, key("far")?);
+        Ok(Self { near, far, network: row.near.name().to_owned(), folder })
+    }
+
+    /// The nodes of a link between the near host and the middle one, or the basis of others.
+    pub(crate) fn nodes(&self, carried: Carried, datapath: Datapath) -> [Node<'_>; 2] {
+        let near = Node {
+            side: Side::Near,
+            folder: self.folder.0.join("near"),
+            network: &self.network,
+            secret: SECRET,
+            carried,
+            wire_device: Some("p1"),
+            wire_prefix: WIRES,
+            peer_address: Some(MIDDLE[0]),
+            peer_key: Some(&self.far),
+            bootstrap: Some(&[]),
+            turn: None,
+            routing: None,
+            datapath,
+            callers: &[],
+        };
+        let far = Node {
+            side: Side::Far,
+            folder: self.folder.0.join("far"),
+            wire_device: Some("m1"),
+            peer_address: Some(NEAR),
+            peer_key: Some(&self.near),
+            ..near.clone()
+        };
+        [near, far]
+    }
+
+    /// A node in the middle that is neither's peer, as `near` otherwise.
+    pub(crate) fn relay<'a>(&self, near: &Node<'a>, binaries: &Binaries) -> Result<Node<'a>> {
+        let folder = self.folder.0.join("middle");
+        daemon::generate_key(binaries, &folder)?;
+        Ok(Node {
+            side: Side::Middle,
+            folder,
+            wire_device: None,
+            peer_address: None,
+            peer_key: None,
+            bootstrap: Some(&[]),
+            turn: None,
+            ..near.clone()
+        })
+    }
+}
+
+/// When there is a way: what both ends say of it, and that the target answers by it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) security: &'a str,
+    /// What the reason for the path has in it.
+    pub(crate) reason: &'a str,
+    pub(crate) target: Ipv4Addr,
+}
+
+impl Nodes {
+    /// Starts `ends`, each on its host, and waits until there is a way between them.
+    pub(crate) fn start(
+        near: &NetNs,
+        [a, b]: [(&NetNs, &Node<'_>); 2],
+        relay: Option<Daemon>,
+        keys: &Keys,
+        binaries: &Binaries,
+        wanted: Wanted<'_>,
+    ) -> Result<Self> {
+        let mut ends = [Daemon::start(binaries, a.0, a.1)?, Daemon::start(binaries, b.0, b.1)?];
+        for daemon in &mut ends {
+            daemon.wait_until(wanted.path, |control| {
+                // A way is looked for where there is traffic.
+                let echo = near.run(|| Echo::open(wanted.target, ECHO_TIMEOUT)?.exchange());
+                let peer = control.peer()?;
+                let is_there = peer.path == wanted.path
+                    && peer.security == wanted.security
+                    && peer.path_reason.contains(wanted.reason);
+                if !is_there || !echo.unwrap_or(false) {
+                    bail!("path is {}, {}: {}", peer.path, peer.security, peer.path_reason);
+                }
+                Ok(())
+            })?;
+        }
+        let before = Self::counted(&ends)?;
+        Ok(Self { ends, _relay: relay, before, _folder: Rc::clone(&keys.folder) })
+    }
+
+    fn counted([a, b]: &[Daemon; 2]) -> Result<[Peer; 2]> {
+        Ok([a.control.peer()?, b.control.peer()?])
+    }
+
+    /// Of what both ends have sent and received, the part that the kernel has carried.
+    fn kernel_hit_rate(&self) -> Result<Option<f64>> {
+        Ok(daemon::traffic(&self.before, &Self::counted(&self.ends)?).kernel_share())
+    }
 }
 
 /// By round; one without a figure is no number, and keeps its place.
@@ -87,69 +255,66 @@ pub(crate) struct Samples {
     pub(crate) ping: Vec<f64>,
 }
 
-/// A bed for each way, all up at once. What fails is added to `problems`.
-pub(crate) fn set_up<B: Measured>(
-    ways: impl IntoIterator<Item = B::Way>,
+/// What was measured of several ways.
+#[derive(Debug)]
+pub(crate) struct Measured<W> {
+    pub(crate) samples: BTreeMap<W, Samples>,
+    /// Packets on the kernel path by packets on either, both directions, both ends.
+    pub(crate) hit_rates: BTreeMap<W, f64>,
+    /// What could not be measured, and why.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Sets up a bed for each way, all at once, measures them in rounds whose order rotates, the first to warm up, and
+/// tears down. What fails is told in the result.
+pub(crate) fn measure<W: Way>(
+    ways: impl IntoIterator<Item = W>,
     conditions: &Conditions,
     binaries: &Binaries,
     what: &str,
-    problems: &mut Vec<String>,
     mut progress: impl FnMut(&str),
-) -> Result<Vec<B>> {
+) -> Result<Measured<W>> {
+    let mut measured =
+        Measured { samples: BTreeMap::new(), hit_rates: BTreeMap::new(), problems: Vec::new() };
     let mut beds = Vec::new();
     for way in ways {
-        progress(&format!("{what}: setting up {}", B::label(way)));
-        match B::set_up(way, conditions, binaries) {
-            Ok(bed) => beds.push(bed),
+        progress(&format!("{what}: setting up {}", way.label()));
+        match way.set_up(conditions, binaries) {
+            Ok(bed) => beds.push((way, bed)),
             Err(error) => {
                 stop::check()?;
-                problems.push(format!("{}: {error:#}", B::label(way)));
+                measured.problems.push(format!("{}: {error:#}", way.label()));
             }
         }
     }
-    Ok(beds)
-}
-
-/// Measures all beds in rounds whose order rotates; the first round warms up. What fails is added to `problems`.
-pub(crate) fn samples<B: Measured>(
-    beds: &mut [B],
-    conditions: &Conditions,
-    what: &str,
-    problems: &mut Vec<String>,
-    mut progress: impl FnMut(&str),
-) -> Result<BTreeMap<B::Way, Samples>> {
-    let mut samples: BTreeMap<B::Way, Samples> = BTreeMap::new();
     let count = beds.len().max(1);
     for round in 0..=conditions.timing.rounds {
         for place in 0..beds.len() {
             stop::check()?;
-            let bed = &mut beds[(place + round) % count];
+            let (way, bed) = &mut beds[(place + round) % count];
             progress(&format!("{what}: round {round} of {}", conditions.timing.rounds));
-            let window = bed.window(conditions);
+            let window = bed.load.window(&bed.row, conditions);
             if round == 0 {
                 continue;
             }
-            let samples = samples.entry(bed.way()).or_default();
+            let samples = measured.samples.entry(*way).or_default();
             let (tcp, ping) = window.unwrap_or_else(|error| {
-                problems.push(format!("{}, round {round}: {error:#}", B::label(bed.way())));
+                measured.problems.push(format!("{}, round {round}: {error:#}", way.label()));
                 (f64::NAN, f64::NAN)
             });
             samples.tcp.push(tcp);
             samples.ping.push(ping);
         }
     }
-    Ok(samples)
+    for (way, bed) in &beds {
+        if let Some(rate) = bed.nodes.as_ref().map(Nodes::kernel_hit_rate).transpose()?.flatten() {
+            measured.hit_rates.insert(*way, rate);
+        }
+    }
+    Ok(measured)
 }
 
-/// A window of a TCP stream from the near host, in Gbit/s, and one of echoes, in us.
-pub(crate) fn tcp_and_ping(load: &mut Load, row: &Row, conditions: &Conditions) -> Result<(f64, f64)> {
-    let timing = conditions.timing;
-    let stream = load.tcp_stream(&row.near, timing.tcp_warm_up, timing.window)?;
-    let exchanges = on_latency_core(|| load.ping_flood(timing.latency_window))?;
-    Ok((stream.per_second() * 8.0 / 1e9, exchanges.median_us))
-}
-
-/// How many times [`samples`] and the setting up before it report.
+/// How many times [`measure`] reports.
 pub(crate) fn progress_steps(ways: usize, conditions: &Conditions) -> u64 {
     (ways * (conditions.timing.rounds + 2)) as u64
 }
