@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::lab::relayed::Relayed;
 use crate::lab::ssh::{self, Ssh};
 use crate::lab::tcp::MIB;
@@ -89,6 +92,14 @@ impl Copying {
         });
     }
 
+    /// While `body` runs nothing is copied, however long it takes; the connection stays.
+    fn pause(&self, body: impl FnOnce()) {
+        let rsync = Pid::from_raw(self.rsync.id().try_into().expect("a process"));
+        kill(rsync, Signal::SIGSTOP).expect("rsync is stopped");
+        body();
+        kill(rsync, Signal::SIGCONT).expect("rsync goes on");
+    }
+
     #[track_caller]
     fn finish(mut self, from: &Host) -> PathBuf {
         let ended = wait_for("rsync ends", PATIENCE, || self.rsync.try_wait().expect("it can be waited for"));
@@ -151,7 +162,8 @@ fn files_are_copied_and_mounted_by_name_while_the_way_changes_and_a_daemon_dies(
         pair.part("add");
         pair.wait_for_path("relay", PATIENCE);
         copying.wait_for_progress("by the relay");
-        are_the_same(pair.hosts()[1], &mount.place.join(FOLDERS[1]), &tree.join(FOLDERS[1]));
+        copying
+            .pause(|| are_the_same(pair.hosts()[1], &mount.place.join(FOLDERS[1]), &tree.join(FOLDERS[1])));
         let relayed = start.elapsed();
         let far = pair.ends[1];
         pair.net.hosts[far].take().kill();

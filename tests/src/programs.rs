@@ -218,7 +218,8 @@ impl Programs {
             relays: take!(ebpf, name::RELAYS),
             counters: take!(ebpf, name::COUNTERS),
             stats: take!(ebpf, name::LINK_STATS),
-            places: match (ebpf.take_map(name::SESSIONS), ebpf.take_map(name::FILTER)) {
+            // Maps stay open: programs that are loaded later refer to them.
+            places: match (ebpf.map(name::SESSIONS), ebpf.map(name::FILTER)) {
                 (Some(Map::Array(sessions)), Some(Map::Array(filter))) => {
                     Places::shared(sessions.fd().as_fd(), filter.fd().as_fd()).expect("the maps as memory")
                 }

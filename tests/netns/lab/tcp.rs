@@ -1,7 +1,7 @@
 //! TCP transfers whose every byte is compared on arrival: the content is random and long, so that
 //! a byte that is lost, doubled or moved shows.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
@@ -151,10 +151,13 @@ fn receive(place: SocketAddr, port: &mpsc::Sender<SocketAddr>, received: &Atomic
     let mut buffer = vec![0; 2 * CHUNK];
     let mut offset = 0;
     loop {
-        let len = stream.read(&mut buffer)?;
-        if len == 0 {
-            break;
-        }
+        let len = match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) => len,
+            // A stop of this process ends a read that has a timeout.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
         compare(offset, &buffer[..len])?;
         offset += len as u64;
         received.store(offset, Ordering::Relaxed);
