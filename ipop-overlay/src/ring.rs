@@ -14,6 +14,7 @@
 //! | `connect` | finding nodes and making connections |
 //! | `upkeep` | neighbours, shortcuts, what is alive, what is given up |
 //! | `contacts` | ways into the network |
+//! | `carried` | what others carry to a node without a connection, and when that becomes a connection |
 //! | `broadcast` | what all nodes are told |
 //! | `groups` | trees by which datagrams reach the members of a group |
 //! | `seen`, `nat` | where others see this node, and what that tells of NATs |
@@ -26,6 +27,7 @@
 //! | `limits`, `counts` | what bounds it, what is counted |
 
 mod broadcast;
+mod carried;
 mod claims;
 mod connect;
 mod contacts;
@@ -60,13 +62,14 @@ use crate::endpoint::Endpoint;
 use crate::session::Random;
 use crate::time::Instant;
 use broadcast::Broadcasts;
+use carried::Carried;
 use claims::Claims;
 use connect::{Linking, Request};
 use contacts::Contacts;
 use coordinates::Vivaldi;
 use edge::{Edge, Smoothed};
 use groups::Groups;
-use limits::{DEMAND_ENOUGH, DEMANDS_MAX, EDGES_MAX};
+use limits::EDGES_MAX;
 use probes::Probes;
 use records::Records;
 use relays::Relays;
@@ -140,7 +143,7 @@ pub struct Ring {
     claims: Claims,
     broadcasts: Broadcasts,
     groups: Groups,
-    demands: BTreeMap<NodeAddress, Demand>,
+    carried: Carried,
     probes: Probes,
     records: Records,
     relays: Relays,
@@ -155,13 +158,6 @@ pub struct Ring {
     random: Random,
     outputs: VecDeque<Output>,
     counts: Counts,
-}
-
-/// Traffic to a node without a connection.
-#[derive(Clone, Copy, Debug)]
-struct Demand {
-    score: u32,
-    at: Instant,
 }
 
 /// A connection as an operator sees it.
@@ -210,7 +206,7 @@ impl Ring {
             claims: Claims::default(),
             broadcasts: Broadcasts::default(),
             groups: Groups::new(),
-            demands: BTreeMap::new(),
+            carried: Carried::default(),
             probes: Probes::default(),
             records: Records::new(now),
             relays: Relays::default(),
@@ -348,50 +344,6 @@ impl Ring {
         }
     }
 
-    /// Sends a WireGuard message to a node over the ring. Traffic (and not the making of a session)
-    /// leads to a direct connection in time.
-    pub fn carry(&mut self, to: NodeAddress, datagram: &[u8], is_traffic: bool, now: Instant) {
-        if is_traffic {
-            self.demand(to, now);
-        }
-        if datagram.len() > PAYLOAD_MAX {
-            self.counts.add(Count::TooLong);
-            return;
-        }
-        let header = self.header(Mode::Exact, Kind::Carried, to);
-        self.originate_around(header, datagram, now);
-    }
-
-    /// There is traffic to a node: a connection to it is worth having, or keeping.
-    pub fn demand(&mut self, to: NodeAddress, now: Instant) {
-        if let Some(edge) = self.table.get_mut(to) {
-            edge.demanded = now;
-            if !edge.mine.contains(Roles::DEMAND) {
-                let may_be_better = edge.upgrade.is_some();
-                self.take_role(to, Roles::DEMAND, now);
-                self.ask(to, now);
-                if may_be_better {
-                    self.upgrade(to, now);
-                }
-            }
-            return;
-        }
-        if self.demands.len() >= DEMANDS_MAX && !self.demands.contains_key(&to) {
-            let least = self.demands.iter().min_by_key(|(_, demand)| demand.at).map(|(to, _)| *to);
-            least.map(|least| self.demands.remove(&least));
-        }
-        let demand = self.demands.entry(to).or_insert(Demand { score: 0, at: now });
-        let decay = u32::try_from(now.since(demand.at).as_secs()).unwrap_or(u32::MAX);
-        demand.score = demand.score.saturating_sub(decay.saturating_mul(limits::DEMAND_DECAY)) + 1;
-        if decay > 0 {
-            demand.at = now;
-        }
-        if demand.score >= DEMAND_ENOUGH {
-            demand.score = 0;
-            self.connect_to(to, Roles::DEMAND, None, now);
-        }
-    }
-
     /// This node stops: all others are told.
     pub fn leave(&mut self) {
         self.give_away();
@@ -426,6 +378,7 @@ impl Ring {
     /// All that grows with what others do.
     pub fn sizes(&self) -> impl Iterator<Item = Size> {
         let told = self.table.iter().map(|(_, edge)| edge.neighbours.len()).max().unwrap_or(0);
+        let (demands, handshakes) = self.carried.lens();
         [
             ("connections", self.table.len(), EDGES_MAX),
             ("neighbours of one", told, wire::NEIGHBOURS_MAX),
@@ -438,7 +391,8 @@ impl Ring {
             ("nodes avoided", self.avoided.len(), limits::AVOIDED_MAX),
             ("requests", self.requests.len(), limits::REQUESTS_MAX),
             ("contacts", self.contacts.len(), limits::CONTACTS_MAX),
-            ("demands", self.demands.len(), DEMANDS_MAX),
+            ("demands", demands, limits::DEMANDS_MAX),
+            ("sessions made by way of others", handshakes, limits::HANDSHAKES_MAX),
             ("probes", self.probes.len(), Probes::MAX),
             ("records", self.records.store.len(), dht::store::RECORDS_MAX),
             ("bytes of records", self.records.store.bytes(), dht::store::BYTES_MAX),
@@ -609,10 +563,7 @@ impl Ring {
             Kind::Survey => self.survey_message(from, header, payload, now),
             Kind::Broadcast => self.broadcast_message(from, *header, payload, now),
             Kind::Dht => self.dht_message(from, header, payload, now),
-            Kind::Carried => {
-                let datagram = payload.to_vec();
-                self.outputs.push_back(Output::Carried { from: header.source, datagram });
-            }
+            Kind::Carried => self.carried_message(header.source, payload),
         }
     }
 

@@ -139,8 +139,7 @@ impl Node {
 
     /// Sends a WireGuard message to a node over the ring. Says whether there is a ring.
     pub fn carry(&mut self, to: NodeAddress, datagram: &[u8], now: Instant) -> bool {
-        let is_traffic = datagram.first() == Some(&ipop_common::wireguard::TYPE_TRANSPORT);
-        self.with_ring(|ring| ring.carry(to, datagram, is_traffic, now)).is_some()
+        self.with_ring(|ring| ring.carry(to, datagram, now)).is_some()
     }
 
     /// Asks a node for an echo over the ring; [`Output::Echoed`] has the same `token`.

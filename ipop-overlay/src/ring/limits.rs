@@ -110,6 +110,11 @@ pub(super) const DEMAND_ENOUGH: u32 = 3;
 /// It is given up after so long without traffic.
 pub(super) const DEMAND_LIFE: Duration = Duration::from_secs(180);
 
+/// Nodes with which sessions are being made by way of others.
+pub(super) const HANDSHAKES_MAX: usize = 64;
+/// A handshake message that follows another within so long repeats it: WireGuard gives up after as long.
+pub(super) const HANDSHAKE_REPEATED: Duration = Duration::from_secs(90);
+
 /// Texts for all nodes that are known again.
 pub(super) const BROADCASTS_KNOWN: usize = 64;
 /// How far one goes: some times the logarithm of the largest network.

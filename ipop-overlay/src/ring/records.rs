@@ -226,7 +226,7 @@ impl Ring {
     }
 
     /// Any node on the ring to which there is a connection.
-    fn anybody(&mut self) -> Option<NodeAddress> {
+    pub(super) fn anybody(&mut self) -> Option<NodeAddress> {
         let all: Vec<NodeAddress> = self.table.structured().collect();
         let drawn = usize::try_from(self.draw()).unwrap_or(0);
         all.get(drawn % all.len().max(1)).copied()

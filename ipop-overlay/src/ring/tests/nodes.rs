@@ -226,10 +226,10 @@ fn traffic_makes_a_connection_and_its_end_ends_it() {
         .expect("two that are not connected");
     for count in 0u8..4 {
         let now = few.now;
-        few.with(a, |ring| ring.carry(node(b), &[count], true, now));
+        few.with(a, |ring| ring.carry(node(b), &[4, count], now));
     }
     assert!(few.is_connected(a, b) && few.is_connected(b, a));
-    assert_eq!(few.carried, (0..4).map(|count| (node(a), vec![count])).collect::<Vec<_>>());
+    assert_eq!(few.carried, (0..4).map(|count| (node(a), vec![4, count])).collect::<Vec<_>>());
     few.run(Duration::from_secs(170));
     assert!(few.is_connected(a, b));
     few.run(Duration::from_secs(60));

@@ -1,9 +1,11 @@
 //! Echoes, traces and surveys: what a node is told, and what it does for those who ask.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
+use super::super::limits::HANDSHAKE_REPEATED;
 use super::super::wire::{
     Coordinates, Echo, EchoKind, Header, Kind, Mode, Roles, Survey, SurveyAnswer, SurveyAsk,
 };
@@ -62,13 +64,38 @@ fn what_is_carried_goes_around_a_new_connection() {
     };
     let now = ring.now;
     while ring.ring.poll_output().is_some() {}
-    ring.ring.carry(node(2), &[4, 0, 0, 0], false, now);
+    ring.ring.carry(node(2), &[1, 0, 0, 0], now);
     let carrier = first(&mut ring);
     ring.ring.echo_behind(node(2), 7, now);
     assert_eq!(first(&mut ring), carrier);
     assert_ne!(carrier, node(2), "there is a connection");
     ring.ring.echo(node(2), 8, now);
     assert_eq!(first(&mut ring), node(2));
+}
+
+/// Who is in the way of a handshake may drop it: the next try goes by others. Traffic keeps to its way.
+#[test]
+fn a_handshake_that_is_repeated_is_carried_by_others() {
+    let mut ring = Victim::new();
+    while ring.ring.poll_output().is_some() {}
+    let carriers = |ring: &mut Victim, kind: u8| -> BTreeSet<NodeAddress> {
+        (0..32)
+            .map(|_| {
+                ring.ring.carry(NodeAddress::of_key(&[0xee; 32]), &[kind, 0, 0, 0], ring.now);
+                match ring.ring.poll_output() {
+                    Some(Output::Send { to, .. }) => to,
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect()
+    };
+    let of_traffic = carriers(&mut ring, 3);
+    assert_eq!(of_traffic.len(), 1);
+    assert!(carriers(&mut ring, 1).is_superset(&of_traffic));
+    assert!(carriers(&mut ring, 1).len() > 1);
+    ring.now = ring.now.after(HANDSHAKE_REPEATED);
+    let first = carriers(&mut ring, 1);
+    assert!(first.is_superset(&of_traffic), "the first of another handshake goes the usual way");
 }
 
 #[test]
