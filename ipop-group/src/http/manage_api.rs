@@ -110,34 +110,30 @@ pub(super) async fn members(
     answer(Members {
         api: api::VERSION,
         is_cut: nodes.len() > ROWS_MAX || people.len() > ROWS_MAX,
-        nodes: nodes.iter().take(ROWS_MAX).map(NodeMember::of).collect(),
-        people: people.iter().take(ROWS_MAX).map(PersonMember::of).collect(),
+        nodes: nodes.iter().take(ROWS_MAX).map(node_member).collect(),
+        people: people.iter().take(ROWS_MAX).map(person_member).collect(),
     })
 }
 
-impl NodeMember {
-    fn of(node: &Node) -> Self {
-        let reported = || serde_json::from_str::<api::Report>(&node.report).unwrap_or_default().addresses;
-        Self {
-            name: node.name.to_string(),
-            address: node.address().to_string(),
-            status: node.state.to_string(),
-            user: node.user.clone(),
-            tags: node.tags.iter().map(ToString::to_string).collect(),
-            virtual_addresses: node.virtual_address.map_or_else(reported, |own| vec![own.to_string()]),
-            seen: node.seen,
-        }
+fn node_member(node: &Node) -> NodeMember {
+    let reported = || serde_json::from_str::<api::Report>(&node.report).unwrap_or_default().addresses;
+    NodeMember {
+        name: node.name.to_string(),
+        address: node.address().to_string(),
+        status: node.state.to_string(),
+        user: node.user.clone(),
+        tags: node.tags.iter().map(ToString::to_string).collect(),
+        virtual_addresses: node.virtual_address.map_or_else(reported, |own| vec![own.to_string()]),
+        seen: node.seen,
     }
 }
 
-impl PersonMember {
-    fn of(user: &User) -> Self {
-        Self {
-            name: user.name.clone(),
-            display: user.display.clone(),
-            role: user.role.to_string(),
-            status: user.state.to_string(),
-        }
+fn person_member(user: &User) -> PersonMember {
+    PersonMember {
+        name: user.name.clone(),
+        display: user.display.clone(),
+        role: user.role.to_string(),
+        status: user.state.to_string(),
     }
 }
 

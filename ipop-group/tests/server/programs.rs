@@ -53,7 +53,8 @@ fn a_group_is_made_and_managed_without_a_browser() {
     beta.join("beta", None);
     impostor.join("beta", None);
     let told: Members = json(&members(address, &token, "lab"));
-    let status = |name| told.nodes.iter().filter(move |node| node.name == name).map(|node| node.status.as_str());
+    let status =
+        |name| told.nodes.iter().filter(move |node| node.name == name).map(|node| node.status.as_str());
     assert_eq!(status("alpha").collect::<Vec<_>>(), ["approved"]);
     assert_eq!(status("beta").collect::<Vec<_>>(), ["pending", "pending"]);
     assert_eq!((told.people[0].name.as_str(), told.people[0].role.as_str()), ("alice", "owner"));

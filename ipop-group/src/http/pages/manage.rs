@@ -126,7 +126,7 @@ pub(super) async fn add_rule(
 ) -> Page {
     let path = format!("/g/{name}/rules");
     let account = form.visitor.account(&path)?.clone();
-    let rule = Rule::read(form.text("from"), form.text("to"), form.text("protocol"), form.text("ports"))?;
+    let rule = rules::read(form.text("from"), form.text("to"), form.text("protocol"), form.text("ports"))?;
     let (master, host) = (Arc::clone(&app.master), app.site.host().to_owned());
     let added = app.store.write(move |connection| {
         let group = groups_find(connection, &name)?;

@@ -1,10 +1,9 @@
-//! What nodes and the server say to each other, version 1: docs/groups.md has the shapes.
+//! What the server of groups, nodes and people's programs say to each other, version 1: docs/groups.md has the shapes.
+//! Fields that a newer server adds are passed over.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-use crate::model::groups::Group;
 
 pub const VERSION: u32 = 1;
 /// Of the body of each request: `ipop_overlay::group::request`.
@@ -226,21 +225,6 @@ pub struct Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {}, {} {}", self.from, self.to, self.protocol, self.ports.join(","))
-    }
-}
-
-impl Parameters {
-    pub(crate) fn of(host: &str, group: &Group, rules: Vec<Rule>) -> Self {
-        Self {
-            version: VERSION,
-            group: group.name.to_string(),
-            place: place(host, group.name.as_str()),
-            prefix: group.prefix.to_string(),
-            lease: Lease { policy: group.settings.lease.to_string(), seconds: group.settings.lease_s },
-            bootstrap: group.settings.bootstrap.clone(),
-            security: Security { sealed_only: group.settings.sealed_only },
-            rules,
-        }
     }
 }
 
