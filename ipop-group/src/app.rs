@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipop_overlay::group::request::CLOCKS_APART_MS_MAX;
 
-use crate::api::Report;
+use crate::api::{self, Report};
 use crate::error::Error;
 use crate::http::limits::Limits;
 use crate::http::waiting::Waiting;
@@ -44,6 +44,17 @@ impl Site {
     /// The host, with a port if it is not the usual one.
     pub fn host(&self) -> &str {
         self.origin.split_once("://").map_or(self.origin.as_str(), |(_, host)| host)
+    }
+
+    /// Where a group is.
+    pub fn group_url(&self, group: &str) -> String {
+        let scheme = self.origin.split_once("://").map_or("https", |(scheme, _)| scheme);
+        format!("{scheme}://{}", api::place(self.host(), group))
+    }
+
+    /// By which a machine asks to join a group.
+    pub fn join_command(&self, group: &str) -> String {
+        format!("ipopctl group join {}", self.group_url(group))
     }
 }
 

@@ -9,6 +9,8 @@ pub enum Error {
     NotFound(&'static str),
     #[error("you may not do that here")]
     Forbidden,
+    #[error("the access token is none, has expired, or was taken back: make one on the page of your account")]
+    NoAccess,
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -35,6 +37,7 @@ impl Error {
         match self {
             Self::NotFound(_) => "not_found",
             Self::Forbidden => "forbidden",
+            Self::NoAccess => "no_access",
             Self::Invalid(_) => "invalid",
             Self::Conflict(_) => "conflict",
             Self::Full(_) => "full",
@@ -48,6 +51,7 @@ impl Error {
         match self {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NoAccess => StatusCode::UNAUTHORIZED,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Conflict(_) | Self::Full(_) => StatusCode::CONFLICT,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,

@@ -1,7 +1,8 @@
-//! HTTP: what nodes ask, and the pages.
+//! HTTP: what nodes ask, what people's programs ask, and the pages.
 
 mod assets;
 pub mod limits;
+mod manage_api;
 mod node_api;
 mod pages;
 pub mod ring;
@@ -46,6 +47,9 @@ pub fn router(app: Arc<App>) -> Router {
     let is_tls = app.site.origin.starts_with("https:");
     let api = Router::new()
         .route("/api/v1/groups/{group}", post(node_api::request))
+        .route("/api/v1/groups", post(manage_api::create))
+        .route("/api/v1/groups/{group}/members", get(manage_api::members).post(manage_api::decide))
+        .route("/api/v1/groups/{group}/tokens", post(manage_api::token))
         .layer(DefaultBodyLimit::max(REQUEST_LEN_MAX));
     pages::routes()
         .layer(DefaultBodyLimit::max(FORM_LEN_MAX))

@@ -3,7 +3,6 @@
 //! What a certificate says and how a request is signed is `ipop_overlay::group`'s. This crate decides who gets one,
 //! remembers it, and speaks HTTP.
 
-pub mod api;
 pub mod app;
 pub mod cli;
 pub mod error;
@@ -14,3 +13,5 @@ pub mod password;
 pub mod secrets;
 mod serve;
 pub mod store;
+
+pub use ipop_group_api as api;

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `accounts` | accounts and their sessions |
+//! | `access` | access tokens, by which programs do what an account may |
 //! | `groups` | groups and their settings |
 //! | `authority` | what a group's authority signs: certificates, the list of revoked ones, the parameters |
 //! | `users` | accounts as members of a group, and what each may do |
@@ -11,6 +12,7 @@
 //! | `rules` | who may reach whom |
 //! | `audit` | what has been done by whom |
 
+pub mod access;
 pub mod accounts;
 pub mod audit;
 pub mod authority;

@@ -98,6 +98,51 @@ fn machines_with_tokens_join_and_the_kernel_carries() {
 }
 
 #[test]
+fn a_group_is_made_and_run_by_ipopctl_alone() {
+    run(|| {
+        let mut crowd = Crowd::new(3);
+        let server = GroupServer::without_group(&crowd.hosts[2], &["alice"]);
+        let (hosts, office) = crowd.hosts.split_at_mut(2);
+        let office = &office[0];
+        let access = server.access(office, "alice");
+        let manage = |order: &[&str]| -> Value {
+            let output = server.manage(office, &access, order);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{order:?}: {errors}");
+            serde_json::from_slice(&output.stdout).expect("JSON")
+        };
+        let made = manage(&["create", &server.url(), "--prefix", "10.128.0.0/16", "--bootstrap", BOOTSTRAP]);
+        assert_eq!(made["url"], server.url());
+        let token = manage(&["token", "--hours", "1"])["token"].as_str().expect("a token").to_owned();
+        server.enrol(&mut hosts[0], Some(&token));
+        server.enrol(&mut hosts[1], None);
+        hosts.iter_mut().for_each(|host| host.start(&How::Plain));
+        let status = |name: &str| {
+            let members = manage(&["members"]);
+            let node = members["nodes"].as_array()?.iter().find(|node| node["name"] == name)?.clone();
+            Some((node["status"].as_str()?.to_owned(), node["address"].as_str()?.to_owned()))
+        };
+        let (_, asking) = wait_for("n2 asks to join", PATIENCE, || status("n2"));
+        assert_eq!(hosts[1].ask("/v1/status")["address"], asking.as_str());
+        assert_eq!(manage(&["approve", &asking])["name"], "n2");
+        let address = leased(&hosts[1]);
+        hears(&hosts[0], &address);
+        assert_eq!(status("n2").expect("it is there").0, "approved");
+        assert_eq!(manage(&["revoke", "n2"])["address"], asking.as_str());
+        wait_for("n2 is cut off", PATIENCE, || (!answers(&hosts[0], &address)).then_some(()));
+        // Who may not: without a token, with a file that others can read.
+        let refused = |access: &Path| {
+            let output = server.manage(office, access, &["members"]);
+            assert_eq!(output.status.code(), Some(1));
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        fs::set_permissions(&access, fs::Permissions::from_mode(0o644)).expect("its mode is set");
+        assert!(refused(&access).contains("chmod 600"), "{}", refused(&access));
+        assert!(refused(Path::new("/nowhere")).contains("make one on the page of your account"));
+    });
+}
+
+#[test]
 fn eight_machines_of_three_people_wait_to_be_approved_and_reach_each_other() {
     run(|| {
         let mut crowd = Crowd::new(9);

@@ -32,6 +32,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/register", get(account::register_form).post(account::register))
         .route("/logout", post(account::logout))
         .route("/account", get(account::page).post(account::change_password))
+        .route("/account/access", post(account::make_access))
+        .route("/account/access/{id}/take-back", post(account::take_access_back))
         .route("/groups", get(groups::new_form).post(groups::create))
         .route("/g/{group}", get(groups::join_page))
         .route("/g/{group}/ask", post(groups::ask))

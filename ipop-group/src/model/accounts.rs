@@ -72,7 +72,7 @@ pub fn find(connection: &Connection, name: &str) -> Result<Option<(Account, Stri
     optional(row)
 }
 
-/// Sets a password, and ends all sessions of the account.
+/// Sets a password, and ends all sessions and access tokens of the account.
 ///
 /// # Errors
 /// If there is no such account.
@@ -80,6 +80,7 @@ pub fn set_password(connection: &Connection, name: &str, password: &str) -> Resu
     let (account, _) = find(connection, name)?.ok_or(Error::NotFound("account"))?;
     connection.execute("UPDATE accounts SET password = ?1 WHERE id = ?2", params![password, account.id])?;
     connection.execute("DELETE FROM sessions WHERE account = ?1", [account.id])?;
+    connection.execute("DELETE FROM access WHERE account = ?1", [account.id])?;
     Ok(())
 }
 

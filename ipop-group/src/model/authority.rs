@@ -34,6 +34,19 @@ fn key(connection: &Connection, master: &MasterKey, group: &Group) -> Result<Aut
     Ok(AuthorityKey::from_seed(&*master.open(&key_label(&group.name), &sealed)?))
 }
 
+fn parameters(host: &str, group: &Group, rules: Vec<api::Rule>) -> api::Parameters {
+    api::Parameters {
+        version: api::VERSION,
+        group: group.name.to_string(),
+        place: api::place(host, group.name.as_str()),
+        prefix: group.prefix.to_string(),
+        lease: api::Lease { policy: group.settings.lease.to_string(), seconds: group.settings.lease_s },
+        bootstrap: group.settings.bootstrap.clone(),
+        security: api::Security { sealed_only: group.settings.sealed_only },
+        rules,
+    }
+}
+
 /// Signs the group's parameters anew, under the next number.
 ///
 /// # Errors
@@ -49,7 +62,7 @@ pub fn sign_document(
         connection.query_row("SELECT document_number + 1 FROM groups WHERE id = ?1", [group.id], |row| {
             row.get(0)
         })?;
-    let parameters = api::Parameters::of(host, group, rules::list(connection, group.id)?);
+    let parameters = parameters(host, group, rules::list(connection, group.id)?);
     let content = serde_json::to_vec(&parameters).map_err(|error| Error::Internal(error.to_string()))?;
     let document = Document { number, issued: now, content };
     let signed = document.sign(&key(connection, master, group)?);

@@ -82,6 +82,20 @@ pub fn by_id(connection: &Connection, group: i64, id: i64) -> Result<Node, Error
     optional(row)?.ok_or(Error::NotFound("node"))?
 }
 
+/// Those that have or ask for a name, or the one that has an address on the ring.
+///
+/// # Errors
+/// Those of the database.
+pub fn called(connection: &Connection, group: i64, who: &str) -> Result<Vec<Node>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM {TABLES} WHERE group_id = ?1 AND (nodes.name = ?2 OR address = ?2)
+         ORDER BY nodes.id LIMIT 100"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(params![group, who], |row| Ok(read(row)))?;
+    rows.map(|row| row?).collect()
+}
+
 /// Which nodes a page shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {

@@ -18,32 +18,26 @@ const RULES_MAX: i64 = 256;
 const PORTS_MAX: usize = 16;
 const PROTOCOLS: [&str; 4] = ["any", "tcp", "udp", "icmp"];
 
-impl Rule {
-    /// Reads what a form says.
-    ///
-    /// # Errors
-    /// What of it cannot be.
-    pub fn read(from: &str, to: &str, protocol: &str, ports: &str) -> Result<Self, Error> {
-        let protocol = protocol.trim();
-        if !PROTOCOLS.contains(&protocol) {
-            return Err(Error::invalid("a protocol is any, tcp, udp or icmp"));
-        }
-        let ports: Vec<String> = ports
-            .split([',', ' '])
-            .map(str::trim)
-            .filter(|port| !port.is_empty())
-            .map(str::to_owned)
-            .collect();
-        if !ports.is_empty() && !matches!(protocol, "tcp" | "udp") {
-            return Err(Error::invalid("only tcp and udp have ports"));
-        }
-        if ports.len() > PORTS_MAX || !ports.iter().all(|range| is_range(range)) {
-            return Err(Error::Invalid(format!(
-                "ports are at most {PORTS_MAX} of 1 to 65535, or ranges as 8000-8080"
-            )));
-        }
-        Ok(Self { from: selector(from)?, to: selector(to)?, protocol: protocol.to_owned(), ports })
+/// Reads what a form says.
+///
+/// # Errors
+/// What of it cannot be.
+pub fn read(from: &str, to: &str, protocol: &str, ports: &str) -> Result<Rule, Error> {
+    let protocol = protocol.trim();
+    if !PROTOCOLS.contains(&protocol) {
+        return Err(Error::invalid("a protocol is any, tcp, udp or icmp"));
     }
+    let ports: Vec<String> =
+        ports.split([',', ' ']).map(str::trim).filter(|port| !port.is_empty()).map(str::to_owned).collect();
+    if !ports.is_empty() && !matches!(protocol, "tcp" | "udp") {
+        return Err(Error::invalid("only tcp and udp have ports"));
+    }
+    if ports.len() > PORTS_MAX || !ports.iter().all(|range| is_range(range)) {
+        return Err(Error::Invalid(format!(
+            "ports are at most {PORTS_MAX} of 1 to 65535, or ranges as 8000-8080"
+        )));
+    }
+    Ok(Rule { from: selector(from)?, to: selector(to)?, protocol: protocol.to_owned(), ports })
 }
 
 /// `*`, `tag:NAME`, `user:NAME` or `node:NAME`.

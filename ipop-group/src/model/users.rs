@@ -86,6 +86,16 @@ pub fn find(connection: &Connection, group: i64, account: i64) -> Result<Option<
     optional(connection.prepare_cached(&sql)?.query_row([group, account], |row| Ok(read(row))))?.transpose()
 }
 
+/// # Errors
+/// Those of the database.
+pub fn by_name(connection: &Connection, group: i64, name: &str) -> Result<Option<User>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM users JOIN accounts ON accounts.id = account WHERE group_id = ?1 AND name = ?2"
+    );
+    optional(connection.prepare_cached(&sql)?.query_row(params![group, name], |row| Ok(read(row))))?
+        .transpose()
+}
+
 /// Those who wait first, then by name.
 ///
 /// # Errors

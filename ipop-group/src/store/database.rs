@@ -12,8 +12,8 @@ use rusqlite::{Connection, OpenFlags};
 pub const FILE_NAME: &str = "group.sqlite";
 /// `PRAGMA application_id`: "IPGS".
 const APPLICATION: i32 = 0x4950_4753;
-/// `PRAGMA user_version` of `schema.sql`.
-const SCHEMA_VERSION: i32 = 1;
+/// `PRAGMA user_version`: of the first schema, and of each that came after it what it adds.
+const SCHEMAS: [&str; 2] = [include_str!("schema.sql"), include_str!("access.sql")];
 /// Each connection's cache, in KiB (negative, as SQLite wants it).
 const CACHE_KIB: i32 = -2048;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,24 +59,30 @@ fn prepare(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = SCHEMAS.len();
+    let version = usize::try_from(version).unwrap_or(usize::MAX);
     if (application, version) == (0, 0) {
-        return create_schema(connection);
+        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        ensure!(tables == 0, "it is not a group server's");
+        return add_schemas(connection, 0);
     }
     ensure!(application == APPLICATION, "it is not a group server's");
     ensure!(
-        version == SCHEMA_VERSION,
-        "it is of version {version}, and this program knows {SCHEMA_VERSION}: update it"
+        (1..=known).contains(&version),
+        "it is of version {version}, and this program knows {known}: update it"
     );
-    is_whole(connection)
+    is_whole(connection)?;
+    if version < known {
+        add_schemas(connection, version)?;
+    }
+    Ok(())
 }
 
-/// All or nothing: a crash leaves an empty database.
-fn create_schema(connection: &Connection) -> Result<()> {
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    ensure!(tables == 0, "it is not a group server's");
-    let schema = include_str!("schema.sql");
+/// What came after a version, all or nothing: a crash leaves the database as it was.
+fn add_schemas(connection: &Connection, version: usize) -> Result<()> {
+    let (added, known) = (SCHEMAS[version..].concat(), SCHEMAS.len());
     connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {schema} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        "BEGIN IMMEDIATE; {added} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {known}; COMMIT;"
     ))?;
     Ok(())
 }

@@ -11,4 +11,5 @@ mod load;
 
 mod machines;
 mod people;
+mod programs;
 mod tls;

@@ -85,6 +85,11 @@ impl Server {
     /// Ends at once, as by a power cut, and starts again at the same address.
     pub(crate) fn crash(&mut self) {
         self.kill();
+        self.restart();
+    }
+
+    /// Starts again at the same address.
+    pub(crate) fn restart(&mut self) {
         let address = self.address.to_string();
         (self.child, self.address, self.log) = spawn(self.folder.path(), &self.arguments, &address);
     }

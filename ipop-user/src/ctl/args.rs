@@ -140,6 +140,88 @@ pub(super) enum Group {
         #[arg(default_value = CONFIG_FILE)]
         file: PathBuf,
     },
+    /// Make a group, which this account then owns
+    Create(GroupCreate),
+    /// Show the machines and people of a group, and those that ask to join
+    Members {
+        #[command(flatten)]
+        at: GroupAt,
+    },
+    /// Make a token by which one machine joins without being approved
+    Token {
+        /// The machine's tags, which rules can name
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+        /// How long the token counts
+        #[arg(long, default_value_t = 24)]
+        hours: u64,
+        #[command(flatten)]
+        at: GroupAt,
+    },
+    /// Let in a machine or a person that has asked to join
+    Approve(GroupWho),
+    /// Turn away a machine or a person that has asked to join
+    Deny(GroupWho),
+    /// End the membership of a machine, or of a person and all their machines: every member refuses them within seconds
+    Revoke(GroupWho),
+}
+
+/// At which group something is done, and by what right.
+#[derive(Debug, clap::Args)]
+pub(super) struct GroupAt {
+    /// Where the group is [default: `network.group` of the configuration]
+    #[arg(long = "group", value_name = "URL")]
+    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) access: GroupAccess,
+    /// The configuration that names the group
+    #[arg(long, value_name = "FILE", default_value = CONFIG_FILE)]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GroupAccess {
+    /// A file with an access token, which the page of your account makes; `-` reads it from standard input
+    /// [default: ipop/access in the folder of your configurations, ~/.config]
+    #[arg(long, value_name = "FILE")]
+    pub(super) access: Option<PathBuf>,
+    /// Certificates by which the group's server is known [default: `network.group_ca`, or those of this host]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GroupWho {
+    /// A machine's address, which it shows itself (`ipopctl group status`), or its name; or user:NAME
+    pub(super) who: String,
+    #[command(flatten)]
+    pub(super) at: GroupAt,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GroupCreate {
+    /// Where the group is to be, like https://group.example.org/g/lab
+    pub(super) url: String,
+    /// Virtual addresses of its members
+    #[arg(long, default_value = "10.128.0.0/16")]
+    pub(super) prefix: String,
+    /// How members get theirs: dhcp (they lease them from one another) or assigned (the server gives each its own)
+    #[arg(long, default_value = "dhcp")]
+    pub(super) lease: String,
+    /// How long an address is leased, in seconds
+    #[arg(long, default_value_t = 3600)]
+    pub(super) lease_s: u64,
+    /// How long a certificate counts; nodes renew theirs by themselves
+    #[arg(long, default_value_t = 24)]
+    pub(super) certificate_hours: u64,
+    /// A node by way of which others find the network, like udp://192.0.2.7:15000; may be repeated
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(super) bootstrap: Vec<String>,
+    /// Links may be clear where both ends trust the wire; else all are sealed
+    #[arg(long)]
+    pub(super) allow_clear: bool,
+    #[command(flatten)]
+    pub(super) access: GroupAccess,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,9 +11,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::https::AskError;
 use super::membership::Membership;
 use super::place::GroupPlace;
-use super::server::{AskError, Server, unix_ms};
+use super::server::{Server, unix_ms};
 use super::shapes::{Answer, Join, Report, Reported, Status, Waiting};
 use crate::config;
 use crate::key::random_u64;

@@ -72,12 +72,6 @@ pub(super) struct Reported {
     pub(super) is_stale: bool,
 }
 
-#[derive(Deserialize)]
-pub(super) struct Refused {
-    pub(super) error: String,
-    pub(super) message: String,
-}
-
 /// The group's parameters.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Parameters {

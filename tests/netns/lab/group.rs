@@ -2,9 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -28,21 +29,7 @@ pub(crate) struct GroupServer {
 impl GroupServer {
     /// Starts one on a host without a daemon, with these accounts, the first of which makes the group.
     pub(crate) fn start(host: &Host, accounts: &[&str], bootstrap: &str) -> Self {
-        let folder = host.folder.join("server");
-        fs::create_dir(&folder).expect("a folder");
-        let made = rcgen::generate_simple_self_signed([host.outer_v4.to_string()]).expect("a certificate");
-        fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).expect("a file");
-        fs::write(folder.join("tls.pem"), made.cert.pem()).expect("a file");
-        for account in accounts {
-            add_account(&folder, account);
-        }
-        let origin = format!("https://{}:{PORT}", host.outer_v4);
-        let server = Self { child: spawn(host, &folder, &origin), folder, origin };
-        wait_for("the group's server answers", SOON, || server.get(host, accounts[0], "/login"));
-        for account in accounts {
-            let fields = [("name", *account), ("password", PASSWORD), ("next", "/")];
-            server.submit(host, account, "/login", "/login", &fields);
-        }
+        let server = Self::without_group(host, accounts);
         let fields = [
             ("name", GROUP),
             ("prefix", "10.128.0.0/16"),
@@ -60,6 +47,26 @@ impl GroupServer {
         server
     }
 
+    /// The same before anybody has made a group.
+    pub(crate) fn without_group(host: &Host, accounts: &[&str]) -> Self {
+        let folder = host.folder.join("server");
+        fs::create_dir(&folder).expect("a folder");
+        let made = rcgen::generate_simple_self_signed([host.outer_v4.to_string()]).expect("a certificate");
+        fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).expect("a file");
+        fs::write(folder.join("tls.pem"), made.cert.pem()).expect("a file");
+        for account in accounts {
+            add_account(&folder, account);
+        }
+        let origin = format!("https://{}:{PORT}", host.outer_v4);
+        let server = Self { child: spawn(host, &folder, &origin), folder, origin };
+        wait_for("the group's server answers", SOON, || server.get(host, accounts[0], "/login"));
+        for account in accounts {
+            let fields = [("name", *account), ("password", PASSWORD), ("next", "/")];
+            server.submit(host, account, "/login", "/login", &fields);
+        }
+        server
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("the server can be killed");
         self.child.wait().expect("the server has ended");
@@ -68,7 +75,7 @@ impl GroupServer {
     /// Makes a host one that is to be a member.
     pub(crate) fn enrol(&self, host: &mut Host, token: Option<&str>) {
         let network = &mut host.config.network;
-        network.insert("group", format!("\"{}/g/{GROUP}\"", self.origin));
+        network.insert("group", format!("\"{}\"", self.url()));
         network.insert("group_ca", format!("\"{}\"", self.folder.join("tls.pem").display()));
         if let Some(token) = token {
             network.insert("group_token", format!("\"{token}\""));
@@ -84,6 +91,32 @@ impl GroupServer {
         let answer = self.submit(host, account, &page, &page, &[("hours", "1")]);
         let rest = answer.split("--token ").nth(1).unwrap_or_else(|| panic!("no token: {answer}"));
         rest.split('<').next().expect("a token").to_owned()
+    }
+
+    /// A file with an access token of somebody's.
+    pub(crate) fn access(&self, host: &Host, account: &str) -> PathBuf {
+        let fields = [("label", "test"), ("days", "1")];
+        let answer = self.submit(host, account, "/account", "/account/access", &fields);
+        let rest = answer.split("ipga_").nth(1).unwrap_or_else(|| panic!("no access token: {answer}"));
+        let file = self.folder.join(format!("{account}.access"));
+        let mut opened =
+            OpenOptions::new().create_new(true).write(true).mode(0o600).open(&file).expect("a file");
+        writeln!(opened, "ipga_{}", rest.split('<').next().expect("a token")).expect("it is written");
+        file
+    }
+
+    /// What `ipopctl group ORDER` does for whoever has the access token.
+    pub(crate) fn manage(&self, host: &Host, access: &Path, order: &[&str]) -> Output {
+        let (group, ca) = (self.url(), self.folder.join("tls.pem"));
+        let at = ["--access", path_text(access), "--ca", path_text(&ca)];
+        let group = if order[0] == "create" { vec![] } else { vec!["--group", &group] };
+        let ipopctl = program::path("ipopctl");
+        host.ns.output(path_text(&ipopctl), &[&["--json", "group"], order, &group, &at].concat())
+    }
+
+    /// Where everybody's group is.
+    pub(crate) fn url(&self) -> String {
+        format!("{}/g/{GROUP}", self.origin)
     }
 
     /// Approves, denies or removes: `what` are nodes or people.
@@ -147,6 +180,10 @@ impl Drop for GroupServer {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().expect("a path of plain letters")
 }
 
 fn add_account(folder: &Path, name: &str) {

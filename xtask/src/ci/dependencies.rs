@@ -1,5 +1,5 @@
 //! The rules about who may depend on whom, held against what cargo resolves:
-//! common <- ebpf, common <- overlay <- user, overlay <- {sim, group}; the core knows no socket, thread or kernel;
+//! common <- ebpf, common <- overlay <- user, overlay <- {sim, group}, group-api <- {group, user}; the core knows no socket, thread or kernel;
 //! xtask knows nothing of the product.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +17,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ipop-common", &[]),
     ("ipop-overlay", &["ipop-common"]),
     ("ipop-ebpf", &["ipop-common"]),
-    ("ipop-group", &["ipop-overlay"]),
+    ("ipop-group-api", &[]),
+    ("ipop-group", &["ipop-group-api", "ipop-overlay"]),
     ("ipop-sim", &["ipop-common", "ipop-overlay"]),
-    ("ipop-user", &["ipop-common", "ipop-overlay"]),
+    ("ipop-user", &["ipop-common", "ipop-group-api", "ipop-overlay"]),
     ("xtask", &[]),
     ("ipop-benches", &["ipop-common", "ipop-overlay", "ipop-user"]),
     ("ipop-callers", &["ipop-common", "ipop-overlay"]),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use askama::Template;
-use axum::extract::{Query, State as Shared};
+use axum::extract::{Path, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -14,7 +14,9 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::limits::Kind;
 use crate::http::visitor::{Submitted, Visitor, sign_in, sign_out};
-use crate::model::accounts;
+use crate::model::access::{self, Access};
+use crate::model::accounts::{self, Account};
+use crate::secrets::random_text;
 use crate::store::now_s;
 
 #[derive(Debug, Deserialize)]
@@ -47,7 +49,12 @@ struct RegisterPage {
 struct AccountPage {
     shell: Shell,
     name: String,
+    /// What is wrong with a new password.
     error: String,
+    /// An access token that was made just now; it is shown this once.
+    made: String,
+    /// Access tokens, and how long each counts.
+    access: Vec<(Access, String)>,
 }
 
 pub(super) async fn login_form(
@@ -125,9 +132,25 @@ pub(super) async fn logout(Shared(app): Shared<Arc<App>>, form: Submitted) -> Pa
 }
 
 pub(super) async fn page(Shared(app): Shared<Arc<App>>, visitor: Visitor) -> Page {
-    let name = visitor.account("/account")?.name.clone();
-    let page = AccountPage { shell: Shell::of(&app, &visitor), name, error: String::new() };
-    Ok(show(&visitor, &page))
+    account_page(&app, &visitor, "", String::new()).await
+}
+
+async fn account_page(app: &App, visitor: &Visitor, error: &str, made: String) -> Page {
+    let Account { id, name, .. } = visitor.account("/account")?.clone();
+    let now = now_s();
+    let access = app.store.read(move |connection| access::list(connection, id, now)).await?;
+    let access = access.into_iter().map(|access| {
+        let left = format!("{} days", access.expires.saturating_sub(now).div_ceil(86_400));
+        (access, left)
+    });
+    let page = AccountPage {
+        shell: Shell::of(app, visitor),
+        name,
+        error: error.to_owned(),
+        made,
+        access: access.collect(),
+    };
+    Ok(show(visitor, &page))
 }
 
 /// A new password ends all sessions, and begins one here.
@@ -137,12 +160,33 @@ pub(super) async fn change_password(Shared(app): Shared<Arc<App>>, form: Submitt
     match replace_password(&app, &form, account.name.clone()).await {
         Ok(()) => sign_in(&app, account.id, back("/account")).await,
         Err(error @ Error::Invalid(_)) => {
-            let shell = Shell::of(&app, &form.visitor);
-            let page = AccountPage { shell, name: account.name, error: sentence(&error.to_string()) };
-            Ok((error.status(), render(&page)).into_response())
+            let said = sentence(&error.to_string());
+            let page = account_page(&app, &form.visitor, &said, String::new()).await?;
+            Ok((error.status(), page).into_response())
         }
         Err(error) => Err(error.into()),
     }
+}
+
+pub(super) async fn make_access(Shared(app): Shared<Arc<App>>, form: Submitted) -> Page {
+    let account = form.visitor.account("/account")?.id;
+    let text = random_text()?;
+    let (stored, label, days) = (text.clone(), form.text("label").to_owned(), form.text("days").to_owned());
+    let made = app
+        .store
+        .write(move |connection| access::create(connection, account, &stored, &label, &days, now_s()));
+    made.await?;
+    account_page(&app, &form.visitor, "", format!("{}{text}", access::PREFIX)).await
+}
+
+pub(super) async fn take_access_back(
+    Shared(app): Shared<Arc<App>>,
+    Path(id): Path<i64>,
+    form: Submitted,
+) -> Page {
+    let account = form.visitor.account("/account")?.id;
+    app.store.write(move |connection| access::take_back(connection, account, id)).await?;
+    Ok(back("/account"))
 }
 
 async fn replace_password(app: &App, form: &Submitted, name: String) -> Result<(), Error> {

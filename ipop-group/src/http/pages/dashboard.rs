@@ -125,9 +125,8 @@ pub(super) async fn page(
     });
     let (pending, rows, count, members) = found.await?;
     let now = now_s();
-    let scheme = app.site.origin.split_once("://").map_or("https", |(scheme, _)| scheme);
     let page = NodesPage {
-        command: format!("ipopctl group join {scheme}://{}/g/{name}", app.site.host()),
+        command: app.site.join_command(&name),
         ring: ring::picture(&members, now),
         shell: Shell::of(&app, &visitor).within(&group, role, "nodes"),
         pending: pending.iter().map(|node| Row::of(node, now)).collect(),

@@ -7,7 +7,6 @@ use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
 
 use super::{Page, Shell, back, groups_find, render, sentence, show};
-use crate::api;
 use crate::app::App;
 use crate::error::Error;
 use crate::http::visitor::{Submitted, Visitor};
@@ -132,14 +131,10 @@ pub(super) async fn join_page(
         Ok((group, user))
     });
     let (group, user) = found.await?;
-    let scheme = app.site.origin.split_once("://").map_or("https", |(scheme, _)| scheme);
     let page = JoinPage {
         shell: Shell::of(&app, &visitor),
         name: group.name.to_string(),
-        command: format!(
-            "ipopctl group join {scheme}://{}",
-            api::place(app.site.host(), group.name.as_str())
-        ),
+        command: app.site.join_command(group.name.as_str()),
         standing: user.map(|user| user.state),
     };
     Ok(show(&visitor, &page))

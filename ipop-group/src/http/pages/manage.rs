@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::groups::settings_of;
 use super::{Numbered, PAGE_ROWS, Page, Shell, ago, back, groups_find, member, show};
-use crate::api::{self, Rule};
+use crate::api::Rule;
 use crate::app::App;
 use crate::http::visitor::{Submitted, Visitor};
 use crate::model::audit::{self, Entry};
@@ -92,9 +92,7 @@ pub(super) async fn make_token(
         tokens::create(connection, &group, (account.id, &account.name), &stored, &tags, &hours, now_s())
     });
     made.await?;
-    let scheme = app.site.origin.split_once("://").map_or("https", |(scheme, _)| scheme);
-    let place = api::place(app.site.host(), &name);
-    let command = format!("ipopctl group join {scheme}://{place} --token {}{text}", tokens::PREFIX);
+    let command = format!("{} --token {}{text}", app.site.join_command(&name), tokens::PREFIX);
     tokens_page(&app, &form.visitor, &name, command).await
 }
 
@@ -128,7 +126,7 @@ pub(super) async fn add_rule(
 ) -> Page {
     let path = format!("/g/{name}/rules");
     let account = form.visitor.account(&path)?.clone();
-    let rule = Rule::read(form.text("from"), form.text("to"), form.text("protocol"), form.text("ports"))?;
+    let rule = rules::read(form.text("from"), form.text("to"), form.text("protocol"), form.text("ports"))?;
     let (master, host) = (Arc::clone(&app.master), app.site.host().to_owned());
     let added = app.store.write(move |connection| {
         let group = groups_find(connection, &name)?;

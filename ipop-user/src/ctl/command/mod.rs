@@ -12,6 +12,7 @@ pub(super) mod groups;
 pub(super) mod init;
 pub(super) mod key;
 pub(super) mod links;
+pub(super) mod manage;
 pub(super) mod peers;
 pub(super) mod ping;
 pub(super) mod routes;

@@ -1,10 +1,9 @@
-//! What nodes and the server say to each other, version 1: docs/groups.md has the shapes.
+//! What the server of groups, nodes and people's programs say to each other, version 1: docs/groups.md has the shapes.
+//! Fields that a newer server adds are passed over.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-use crate::model::groups::Group;
 
 pub const VERSION: u32 = 1;
 /// Of the body of each request: `ipop_overlay::group::request`.
@@ -88,6 +87,93 @@ pub struct Reported {
     pub is_stale: bool,
 }
 
+/// A group that a person's program makes.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewGroup {
+    pub name: String,
+    pub prefix: String,
+    pub lease: Lease,
+    pub certificate_hours: u64,
+    pub bootstrap: Vec<String>,
+    pub security: Security,
+}
+
+/// Where the group is that was made.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct MadeGroup {
+    pub api: u32,
+    pub url: String,
+}
+
+/// The machines and people of a group; those that are no members are told to managers only.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Members {
+    pub api: u32,
+    pub nodes: Vec<NodeMember>,
+    pub people: Vec<PersonMember>,
+    /// There are more than these.
+    pub is_cut: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct NodeMember {
+    pub name: String,
+    pub address: String,
+    /// As in [`Membership`].
+    pub status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    pub tags: Vec<String>,
+    pub virtual_addresses: Vec<String>,
+    /// When it last reported, in seconds since 1970; 0 if it never has.
+    pub seen: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PersonMember {
+    pub name: String,
+    pub display: String,
+    pub role: String,
+    pub status: String,
+}
+
+/// What becomes of a machine or a person.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decide {
+    /// `user:NAME`, a machine's address, or the name of one.
+    pub who: String,
+    /// approved, denied or removed.
+    pub status: String,
+}
+
+/// Of whom it was: a name says less than an address.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Decided {
+    pub api: u32,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    pub status: String,
+}
+
+/// A join token that is to be made.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    pub tags: Vec<String>,
+    pub hours: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct MadeToken {
+    pub api: u32,
+    pub token: String,
+    /// The command that uses it.
+    pub command: String,
+}
+
 /// Why something was refused.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Refused {
@@ -139,21 +225,6 @@ pub struct Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {}, {} {}", self.from, self.to, self.protocol, self.ports.join(","))
-    }
-}
-
-impl Parameters {
-    pub(crate) fn of(host: &str, group: &Group, rules: Vec<Rule>) -> Self {
-        Self {
-            version: VERSION,
-            group: group.name.to_string(),
-            place: place(host, group.name.as_str()),
-            prefix: group.prefix.to_string(),
-            lease: Lease { policy: group.settings.lease.to_string(), seconds: group.settings.lease_s },
-            bootstrap: group.settings.bootstrap.clone(),
-            security: Security { sealed_only: group.settings.sealed_only },
-            rules,
-        }
     }
 }
 
