@@ -4,6 +4,7 @@
 mod client;
 mod world;
 
+mod chromium;
 mod crashes;
 mod forms;
 mod hostile;

@@ -70,6 +70,13 @@ const PACKAGES: &[Package] = &[
     test_package("wireguard-go", "talks to ours in the tests", Proof::Program("wireguard-go")),
     test_package("bind9-dnsutils", "dig asks for names in the tests", Proof::Program("dig")),
     test_package("curl", "people on a group server's pages, in the tests", Proof::Program("curl")),
+    test_package("chromium", "shows the pages of a group server, in the tests", Proof::Program("chromium")),
+    test_package("chromium-driver", "fills in its forms", Proof::Program("chromedriver")),
+    test_package(
+        "fonts-dejavu-core",
+        "letters on those pages",
+        Proof::File("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+    ),
     test_package("coturn", "a STUN server, in the tests", Proof::Program("turnserver")),
     test_package(
         "miniupnpd-nftables",
