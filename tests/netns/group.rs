@@ -16,7 +16,7 @@ use crate::lab::crowd::Crowd;
 use crate::lab::daemon::How;
 use crate::lab::group::{GROUP, GroupServer};
 use crate::lab::host::Host;
-use crate::lab::{run, wait_for};
+use crate::lab::{program, run, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const HOUR: u64 = 3600;
@@ -223,6 +223,34 @@ fn a_machine_that_is_removed_is_cut_off_by_every_other_and_in_the_kernel() {
         assert!(crowd.hosts[0].counter("rx_refused_certificate") > 0);
         assert!(refusal(&crowd.hosts[0], "n2", Some(false)).contains("revoked"));
         assert!(!answers(thief, &addresses[0]));
+    });
+}
+
+#[test]
+fn a_machine_that_leaves_is_cut_off_by_the_others() {
+    run(|| {
+        let (crowd, mut server) = members(2);
+        let [alpha, beta] = [&crowd.hosts[0], &crowd.hosts[1]];
+        let address = leased(beta);
+        hears(alpha, &address);
+        let config = beta.config_file();
+        let ipopctl = program::path("ipopctl");
+        let leave = || {
+            let arguments = ["group", "leave", config.to_str().expect("a path of plain letters")];
+            beta.ns.succeed(ipopctl.to_str().expect("a path of plain letters"), &arguments)
+        };
+        let said = leave();
+        assert!(said.contains("left: every member refuses this machine's certificate"), "{said}");
+        wait_for("the link is gone", PATIENCE, || peer(alpha, "n2").is_none().then_some(()));
+        // Its network ends before it waits anew.
+        wait_for("it knows", PATIENCE, || {
+            (beta.try_ask("/v1/status")?["membership"]["state"] == "removed").then_some(())
+        });
+        assert!(!answers(alpha, &address));
+        // With nobody to say it to, that is said.
+        server.kill();
+        let said = leave();
+        assert!(said.contains("there was nothing to forget, here alone: no answer"), "{said}");
     });
 }
 

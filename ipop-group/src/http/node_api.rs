@@ -90,6 +90,7 @@ pub(super) async fn request(
         }
         Purpose::Fetch => fetch(&app, name, request).await,
         Purpose::Report => report(&app, source, name, request).await,
+        Purpose::Leave => leave(&app, name, request).await,
     }
 }
 
@@ -133,6 +134,18 @@ async fn fetch(app: &App, name: String, request: Request) -> Result<Response, Ap
     // Only a new certificate is written down.
     let answer = if needs_one { app.store.write(answer).await } else { app.store.read(answer).await };
     Ok(Json(answer?).into_response())
+}
+
+async fn leave(app: &App, name: String, request: Request) -> Result<Response, ApiError> {
+    let (node, _) = look(app, &name, request.public_key).await?;
+    app.heard.admit(node.id, request.time_ms, now_ms())?;
+    let master = Arc::clone(&app.master);
+    let left = app.store.write(move |connection| {
+        let (group, now) = (group(connection, &name)?, now_s());
+        let node = nodes::depart(connection, &master, &group, node.id, now)?;
+        membership(connection, &master, &group, &node, now)
+    });
+    Ok(Json(left.await?).into_response())
 }
 
 /// Makes a certificate where the node has none that counts for long enough.

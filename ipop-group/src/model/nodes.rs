@@ -330,6 +330,25 @@ fn leave(
     authority::revoke(connection, master, group, node.id, now)
 }
 
+/// A node ends its membership, or what it has asked for; asked twice, it has the same answer.
+///
+/// # Errors
+/// Those of the database.
+pub fn depart(
+    connection: &Connection,
+    master: &MasterKey,
+    group: &Group,
+    id: i64,
+    now: u64,
+) -> Result<Node, Error> {
+    let node = by_id(connection, group.id, id)?;
+    if matches!(node.state, State::Pending | State::Approved) {
+        leave(connection, master, group, &node, State::Removed, now)?;
+        audit::record(connection, group.id, now, node.name.as_str(), "left", &node.address().to_string())?;
+    }
+    by_id(connection, group.id, id)
+}
+
 /// Removes the nodes of a user who is no member any more.
 pub(super) fn remove_all_of(
     connection: &Connection,

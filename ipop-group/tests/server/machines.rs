@@ -215,3 +215,33 @@ fn a_report_waits_for_news_and_hears_of_a_removal_at_once() {
     let list = machine.granted().list.number;
     assert_eq!(waited("removed", &mut owner, known("approved", list)), ("removed".to_owned(), 0));
 }
+
+#[test]
+fn a_machine_that_leaves_is_none_any_more() {
+    let server = Server::start();
+    let mut owner = server.person("alice");
+    make_group(&mut owner, "lab", &[]);
+    let machine = Machine::new(&server, "lab", 1);
+    let granted = token(&mut owner, "lab", &[("hours", "1")]);
+    assert_eq!(machine.join("alpha", Some(&granted)).status, 200);
+    let before = machine.granted();
+    let request = machine.request(Purpose::Leave, "");
+    let left: ipop_group::api::Membership = json(&machine.send(&request).expect("the server answers"));
+    assert!(left.status == "removed" && left.granted.is_none());
+    // What was granted is on the list, as another member sees it.
+    let other = Machine::new(&server, "lab", 2);
+    let granted = token(&mut owner, "lab", &[("hours", "1")]);
+    assert_eq!(other.join("beta", Some(&granted)).status, 200);
+    assert_eq!(before.by(&other.granted().list), Err(CertificateError::Revoked));
+    // Somebody else cannot say it, nor the same again; the machine itself can, and is told the same.
+    assert_eq!(refusal(&machine.send(&request).expect("an answer")), (409, "conflict".to_owned()));
+    assert_eq!(refusal(&Machine::new(&server, "lab", 3).ask(Purpose::Leave, "")).0, 404);
+    assert_eq!(json::<ipop_group::api::Membership>(&machine.ask(Purpose::Leave, "")).status, "removed");
+    let spare = token(&mut owner, "lab", &[("hours", "1")]);
+    assert_eq!(json::<ipop_group::api::Membership>(&machine.join("alpha", Some(&spare))).status, "removed");
+    assert!(owner.get("/g/lab/log").body.contains("left"));
+    // One that waits takes back what it has asked for.
+    let waiting = Machine::new(&server, "lab", 4);
+    waiting.join("gamma", None);
+    assert_eq!(json::<ipop_group::api::Membership>(&waiting.ask(Purpose::Leave, "")).status, "removed");
+}

@@ -39,6 +39,8 @@ pub enum Purpose {
     Fetch = 2,
     /// To say how it is.
     Report = 3,
+    /// To be a member no more.
+    Leave = 4,
 }
 
 /// A request whose signature is right.
@@ -62,7 +64,9 @@ pub enum RequestError {
 
 impl Purpose {
     fn of(number: u8) -> Option<Self> {
-        [Self::Join, Self::Fetch, Self::Report].into_iter().find(|purpose| *purpose as u8 == number)
+        [Self::Join, Self::Fetch, Self::Report, Self::Leave]
+            .into_iter()
+            .find(|purpose| *purpose as u8 == number)
     }
 }
 

@@ -134,7 +134,7 @@ pub(super) enum Group {
     Join(GroupJoin),
     /// Show this node's membership, and which nodes were refused for their certificate
     Status,
-    /// Forget what this node has of its group
+    /// End this node's membership, at the group's server and here
     Leave {
         /// The configuration
         #[arg(default_value = CONFIG_FILE)]

@@ -54,7 +54,7 @@ async fn dispatch(command: Command, client: &Client, output: &mut Output<'_>) ->
     match command {
         Command::Init(init) => command::init::run(&init, output),
         Command::Group(Group::Join(join)) => command::group::join(&join, output),
-        Command::Group(Group::Leave { file }) => command::group::leave(&file, output),
+        Command::Group(Group::Leave { file }) => command::group::leave(&file, output).await,
         Command::Group(Group::Status) => command::group::status(client, output).await,
         Command::Group(order) => command::manage::run(order, output).await,
         Command::Status => Ok(output.show(&client.status().await?, command::status::render)?),

@@ -26,3 +26,23 @@ pub(crate) use manager::Manager;
 pub use membership::{Membership, MembershipError};
 pub use place::{GroupPlace, PlaceError};
 pub use shapes::{Parameters, Report};
+
+use std::path::Path;
+
+use ipop_overlay::dht::SigningKey;
+use ipop_overlay::group::request::Purpose;
+
+/// Tells a group's server that this node leaves; what it is there then.
+///
+/// # Errors
+/// A server that does not answer, or refuses.
+pub(crate) async fn leave(
+    place: GroupPlace,
+    roots: Option<&Path>,
+    key: SigningKey,
+) -> Result<String, AskError> {
+    let server = server::Server::new(place, roots, key);
+    let mut server = server.map_err(|error| AskError::NoAnswer(format!("{error:#}")))?;
+    let answer: shapes::Answer = server.ask(Purpose::Leave, b"").await?;
+    Ok(answer.status)
+}

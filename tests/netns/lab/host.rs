@@ -219,8 +219,13 @@ impl Host {
 
     #[track_caller]
     pub(crate) fn ask(&self, path: &str) -> Value {
-        let daemon = self.daemon.as_ref().expect("a daemon runs");
-        daemon.ask(path).unwrap_or_else(|| panic!("{} does not answer {path}", self.config.name))
+        self.try_ask(path).unwrap_or_else(|| panic!("{} does not answer {path}", self.config.name))
+    }
+
+    /// The same of a daemon that may not answer just now.
+    #[track_caller]
+    pub(crate) fn try_ask(&self, path: &str) -> Option<Value> {
+        self.daemon.as_ref().expect("a daemon runs").ask(path)
     }
 
     /// The first peer, as the daemon sees it.

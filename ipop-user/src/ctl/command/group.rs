@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ipop_overlay::dht::SigningKey;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -15,7 +16,7 @@ use crate::ctl::client::Client;
 use crate::ctl::failure::Failure;
 use crate::ctl::format::{duration, fields};
 use crate::ctl::output::Output;
-use crate::group::Membership;
+use crate::group::{self, Membership};
 use crate::key::PrivateKey;
 
 /// Writes a configuration and a key; the daemon joins with them.
@@ -96,27 +97,42 @@ group = {url}
     ))
 }
 
-/// Forgets the membership; the key and the configuration stay.
-pub(in crate::ctl) fn leave(file: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+/// Ends the membership, at the server and here; the key and the configuration stay.
+pub(in crate::ctl) async fn leave(file: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = config::load(file).map_err(|errors| Failure::Refused(errors.to_string()))?.config;
-    let Some(group) = &config.group else {
+    let Some(group) = config.group else {
         return Err(Failure::Refused(format!(
             "{} has no `network.group`: there is nothing to leave",
             file.display()
         )));
     };
+    let key = PrivateKey::read(&config.node.key_file).map_err(refused)?;
+    let key = SigningKey::new(&(*key.expose()).into());
+    let place = group.place.to_string();
+    let told = group::leave(group.place, group.ca.as_deref(), key).await;
     let folder = &config.node.state_dir;
     let had_one = Membership::forget(folder).map_err(|error| {
         Failure::Refused(format!("cannot forget what is in {}: {error}", folder.display()))
     })?;
-    let place = group.place.to_string();
     if output.json {
-        return Ok(output.json(&json!({ "group": place, "forgotten": had_one }))?);
+        let (status, trouble) = match &told {
+            Ok(status) => (Some(status), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        return Ok(output
+            .json(&json!({ "group": place, "forgotten": had_one, "status": status, "trouble": trouble }))?);
     }
-    let what = if had_one { "forgotten" } else { "there was nothing to forget" };
+    let what = match (told, had_one) {
+        (Ok(_), _) => "left: every member refuses this machine's certificate from now on".to_owned(),
+        (Err(error), had_one) => format!(
+            "{}, here alone: {error}. The group still counts this machine as a member, until a manager or its owner \
+             removes it there",
+            if had_one { "forgotten" } else { "there was nothing to forget" }
+        ),
+    };
     Ok(output.text(&format!(
-        "{place}: {what}. Stop ipopd: it would ask to join again. The group still counts this machine as a member, \
-         until a manager or its owner removes it there.\n"
+        "{place}: {what}. Take `network.group` out of {}, or stop ipopd.\n",
+        file.display()
     ))?)
 }
 
