@@ -34,6 +34,23 @@ fn members(count: u8) -> (Crowd, GroupServer) {
     (crowd, server)
 }
 
+/// Two members of a group whose server gives each its address, in a network that carries this.
+fn assigned(mode: &str) -> (Crowd, GroupServer) {
+    let mut crowd = Crowd::new(3);
+    let server = GroupServer::without_group(&crowd.hosts[2], &["alice"]);
+    let (hosts, office) = crowd.hosts.split_at_mut(2);
+    let access = server.access(&office[0], "alice");
+    let url = server.url();
+    server.managed(&office[0], &access, &["create", &url, "--lease", "assigned", "--bootstrap", BOOTSTRAP]);
+    for host in hosts {
+        let token = server.managed(&office[0], &access, &["token"])["token"].clone();
+        server.enrol(host, token.as_str());
+        host.config.network.insert("mode", format!("\"{mode}\""));
+        host.start(&How::Plain);
+    }
+    (crowd, server)
+}
+
 fn membership(host: &Host) -> Value {
     host.ask("/v1/status")["membership"].clone()
 }
@@ -105,12 +122,7 @@ fn a_group_is_made_and_run_by_ipopctl_alone() {
         let (hosts, office) = crowd.hosts.split_at_mut(2);
         let office = &office[0];
         let access = server.access(office, "alice");
-        let manage = |order: &[&str]| -> Value {
-            let output = server.manage(office, &access, order);
-            let errors = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{order:?}: {errors}");
-            serde_json::from_slice(&output.stdout).expect("JSON")
-        };
+        let manage = |order: &[&str]| server.managed(office, &access, order);
         let made = manage(&["create", &server.url(), "--prefix", "10.128.0.0/16", "--bootstrap", BOOTSTRAP]);
         assert_eq!(made["url"], server.url());
         let token = manage(&["token", "--hours", "1"])["token"].as_str().expect("a token").to_owned();
@@ -223,6 +235,28 @@ fn a_machine_that_is_removed_is_cut_off_by_every_other_and_in_the_kernel() {
         assert!(crowd.hosts[0].counter("rx_refused_certificate") > 0);
         assert!(refusal(&crowd.hosts[0], "n2", Some(false)).contains("revoked"));
         assert!(!answers(thief, &addresses[0]));
+    });
+}
+
+#[test]
+fn addresses_that_the_server_gives_are_had_by_their_members_alone() {
+    run(|| {
+        for mode in ["l3", "l2"] {
+            let (crowd, _server) = assigned(mode);
+            let [alpha, beta] = [&crowd.hosts[0], &crowd.hosts[1]];
+            let addresses = [alpha, beta].map(leased);
+            assert_ne!(addresses[0], addresses[1]);
+            hears(alpha, &addresses[1]);
+            wait_for("the kernel carries", PATIENCE, || {
+                answers(alpha, &addresses[1]);
+                let peer = peer(alpha, "n2")?;
+                (peer["path"] == "direct-kernel" && peer["kernel_rx_packets"].as_u64()? > 0).then_some(())
+            });
+            assert_eq!(peer(alpha, "n2").expect("a peer")["virtual_ips"][0], addresses[1].as_str());
+            for host in [alpha, beta] {
+                assert_eq!(host.counter("rx_refused_claim"), 0, "{mode}");
+            }
+        }
     });
 }
 

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::host::Host;
 use super::{SOON, program, wait_for};
@@ -112,6 +113,15 @@ impl GroupServer {
         let group = if order[0] == "create" { vec![] } else { vec!["--group", &group] };
         let ipopctl = program::path("ipopctl");
         host.ns.output(path_text(&ipopctl), &[&["--json", "group"], order, &group, &at].concat())
+    }
+
+    /// The same where it is to succeed, and what is said.
+    #[track_caller]
+    pub(crate) fn managed(&self, host: &Host, access: &Path, order: &[&str]) -> Value {
+        let output = self.manage(host, access, order);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{order:?}: {errors}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     /// Where everybody's group is.
