@@ -105,8 +105,11 @@ impl Browser {
     pub(crate) fn send(&mut self, path: &str, fields: &[(&str, &str)], head: &str) -> Answer {
         let body: Vec<String> =
             fields.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
-        let head =
-            format!("{}Content-Type: application/x-www-form-urlencoded\r\n{head}", self.cookie_header());
+        let head = format!(
+            "{}{}Content-Type: application/x-www-form-urlencoded\r\n{head}",
+            self.cookie_header(),
+            self.head
+        );
         let answer = post(self.address, path, &head, body.join("&").as_bytes()).expect("the server answers");
         self.keep(answer)
     }
