@@ -50,6 +50,7 @@ fn load_of_a_thousand_members() {
         "/g/lab/log",
     ];
     let slowest = pages.iter().map(|page| times(&owner, page)).max().unwrap_or_default();
+    println!("memory before anybody signs in: {} kB", memory_kb(&server, "VmRSS:"));
     sign_ins(&server);
     let (now, peak) = (memory_kb(&server, "VmRSS:"), memory_kb(&server, "VmHWM:"));
     println!("memory: {now} kB, {peak} kB at most");
