@@ -56,6 +56,8 @@ macro_rules! counters {
 
 counters! {
     TxEncapsulated, "tx_encapsulated", Ok, "sent to a peer";
+    TxHeldByRule, "tx_held_by_rule", Passed, "what the group's rules do not allow to begin, left to the user path, which answers";
+    TxRefusedRule, "tx_refused_rule", Refused, "what the group's rules do not allow this node to begin with the peer, answered with an ICMP error";
     TxDisabled, "tx_disabled", Passed, "left to the user path: the kernel path is switched off";
     TxNotIp, "tx_not_ip", Passed, "not an IPv4 or IPv6 packet";
     TxTruncated, "tx_truncated", Refused, "shorter than its IP header";
@@ -124,6 +126,7 @@ counters! {
     RxWindowBusy, "rx_window_busy", Dropped, "other CPUs kept changing the replay window";
     RxBadInner, "rx_bad_inner", Refused, "the inner packet is not the IP packet that the header promises";
     RxWrongInnerSource, "rx_wrong_inner_source", Refused, "the inner source address does not belong to the link's peer";
+    RxRefusedRule, "rx_refused_rule", Refused, "what the group's rules do not allow the peer to begin with this node";
     RxRelayed, "rx_relayed", Ok, "relay frames between others, passed on by TC or by the daemon";
     RxXdpRelayed, "rx_xdp_relayed", Ok, "relay frames between others, passed on by XDP within the driver";
     RxBadRelayFrame, "rx_bad_relay_frame", Refused, "a relay frame that cannot be read";

@@ -7,6 +7,7 @@ use crate::inner::{Inner, InnerError, protocol};
 use crate::limits::{INNER_LEN_MAX, MTU_IPV6_MIN};
 use crate::maps::{Link, LinkRef};
 use crate::multicast::is_for_many;
+use crate::rules::{self, Direction};
 use crate::sealed::{Sealing, Shape, TEXT_MAX, flow_hash, is_with_user};
 use crate::tables::{Stale, Tables, follow};
 
@@ -66,6 +67,10 @@ pub fn packet<C: Cursor, T: Tables>(
         Ok(link) => link,
         Err(counter) => return Verdict::Miss(counter),
     };
+    // The daemon refuses it again, and says so to who sends.
+    if rules::permit(cursor, &inner, link, Direction::Out, tables, now_ns).is_err() {
+        return Verdict::Miss(Counter::TxHeldByRule);
+    }
     let len = if meta.gso_size == 0 { meta.len } else { segment_len(cursor, &inner, meta.gso_size) };
     if len > u32::from(link.mtu) {
         return oversized(&inner, len, link.mtu);

@@ -22,6 +22,9 @@ pub enum Error {
     TooBig { mtu: u16 },
     /// Host unreachable (RFC 792); address unreachable (RFC 4443, 3.1).
     Unreachable,
+    /// Communication with the host administratively prohibited (RFC 1122, 3.2.2.1); communication with the destination
+    /// administratively prohibited (RFC 4443, 3.1).
+    Prohibited,
 }
 
 impl Error {
@@ -33,6 +36,8 @@ impl Error {
             (Error::TooBig { mtu }, Family::V6) => (2, 0, mtu as u32),
             (Error::Unreachable, Family::V4) => (3, 1, 0),
             (Error::Unreachable, Family::V6) => (1, 3, 0),
+            (Error::Prohibited, Family::V4) => (3, 10, 0),
+            (Error::Prohibited, Family::V6) => (1, 1, 0),
         }
     }
 }

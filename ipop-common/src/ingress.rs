@@ -13,6 +13,7 @@ use crate::gpe::{self, HeaderError, LinkId, NextProtocol};
 use crate::inner::{Inner, InnerError, protocol};
 use crate::maps::{Link, LinkStats};
 use crate::relay;
+use crate::rules::{self, Direction, Forbidden};
 use crate::sealed::{Opening, TEXT_MAX};
 use crate::switch;
 use crate::tables::{Stale, Tables, follow};
@@ -23,7 +24,7 @@ pub const ETHERNET_LEN: usize = 14;
 /// Length of a UDP header.
 pub const UDP_LEN: usize = 8;
 /// Bytes of a frame that must be readable for any decision: the longest headers of ours.
-pub const FRAME_HEADERS_MAX: usize = ETHERNET_LEN + 40 + UDP_LEN + gpe::HEADER_LEN + 40;
+pub const FRAME_HEADERS_MAX: usize = ETHERNET_LEN + 40 + UDP_LEN + gpe::HEADER_LEN + 40 + rules::BEHIND_IP;
 /// The same where frames are carried.
 pub const FRAME_HEADERS_MAX_L2: usize =
     ETHERNET_LEN + 40 + UDP_LEN + gpe::HEADER_LEN + ethernet::SAID_LEN_MAX;
@@ -282,6 +283,10 @@ fn behind<C: Cursor, T: Tables, const UDP: usize, const L2: bool>(
         inner: clear.inner.family,
         inner_len: clear.inner.total_len,
     };
+    let packet = Behind { cursor, at: UDP + UDP_LEN + gpe::HEADER_LEN };
+    if let Err(counter) = hold(packet, &clear.inner, link.link, tables, now_ns) {
+        return Verdict::Refuse(counter);
+    }
     if meta.gso && needs_stack(tables, &clear.inner) {
         return Verdict::LeaveToStack(delivery);
     }
@@ -319,7 +324,7 @@ fn clear_frame<C: Cursor, T: Tables, const UDP: usize>(
         return Verdict::Refuse(Counter::RxBadInner);
     }
     let frame = Behind { cursor, at: UDP + UDP_LEN + gpe::HEADER_LEN };
-    let header = match switch::admit(tables, frame, link.slot) {
+    let header = match switch::admit(tables, frame, link.slot, now_ns) {
         Ok(header) => header,
         // A socket would take a super-packet for one packet.
         Err(counter) if meta.gso => return Verdict::Refuse(counter),
@@ -519,6 +524,25 @@ pub fn admit<'a, T: Tables>(
     match tables.by_address(&clear.inner.source) {
         Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(admitted.slot) => Ok(admitted),
         _ => Err(Counter::RxWrongInnerSource),
+    }
+}
+
+/// Holds a packet that has come by a link against the group's rules.
+///
+/// # Errors
+/// The counter of the reason.
+#[inline(always)]
+pub fn hold<C: Cursor, T: Tables>(
+    packet: C,
+    inner: &Inner,
+    link: &Link,
+    tables: &T,
+    now_ns: u64,
+) -> Result<(), Counter> {
+    match rules::permit(packet, inner, link, Direction::In, tables, now_ns) {
+        Ok(()) => Ok(()),
+        Err(Forbidden::Rule) => Err(Counter::RxRefusedRule),
+        Err(Forbidden::Truncated) => Err(Counter::RxTruncated),
     }
 }
 

@@ -30,6 +30,7 @@ pub mod limits;
 pub mod maps;
 pub mod multicast;
 pub mod relay;
+pub mod rules;
 pub mod sealed;
 pub mod session;
 pub mod shared;

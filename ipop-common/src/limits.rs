@@ -9,6 +9,11 @@ pub const HOSTS_MAX: u32 = 16_384;
 /// Shorter prefixes that lead to links.
 pub const PREFIXES_MAX: u32 = 4096;
 
+/// Entries of the table of rules, of all policies.
+pub const RULES_MAX: u32 = 65_536;
+/// Entries of one policy: ranges of ports, each split into blocks of powers of two.
+pub const POLICY_ENTRIES_MAX: usize = 1024;
+
 /// Pairs of nodes between which one node relays.
 pub const RELAYS_MAX: u32 = 1024;
 

@@ -6,7 +6,7 @@
 use crate::address::{Address, Family};
 
 /// Changes whenever a layout below changes; a daemon adopts only maps of its own layout.
-pub const LAYOUT: u32 = 10;
+pub const LAYOUT: u32 = 11;
 
 /// Map names as the kernel knows them (at most 15 bytes).
 pub mod name {
@@ -24,14 +24,18 @@ pub mod name {
     pub const FILTER: &str = "IPOP_FILTER";
     /// Between whom this node relays, by label.
     pub const RELAYS: &str = "IPOP_RELAYS";
+    /// What may begin on links that a group's rules are about.
+    pub const RULES: &str = "IPOP_RULES";
+    /// Flows that have begun on these, to which answers may come.
+    pub const BEGUN: &str = "IPOP_BEGUN";
     /// The programs' own: what each CPU remembers.
     pub const LOCAL: &str = "IPOP_LOCAL";
     /// The programs' own: where each CPU seals and opens.
     pub const MEMORY: &str = "IPOP_MEMORY";
 
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 15] = [
         CONFIG, LINKS, HOSTS, PREFIXES, LINK_IDS, COUNTERS, LINK_STATS, SESSIONS, FLOWS, FILTER, RELAYS,
-        LOCAL, MEMORY,
+        RULES, BEGUN, LOCAL, MEMORY,
     ];
 }
 
@@ -158,12 +162,14 @@ pub struct Link {
     pub mtu: u16,
     /// 4 or 6: the outer IP version.
     pub outer_version: u8,
-    /// [`Self::RECEIVE_ONLY`], [`Self::SEALED`], [`Self::TAKES_CLEAR`] and [`Self::RELAYED`].
+    /// [`Self::RECEIVE_ONLY`] and what follows it.
     pub flags: u8,
     /// Local index of the session that packets to the peer are sealed with; 0: there is none.
     pub session: u32,
     /// That of relay frames in both directions, where a relay passes the packets on.
     pub label: u32,
+    /// By which the table of rules knows what may begin, if the link is [`Self::RULED`]: see [`crate::rules`].
+    pub policy: u64,
 }
 
 impl Link {
@@ -180,6 +186,7 @@ impl Link {
         flags: 0,
         session: 0,
         label: 0,
+        policy: 0,
     };
 
     /// The peer has no kernel path: what comes from it is taken, what goes to it misses.
@@ -190,6 +197,14 @@ impl Link {
     pub const TAKES_CLEAR: u8 = 4;
     /// Packets in both directions are sealed and in relay frames.
     pub const RELAYED: u8 = 8;
+    /// The group's rules are about it: each packet is held against its policy.
+    pub const RULED: u8 = 16;
+    /// As the policy says, this node may begin everything.
+    pub const MAY_BEGIN: u8 = 32;
+    /// The same of the peer.
+    pub const PEER_MAY_BEGIN: u8 = 64;
+    /// Nothing may begin, from neither end.
+    pub const CLOSED: u8 = 128;
 
     #[inline(always)]
     pub const fn is_relayed(&self) -> bool {
@@ -309,7 +324,7 @@ const _: () = {
     assert!(size_of::<Config>() == 40);
     assert!(core::mem::offset_of!(Config, owner) == 16);
     assert!(size_of::<LinkRef>() == 8);
-    assert!(size_of::<Link>() == 136);
+    assert!(size_of::<Link>() == 144);
     assert!(core::mem::offset_of!(Link, header) == 48);
     assert!(core::mem::offset_of!(Link, header_sum) == 120);
     assert!(size_of::<PrefixKey>() == 20);

@@ -14,7 +14,7 @@ use crate::counter::Counter;
 use crate::cursor::{Behind, Cursor};
 use crate::encapsulation::{complete_v4, complete_v6};
 use crate::ethernet;
-use crate::ingress::{ETHERNET_LEN, UDP_LEN};
+use crate::ingress::{ETHERNET_LEN, UDP_LEN, hold};
 use crate::inner::{Inner, protocol};
 use crate::maps::{Link, LinkStats};
 use crate::relay;
@@ -313,9 +313,14 @@ pub struct Opened {
 /// # Errors
 /// The counter of the reason.
 #[inline(always)]
-pub fn opened<T: Tables>(tables: &T, memory: &mut Memory, opening: &Opening) -> Result<Opened, Counter> {
+pub fn opened<T: Tables>(
+    tables: &T,
+    memory: &mut Memory,
+    opening: &Opening,
+    now_ns: u64,
+) -> Result<Opened, Counter> {
     let text = Head::of(memory, opening.text_len);
-    match admit(tables, text, u32::from(opening.text_len), opening.slot) {
+    match admit(tables, text, u32::from(opening.text_len), opening.slot, now_ns) {
         Ok(inner) => Ok(Opened { family: inner.family, len: inner.total_len }),
         Err(counter) => Err(counter),
     }
@@ -331,13 +336,14 @@ pub fn opened_frame<T: Tables>(
     tables: &T,
     memory: &mut Memory,
     opening: &Opening,
+    now_ns: u64,
 ) -> Result<Opened, Counter> {
     let text = Head::of(memory, opening.text_len);
     let Some(len) = ethernet::sealed_frame_len(text, opening.text_len.into()) else {
         return Err(Counter::RxBadInner);
     };
     let frame = Behind { cursor: text, at: ethernet::SEALED_PREFIX_LEN };
-    match switch::admit(tables, frame, opening.slot) {
+    match switch::admit(tables, frame, opening.slot, now_ns) {
         Ok(header) => {
             let family = switch::family(header.ethertype).unwrap_or(opening.outer);
             Ok(Opened { family, len: len as u16 })
@@ -353,20 +359,29 @@ pub const fn is_message(first: u8) -> bool {
 }
 
 /// Checks the text of an authentic packet, `text_len` bytes: an IP packet whose source may be used by
-/// the peer in `slot`.
+/// the peer in `slot`, and that the group's rules allow.
 ///
 /// # Errors
 /// The counter of the reason.
 #[inline(always)]
-pub fn admit<C: Cursor, T: Tables>(tables: &T, text: C, text_len: u32, slot: u32) -> Result<Inner, Counter> {
+pub fn admit<C: Cursor, T: Tables>(
+    tables: &T,
+    text: C,
+    text_len: u32,
+    slot: u32,
+    now_ns: u64,
+) -> Result<Inner, Counter> {
     let Ok(inner) = Inner::parse_any(text, 0) else { return Err(Counter::RxBadInner) };
     if u32::from(inner.total_len) > text_len {
         return Err(Counter::RxBadLength);
     }
     match tables.by_address(&inner.source) {
-        Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(slot) => Ok(inner),
-        _ => Err(Counter::RxWrongInnerSource),
+        Some(owner) if LinkStats::index(owner.slot) == LinkStats::index(slot) => {}
+        _ => return Err(Counter::RxWrongInnerSource),
     }
+    let Some(link) = tables.link(slot) else { return Err(Counter::RxStaleEpoch) };
+    hold(text, &inner, link, tables, now_ns)?;
+    Ok(inner)
 }
 
 /// What is looked at of a text: the prefix, a tagged frame's header, and a neighbour advertisement in IPv6.

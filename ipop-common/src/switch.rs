@@ -15,6 +15,7 @@ use crate::ingress::ETHERNET_LEN;
 use crate::inner::{Inner, protocol};
 use crate::limits::INNER_LEN_MAX;
 use crate::maps::{Link, LinkRef, LinkStats};
+use crate::rules::{self, Direction};
 use crate::sealed::{Sealing, Shape, TEXT_MAX, Transport, flow_hash, is_with_user};
 use crate::shared::SharedU64;
 use crate::tables::Tables;
@@ -56,6 +57,9 @@ fn by_link<C: Cursor, T: Tables>(
     slot: u32,
     link: &Link,
 ) -> Verdict {
+    if rules::permit_frame(cursor, header, link, Direction::Out, tables, now_ns).is_err() {
+        return Verdict::Miss(Counter::TxHeldByRule);
+    }
     let packet = Behind { cursor, at: ETHERNET_LEN };
     let inner = inner(packet, header);
     let flow = match &inner {
@@ -142,6 +146,25 @@ pub enum Holder {
     Unknown,
 }
 
+/// Holds a frame that has come by the link in `slot` against the group's rules.
+///
+/// # Errors
+/// The counter of the reason.
+#[inline(always)]
+pub fn hold<C: Cursor, T: Tables>(
+    tables: &T,
+    frame: C,
+    header: &Header,
+    slot: u32,
+    now_ns: u64,
+) -> Result<(), Counter> {
+    let Some(link) = tables.link(slot) else { return Err(Counter::RxStaleEpoch) };
+    match rules::permit_frame(frame, header, link, Direction::In, tables, now_ns) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(Counter::RxRefusedRule),
+    }
+}
+
 #[inline(always)]
 pub fn holder<T: Tables>(tables: &T, source: Mac, slot: u32) -> Holder {
     match tables.by_address(&station(source)) {
@@ -174,7 +197,7 @@ const fn is_of(reference: LinkRef, slot: u32) -> bool {
 /// # Errors
 /// The counter of the reason.
 #[inline(always)]
-pub fn admit<C: Cursor, T: Tables>(tables: &T, frame: C, slot: u32) -> Result<Header, Counter> {
+pub fn admit<C: Cursor, T: Tables>(tables: &T, frame: C, slot: u32, now_ns: u64) -> Result<Header, Counter> {
     let Some(header) = Header::parse(frame) else { return Err(Counter::RxBadInner) };
     // What is for all comes by the tree, where there are limits.
     if is_group(&header.destination) {
@@ -187,6 +210,7 @@ pub fn admit<C: Cursor, T: Tables>(tables: &T, frame: C, slot: u32) -> Result<He
     if is_spoofed(tables, frame, &header, slot) {
         return Err(Counter::RxSpoofedAddress);
     }
+    hold(tables, frame, &header, slot, now_ns)?;
     Ok(header)
 }
 

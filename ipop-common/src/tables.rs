@@ -4,6 +4,7 @@
 use crate::address::Address;
 use crate::gpe::LinkId;
 use crate::maps::{Config, Link, LinkRef, Relay};
+use crate::rules::{self, Bucket};
 use crate::session::Session;
 use crate::shared::SharedU64;
 
@@ -40,6 +41,20 @@ pub trait Tables {
     #[inline(always)]
     fn relay(&self, label: u32) -> Option<&Relay> {
         let _ = label;
+        None
+    }
+
+    /// Whether a flow may begin, by the [key](crate::rules::key) of its policy and port.
+    #[inline(always)]
+    fn may_begin(&self, key: &rules::Key) -> bool {
+        let _ = key;
+        false
+    }
+
+    /// A bucket of flows that have begun; at [`crate::rules::BUCKETS`] the secret.
+    #[inline(always)]
+    fn begun(&self, index: u32) -> Option<&Bucket> {
+        let _ = index;
         None
     }
 

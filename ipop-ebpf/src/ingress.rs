@@ -11,9 +11,10 @@ use ipop_common::ethernet::SAID_LEN_MAX;
 use ipop_common::gpe::LinkId;
 use ipop_common::ingress::{
     Clear, Delivery, ETHERNET_LEN, FRAME_HEADERS_MAX, FRAME_HEADERS_MAX_L2, FrameMeta, Verdict, admit,
-    by_link, received,
+    by_link, hold, received,
 };
 use ipop_common::inner::Inner;
+use ipop_common::rules;
 use ipop_common::tables::Tables;
 use ipop_common::{Address, Counter, Cursor, Family, switch};
 
@@ -227,10 +228,12 @@ pub fn guard<const L2: bool>(ctx: &TcContext) -> i32 {
 fn check(skb: Skb, link_id: u32, source: Address) -> Result<(u32, u32), Counter> {
     let Some(family) = skb.family() else { return Err(Counter::RxBadInner) };
     let Some(link_id) = LinkId::new(link_id) else { return Err(Counter::RxBadHeader) };
-    skb.make_readable(family.header_len() as u32);
+    skb.make_readable((family.header_len() + rules::BEHIND_IP) as u32);
     let Ok(inner) = Inner::parse(skb.packet(), 0, family) else { return Err(Counter::RxBadInner) };
     let Some(maps) = Maps::open() else { return Err(Counter::RxUnknownLink) };
-    let admitted = admit(&maps, &Clear { link_id, inner }, source, maps.now_ns())?;
+    let now_ns = maps.now_ns();
+    let admitted = admit(&maps, &Clear { link_id, inner }, source, now_ns)?;
+    hold(skb.packet(), &inner, admitted.link, &maps, now_ns)?;
     Ok((admitted.slot, skb.len()))
 }
 
@@ -239,8 +242,9 @@ fn check_frame(skb: Skb, link_id: u32, source: Address) -> Result<(u32, u32), Co
     let Some(link_id) = LinkId::new(link_id) else { return Err(Counter::RxBadHeader) };
     skb.make_readable(SAID_LEN_MAX as u32);
     let Some(maps) = Maps::open() else { return Err(Counter::RxUnknownLink) };
-    let admitted = by_link(&maps, link_id, source, maps.now_ns())?;
-    switch::admit(&maps, skb.packet(), admitted.slot)?;
+    let now_ns = maps.now_ns();
+    let admitted = by_link(&maps, link_id, source, now_ns)?;
+    switch::admit(&maps, skb.packet(), admitted.slot, now_ns)?;
     Ok((admitted.slot, skb.len()))
 }
 

@@ -7,8 +7,10 @@ use aya_ebpf::macros::btf_map;
 use ipop_common::counter::COUNTERS;
 use ipop_common::filter::Filter;
 use ipop_common::gpe::LinkId;
-use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX, RELAYS_MAX};
+use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX, RELAYS_MAX, RULES_MAX};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats, Relay};
+use ipop_common::rules;
+use ipop_common::rules::{BUCKETS_AND_SEED, Bucket, KEY_BITS};
 use ipop_common::sealed::FLOWS;
 use ipop_common::session::{self, PLACES, Session};
 use ipop_common::shared::SharedU64;
@@ -44,6 +46,12 @@ static IPOP_FILTER: Array<Filter, 1, { BPF_F_MMAPABLE as usize }> = Array::new()
 
 #[btf_map]
 static IPOP_RELAYS: HashMap<u32, Relay, { RELAYS_MAX as usize }> = HashMap::new();
+
+#[btf_map]
+static IPOP_RULES: LpmTrie<rules::Key, u32, { RULES_MAX as usize }> = LpmTrie::new();
+/// Shared with the daemon by mmap: a flow may begin by one path and be answered by the other.
+#[btf_map]
+static IPOP_BEGUN: Array<Bucket, { BUCKETS_AND_SEED as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// The maps of this node, and what this CPU remembers of them.
 #[derive(Clone, Copy)]
@@ -135,6 +143,16 @@ impl Tables for Maps {
         // SAFETY: elements are written whole by the daemon; what is read while one is replaced sends a frame
         // to where one of the ends was or is.
         unsafe { IPOP_RELAYS.get(label) }
+    }
+
+    #[inline(always)]
+    fn may_begin(&self, key: &rules::Key) -> bool {
+        IPOP_RULES.get(&Key::new(KEY_BITS, *key)).is_some()
+    }
+
+    #[inline(always)]
+    fn begun(&self, index: u32) -> Option<&Bucket> {
+        IPOP_BEGUN.get(index)
     }
 
     /// The comparison stays inside the arm: an `Option` that is compared as a whole makes the

@@ -379,7 +379,7 @@ pub fn open<const L2: bool>(raw: *mut __sk_buff) -> i32 {
     if memory.open(&key, opening.counter).is_err() {
         return refuse(ctx, Counter::RxBadTag);
     }
-    let opened = if L2 { judge_frame(job, memory) } else { opened(maps, memory, opening) };
+    let opened = if L2 { judge_frame(job, memory) } else { opened(maps, memory, opening, now_ns) };
     let opened = match opened {
         Ok(opened) => opened,
         // Its station may be new there.
@@ -434,7 +434,7 @@ fn judge_frame(job: &mut Job, memory: &mut Memory) -> Result<Opened, Counter> {
 #[inline(never)]
 fn note_frame(job: &mut Job, memory: &mut Memory) -> bool {
     let Some(maps) = &Maps::open() else { return false };
-    match opened_frame(maps, memory, &job.opening()) {
+    match opened_frame(maps, memory, &job.opening(), maps.now_ns()) {
         Ok(opened) => {
             job.len = u32::from(opened.len);
             job.inner = version(opened.family);

@@ -14,6 +14,7 @@ mod label;
 mod message;
 pub mod request;
 mod revocation;
+pub mod rules;
 #[cfg(test)]
 mod tests;
 mod x509;

@@ -156,6 +156,10 @@ pub struct Peer {
     pub traffic: Traffic,
     /// Age of the session in seconds: since the handshake that it came from. `null` without one.
     pub last_handshake_s: Option<u64>,
+    /// What this node may begin with it, by the group's rules: `everything`, `nothing`, or protocols and ports.
+    pub may_begin: String,
+    /// What it may begin with this node.
+    pub peer_may_begin: String,
     /// Seconds since the peer was last heard of; `null` if it never was in this run.
     pub last_heard_s: Option<u64>,
     pub public_key: String,

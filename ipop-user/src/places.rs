@@ -4,6 +4,7 @@
 use std::os::fd::BorrowedFd;
 
 use ipop_common::filter::Filter;
+use ipop_common::rules::{BUCKETS, BUCKETS_AND_SEED, Bucket, Seed};
 use ipop_common::session::{PLACES, Session, place};
 use nix::errno::Errno;
 
@@ -14,17 +15,24 @@ use crate::mapping::Mapping;
 pub struct Places {
     sessions: Mapping<Session>,
     filter: Mapping<Filter>,
+    begun: Mapping<Bucket>,
 }
 
 impl Places {
-    /// The places in the maps of sessions and of the filter.
+    /// The places in the maps of sessions, of the filter and of flows.
     ///
     /// # Errors
     /// The kernel's refusal: not those maps.
-    pub fn shared(sessions: BorrowedFd<'_>, filter: BorrowedFd<'_>) -> Result<Self, Errno> {
-        // SAFETY: a session, and a filter, is nothing but words that may hold anything.
+    pub fn shared(
+        sessions: BorrowedFd<'_>,
+        filter: BorrowedFd<'_>,
+        begun: BorrowedFd<'_>,
+    ) -> Result<Self, Errno> {
+        // SAFETY: a session, a filter, and a bucket of flows, is nothing but words that may hold anything.
         let (sessions, filter) = unsafe { (Mapping::new(sessions, PLACES)?, Mapping::new(filter, 1)?) };
-        Ok(Self { sessions, filter })
+        // SAFETY: as above.
+        let begun = unsafe { Mapping::new(begun, BUCKETS_AND_SEED)? };
+        Ok(Self { sessions, filter, begun })
     }
 
     /// Places that no program sees. One costs memory when a session lies there.
@@ -35,7 +43,9 @@ impl Places {
         // SAFETY: nothing but words that may hold anything; all zeroes is a vacant session, and a filter
         // that admits everything.
         let (sessions, filter) = unsafe { (Mapping::anonymous(PLACES)?, Mapping::anonymous(1)?) };
-        Ok(Self { sessions, filter })
+        // SAFETY: as above.
+        let begun = unsafe { Mapping::anonymous(BUCKETS_AND_SEED)? };
+        Ok(Self { sessions, filter, begun })
     }
 
     /// The place of the session that this node knows by `local`, whatever session is there now.
@@ -48,6 +58,31 @@ impl Places {
     /// The sessions that are there now, by their local indices.
     pub fn sessions(&self) -> Vec<u32> {
         self.sessions.find(Session::local)
+    }
+
+    /// A bucket of flows that await answers, and behind the last the secret by which they are named; see
+    /// [`ipop_common::rules`].
+    pub fn begun(&self, index: u32) -> Option<&Bucket> {
+        // SAFETY: a value of the mapping, as just compared; programs change single words of it.
+        (index < BUCKETS_AND_SEED).then(|| unsafe { self.begun.at(index).as_ref() })
+    }
+
+    /// Takes over the flows of an earlier daemon, with the secret by which they are named.
+    pub fn copy_begun(&self, from: &Self) {
+        for index in 0..BUCKETS_AND_SEED {
+            if let (Some(to), Some(from)) = (self.begun(index), from.begun(index)) {
+                to.iter().zip(from).for_each(|(to, from)| to.store(from.load()));
+            }
+        }
+    }
+
+    /// Sets the secret, if there is none yet.
+    pub fn begin_flows(&self, seed: Seed) {
+        if let Some(place) = self.begun(BUCKETS)
+            && Seed::of(place) == Seed(0, 0)
+        {
+            seed.put(place);
+        }
     }
 
     /// Which handshake messages reach the daemon, where there are programs, and whether it is under load.

@@ -137,6 +137,7 @@ fn is_refusal_of_a_frame(counter: Counter) -> bool {
     let by_others = [
         "rx_spoofed_address",
         "rx_refused_claim",
+        "rx_refused_rule",
         "rx_no_certificate",
         "rx_refused_certificate",
         "rx_refused_list",

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
@@ -16,6 +17,7 @@ use crate::lab::crowd::Crowd;
 use crate::lab::daemon::How;
 use crate::lab::group::{GROUP, GroupServer};
 use crate::lab::host::Host;
+use crate::lab::ssh::spawn;
 use crate::lab::{program, run, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -308,6 +310,37 @@ fn members_go_on_without_the_server_and_one_that_is_restarted_comes_back() {
     });
 }
 
+/// Whether a TCP connection to a port is made; also where nobody listens, who is allowed to ask hears so at once.
+fn connects(from: &Host, to: &str, port: u16) -> bool {
+    let script = format!("exec 3<>/dev/tcp/{to}/{port}");
+    from.ns.output("timeout", &["2", "bash", "-c", &script]).status.success()
+}
+
+/// Something that takes TCP connections on a port and answers what it hears.
+fn listen(host: &Host, port: u16) -> Child {
+    let script = format!(
+        "import socketserver as s\n\
+         class H(s.BaseRequestHandler):\n\
+        \x20def handle(self):\n\
+        \x20 while (d := self.request.recv(4096)): self.request.sendall(d)\n\
+         s.ThreadingTCPServer.allow_reuse_address = True\n\
+         s.ThreadingTCPServer(('0.0.0.0', {port}), H).serve_forever()"
+    );
+    spawn(host.ns.command("python3", &["-c", &script]))
+}
+
+/// A client that talks to such a one until it hears nothing for two seconds.
+fn talk(from: &Host, to: &str, port: u16) -> Child {
+    let script = format!(
+        "import socket, time\n\
+         c = socket.create_connection(('{to}', {port}), 5)\n\
+         c.settimeout(2)\n\
+         while True:\n\
+        \x20c.sendall(b'word'); c.recv(4096); time.sleep(0.02)"
+    );
+    spawn(from.ns.command("python3", &["-c", &script]))
+}
+
 /// A group without a server, as its authority sees it.
 struct Authority {
     key: AuthorityKey,
@@ -405,5 +438,66 @@ fn certificates_that_do_not_count_are_refused_in_words_at_both_ends() {
                 assert!(!peers.as_array().into_iter().flatten().any(has_path), "{peers}");
             }
         }
+    });
+}
+
+#[test]
+fn rules_hold_in_both_paths_and_follow_the_group_while_traffic_runs() {
+    run(|| {
+        let (crowd, server) = members(3);
+        let office = &crowd.hosts[3];
+        let [n1, n2, n3] = [&crowd.hosts[0], &crowd.hosts[1], &crowd.hosts[2]];
+        let addresses: Vec<String> = crowd.hosts[..3].iter().map(leased).collect();
+        let mut listeners = [5000, 5001].map(|port| listen(n2, port));
+        hears(n1, &addresses[1]);
+        hears(n3, &addresses[1]);
+        wait_for("both ports answer", PATIENCE, || {
+            (connects(n1, &addresses[1], 5000) && connects(n1, &addresses[1], 5001)).then_some(())
+        });
+        wait_for("the kernel carries", PATIENCE, || {
+            answers(n1, &addresses[1]);
+            (peer(n1, "n2")?["path"] == "direct-kernel").then_some(())
+        });
+        let mut running = [talk(n1, &addresses[1], 5001), talk(n1, &addresses[1], 5000)];
+        server.add_rule(office, "alice", ["user:alice", "node:n2", "tcp", "5001"]);
+        server.add_rule(office, "alice", ["node:n1", "node:n2", "tcp", "5000"]);
+        wait_for("echo has stopped", PATIENCE, || (!answers(n1, &addresses[1])).then_some(()));
+        assert!(connects(n1, &addresses[1], 5001) && connects(n3, &addresses[1], 5001));
+        assert!(running.iter_mut().all(|client| client.try_wait().expect("a child").is_none()));
+        // The first of them.
+        server.remove_rule(office, "alice");
+        let start = Instant::now();
+        wait_for("the other port is closed", PATIENCE, || (!connects(n1, &addresses[1], 5001)).then_some(()));
+        wait_for("what was under way is cut", PATIENCE, || running[0].try_wait().expect("a child"));
+        assert!(running[1].try_wait().expect("a child").is_none(), "what is allowed goes on");
+        println!("a rule holds after {:.2?}", start.elapsed());
+        // Both ends have it by now, whichever was the first.
+        for (host, other) in [(n1, "n2"), (n2, "n1")] {
+            wait_for("the rule has come", PATIENCE, || {
+                let policy = peer(host, other)?["may_begin"].as_str()?.to_owned();
+                (policy != "everything").then_some(())
+            });
+        }
+        assert!(connects(n1, &addresses[1], 5000));
+        let carried = |host: &Host| peer(host, "n2").and_then(|peer| peer["kernel_tx_packets"].as_u64());
+        let before = carried(n1);
+        assert!(connects(n1, &addresses[1], 5000));
+        assert!(carried(n1) > before, "the kernel carries what is allowed");
+        assert!(!answers(n1, &addresses[1]), "echo is not allowed");
+        for (from, port) in [(n1, 5001), (n3, 5000), (n2, 5000)] {
+            let to = if from.config.name == "n2" { &addresses[0] } else { &addresses[1] };
+            let refused = from.counter("tx_refused_rule");
+            assert!(!connects(from, to, port));
+            assert!(from.counter("tx_refused_rule") > refused, "{} {port}", from.config.name);
+        }
+        assert_eq!(n1.ask("/v1/peers").as_array().map_or(0, Vec::len), 2, "the links stay");
+        server.remove_rule(office, "alice");
+        wait_for("without rules everything is allowed", PATIENCE, || {
+            connects(n1, &addresses[1], 5001).then_some(())
+        });
+        hears(n3, &addresses[0]);
+        assert!(running[1].try_wait().expect("a child").is_none(), "it has gone on all along");
+        running[1].kill().expect("it runs");
+        listeners.iter_mut().for_each(|listener| listener.kill().expect("it runs"));
     });
 }

@@ -9,8 +9,9 @@ use aya::programs::tc::TcAttachType;
 use aya::programs::xdp::XdpMode;
 use ipop_common::counter::COUNTERS;
 use ipop_common::filter::Filter;
-use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX, RELAYS_MAX};
+use ipop_common::limits::{HOSTS_MAX, LINK_SLOTS_MAX, LINKS_MAX, PREFIXES_MAX, RELAYS_MAX, RULES_MAX};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats, PrefixKey, Relay, name, program};
+use ipop_common::rules::{BUCKETS_AND_SEED, Bucket, Key};
 use ipop_common::sealed::{FLOWS, Memory};
 use ipop_common::session::{PLACES, Session};
 use ipop_common::{Address, Counter};
@@ -54,6 +55,8 @@ fn libbpf_sees_the_maps_as_they_are_declared() {
         (name::FLOWS, MapType::Array, 4, 8, FLOWS),
         (name::FILTER, MapType::Array, 4, size_of::<Filter>(), 1),
         (name::RELAYS, MapType::Hash, 4, size_of::<Relay>(), RELAYS_MAX),
+        (name::RULES, MapType::LpmTrie, 4 + size_of::<Key>(), 4, RULES_MAX),
+        (name::BEGUN, MapType::Array, 4, size_of::<Bucket>(), BUCKETS_AND_SEED),
         (name::LOCAL, MapType::PercpuArray, 4, LOCAL_LEN, 1),
         (name::MEMORY, MapType::PercpuArray, 4, JOB_LEN + size_of::<Memory>(), 1),
     ];

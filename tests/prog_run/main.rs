@@ -11,6 +11,7 @@ mod malformed;
 mod relayed;
 mod relays;
 mod relays_xdp;
+mod rules;
 mod scenario;
 mod sealed;
 mod sealing;

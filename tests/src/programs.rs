@@ -16,6 +16,7 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp}
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use ipop_common::maps::{Config, Link, LinkRef, LinkStats, Relay, name, program};
+use ipop_common::rules::{self, Seed};
 use ipop_common::{Address, Counter};
 
 use ipop_user::places::Places;
@@ -172,6 +173,7 @@ pub struct Programs {
     prefixes: LpmTrie<MapData, [u8; 16], LinkRef>,
     link_ids: HashMap<MapData, u32, LinkRef>,
     relays: HashMap<MapData, u32, Relay>,
+    rules: LpmTrie<MapData, rules::Key, u32>,
     counters: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, LinkStats>,
     places: Places,
@@ -208,6 +210,14 @@ impl Programs {
     /// Where the kernel refuses a map.
     pub fn load() -> Self {
         let mut ebpf = EbpfLoader::new().load(OBJECT).unwrap_or_else(|e| panic!("the object: {e:?}"));
+        // Maps stay open: programs that are loaded later refer to them.
+        let [sessions, filter, begun] =
+            [name::SESSIONS, name::FILTER, name::BEGUN].map(|name| match ebpf.map(name) {
+                Some(Map::Array(map)) => map.fd().as_fd(),
+                other => panic!("{name} is no array: {other:?}"),
+            });
+        let places = Places::shared(sessions, filter, begun).expect("the maps as memory");
+        places.begin_flows(Seed(1, 2));
         Self {
             cpus: aya::util::nr_cpus().expect("the number of CPUs"),
             config: take!(ebpf, name::CONFIG),
@@ -216,15 +226,10 @@ impl Programs {
             prefixes: take!(ebpf, name::PREFIXES),
             link_ids: take!(ebpf, name::LINK_IDS),
             relays: take!(ebpf, name::RELAYS),
+            rules: take!(ebpf, name::RULES),
             counters: take!(ebpf, name::COUNTERS),
             stats: take!(ebpf, name::LINK_STATS),
-            // Maps stay open: programs that are loaded later refer to them.
-            places: match (ebpf.map(name::SESSIONS), ebpf.map(name::FILTER)) {
-                (Some(Map::Array(sessions)), Some(Map::Array(filter))) => {
-                    Places::shared(sessions.fd().as_fd(), filter.fd().as_fd()).expect("the maps as memory")
-                }
-                other => panic!("the object has no sessions or no filter of that type: {other:?}"),
-            },
+            places,
             installed: World::default(),
             generation: 0,
             output: vec![0; OUTPUT_MAX],
@@ -273,6 +278,13 @@ impl Programs {
         }
         for (label, relay) in &world.relays {
             self.relays.insert(label, relay, 0).expect("a pair");
+        }
+        for entry in &old.rules {
+            // Two links may have had one policy.
+            let _ = self.rules.remove(&Key::new(entry.bits, entry.key));
+        }
+        for entry in &world.rules {
+            self.rules.insert(&Key::new(entry.bits, entry.key), 1, 0).expect("a rule");
         }
         self.generation += 1;
         let config = Config { generation: self.generation, ..world.config };

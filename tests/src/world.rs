@@ -10,8 +10,10 @@ use ipop_common::gpe::LinkId;
 use ipop_common::limits::KERNEL_PORT;
 use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, Relay};
 use ipop_common::relay::Way;
+use ipop_common::rules::{KEY_BITS, Key};
 use ipop_common::session::Agreed;
 use ipop_common::tables::Tables;
+use ipop_overlay::group::rules::{Entry, Policy};
 
 use crate::packet::{ClearFrame, Mac};
 use crate::sealed::{self, DAEMON_PORT};
@@ -44,6 +46,7 @@ pub struct World {
     pub sessions: BTreeMap<u32, Agreed>,
     /// By label.
     pub relays: BTreeMap<u32, Relay>,
+    pub rules: Vec<Entry>,
 }
 
 /// One peer of the node under test, and the link to it.
@@ -182,6 +185,15 @@ impl World {
         self.hosts.insert(Address::from(address), LinkRef::LOCAL);
     }
 
+    /// Holds what goes to and comes from a peer against a policy.
+    pub fn rule(&mut self, peer: &Peer, policy: &Policy) {
+        self.rules.extend(policy.entries());
+        self.change(peer, |link| {
+            link.flags |= policy.flags();
+            link.policy = policy.id();
+        });
+    }
+
     /// Changes a link in place.
     ///
     /// # Panics
@@ -206,6 +218,13 @@ impl Tables for World {
 
     fn relay(&self, label: u32) -> Option<&Relay> {
         self.relays.get(&label)
+    }
+
+    fn may_begin(&self, wanted: &Key) -> bool {
+        let value =
+            |key: &Key| key.iter().fold(0u128, |value, word| value << 32 | u128::from(u32::from_be(*word)));
+        let is_same = |entry: &Entry| (value(&entry.key) ^ value(wanted)) >> (KEY_BITS - entry.bits) == 0;
+        self.rules.iter().any(is_same)
     }
 
     fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {

@@ -21,6 +21,10 @@ pub struct Membership {
     /// Of the group's parameters and of the list of revoked certificates: those with the higher number are newer.
     pub document_number: u64,
     pub list_number: u64,
+    /// The group's rules, one a line as `tag:web to tag:db: tcp 5432`; none: everybody may begin everything.
+    pub rules: Vec<String>,
+    /// Why they cannot be read: then nothing may begin.
+    pub rules_trouble: Option<String>,
     /// Why the group's server does not answer, or what it says instead. Members go on without it.
     pub trouble: Option<String>,
     /// Nodes with which there is no link, for their certificate or for this node's.

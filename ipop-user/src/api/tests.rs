@@ -20,6 +20,8 @@ fn peer() -> Peer {
         cipher: Some(CIPHER.to_owned()),
         rtt_us: None,
         traffic: Traffic { tx_packets: 3, kernel_tx_packets: 2, user_tx_packets: 1, ..Traffic::default() },
+        may_begin: "tcp 5432".to_owned(),
+        peer_may_begin: "nothing".to_owned(),
         last_handshake_s: Some(4),
         last_heard_s: Some(1),
         public_key: key().to_string(),
@@ -41,6 +43,7 @@ fn a_peer_has_the_promised_fields_flat() {
             "tx_packets": 3, "rx_packets": 0, "tx_bytes": 0, "rx_bytes": 0,
             "kernel_tx_packets": 2, "kernel_rx_packets": 0,
             "user_tx_packets": 1, "user_rx_packets": 0,
+            "may_begin": "tcp 5432", "peer_may_begin": "nothing",
             "last_handshake_s": 4, "last_heard_s": 1, "public_key": key().to_string(),
             "mtu": 1464, "link_id": "001a2b",
         })

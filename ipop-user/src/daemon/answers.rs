@@ -1,6 +1,7 @@
 //! What the control socket asks, answered from the daemon's state.
 
 use ipop_common::Counter;
+use ipop_overlay::group::rules::Side;
 use ipop_overlay::{Endpoint, NoPath, Node, Path, PeerView, Security, UserReason};
 use tracing::info;
 
@@ -273,6 +274,8 @@ impl Daemon {
             cipher: (security == api::Security::Sealed).then(|| api::CIPHER.to_owned()),
             rtt_us: view.rtt.map(micros),
             traffic: self.traffic(peer),
+            may_begin: peer.policy.out.to_string(),
+            peer_may_begin: peer.policy.come.to_string(),
             last_handshake_s: self.sealing.age(peer.id).map(|age| age.as_secs()),
             last_heard_s: view.last_heard.map(|at| clock::now().since(at).as_secs()),
             public_key: peer.config.public_key.to_string(),
@@ -501,12 +504,20 @@ impl Daemon {
             step("kernel path there", there),
             step("next hop's MAC", neighbour),
             step("entry in the maps", installed),
+            step("may begin", self.rules_say(&peer.policy.out)),
+            step("it may begin", self.rules_say(&peer.policy.come)),
         ]);
         steps
     }
 }
 
 impl Daemon {
+    /// What the group's rules allow in one direction.
+    fn rules_say(&self, side: &Side) -> Result<String, String> {
+        let text = side.to_string();
+        if *side == Side::default() { Err(text) } else { Ok(text) }
+    }
+
     /// Sealed or clear, and why; it fails where the operator asked for clear and does not get it.
     fn why_this_security(&self, peer: &PeerState, view: &PeerView) -> Result<String, String> {
         if self.config.datapath.security == config::Security::Sealed {

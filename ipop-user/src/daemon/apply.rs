@@ -271,6 +271,7 @@ impl Daemon {
             peer.user_link(&view, &self.sealing, self.config.network.mtu, |node| self.place_of(node))
         };
         let mut table = table(&self.addresses, &self.peers, &self.sealing, self.overlay.as_ref(), link);
+        table.note_flows(Arc::clone(self.sealing.places()));
         self.fill_in_relays(&mut table);
         self.fill_in_groups(&mut table);
         self.fill_in_switch(&mut table);

@@ -11,12 +11,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipop_common::Counter;
+use ipop_common::ingress;
 use ipop_common::inner::Inner;
+use ipop_common::maps::Link;
 use ipop_common::multicast::{Target, is_for, target};
 use ipop_overlay::Instant;
 use ipop_overlay::ring::{Group, Ring};
 use tracing::debug;
 
+use super::peers::user_slot;
 use super::{Daemon, clock};
 use crate::api;
 use crate::netlink::Route;
@@ -188,7 +191,7 @@ impl Daemon {
         let source = self.source_in_group(group, frame).ok_or(Counter::RxBadInner)?;
         let now = clock::now();
         match self.is_owner(origin, source, now) {
-            Some(true) => self.deliver_from_group(frame),
+            Some(true) => self.deliver_from_group(origin, frame),
             Some(false) => Err(Counter::RxWrongInnerSource),
             None => self.wait_for_owner(origin, source, frame, now),
         }
@@ -223,11 +226,32 @@ impl Daemon {
         Some(known.public_key == Some(*origin))
     }
 
-    fn deliver_from_group(&self, frame: &[u8]) -> Result<(), Counter> {
+    fn deliver_from_group(&self, origin: &[u8; 32], frame: &[u8]) -> Result<(), Counter> {
+        let now_ns = clock::now().as_nanos();
+        self.hold_from_group(origin, |table, link| {
+            let inner = Inner::parse_any(frame, 0).map_err(|_| Counter::RxBadInner)?;
+            ingress::hold(frame, &inner, link, table, now_ns)
+        })?;
         let tun = self.device.tuns.first().ok_or(Counter::RxDeviceError)?;
         tun.inject(frame).map_err(|_| Counter::RxDeviceError)?;
         self.counters.add(Counter::RxMulticast, 1);
         Ok(())
+    }
+
+    /// Holds what a node has sent to a group against the group's rules. Of one that this node has no link with it does
+    /// not know the certificate: where there are rules, such a one may begin nothing.
+    pub(super) fn hold_from_group(
+        &self,
+        origin: &[u8; 32],
+        hold: impl FnOnce(&Table, &Link) -> Result<(), Counter>,
+    ) -> Result<(), Counter> {
+        if !self.has_rules() {
+            return Ok(());
+        }
+        let id = self.node.peer_of_key(origin).ok_or(Counter::RxRefusedRule)?;
+        let table = self.table.load();
+        let link = table.user_link(user_slot(id)).ok_or(Counter::RxRefusedRule)?;
+        hold(&table, &link.link)
     }
 
     /// Keeps a packet until the ring says who has its source address.
@@ -270,7 +294,7 @@ impl Daemon {
         for (origin, frame) in packets {
             let result = match public_key {
                 None => Err(Counter::RxGroupUnverified),
-                Some(key) if key == origin => self.deliver_from_group(&frame),
+                Some(key) if key == origin => self.deliver_from_group(&origin, &frame),
                 Some(_) => Err(Counter::RxWrongInnerSource),
             };
             if let Err(counter) = result {

@@ -1,7 +1,9 @@
 //! Peers that come and go while the daemon runs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use ipop_overlay::group::rules::Policy;
 use ipop_overlay::{Command, Endpoint, PeerConfig, PeerId};
 use tracing::{info, warn};
 
@@ -48,7 +50,12 @@ impl Daemon {
             return Err(error.into());
         }
         info!(peer = config.name, key = %config.public_key, "peer added");
-        self.peers.insert(id, PeerState::new(id, link_id, origin, config));
+        let mut peer = PeerState::new(id, link_id, origin, config);
+        if self.config.group.is_some() {
+            // Until its certificate says who it is.
+            peer.policy = Arc::new(Policy::closed());
+        }
+        self.peers.insert(id, peer);
         self.stale.elsewhere(id);
         self.stale.names = true;
         Ok(id)

@@ -1,9 +1,11 @@
 //! This node as a member of a group: what its server and its peers say of certificates, and what follows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipop_common::Counter;
 use ipop_overlay::dht::SigningKey;
+use ipop_overlay::group::rules::Policy;
 use ipop_overlay::group::{CertificateError, Distrust, Kind};
 use ipop_overlay::{Instant, Path, PeerId};
 use tracing::{error, info, warn};
@@ -93,6 +95,7 @@ impl Daemon {
     pub(super) fn admitted(&mut self, id: PeerId) {
         let Some(name) = self.node.member(id).map(|member| member.grant.node.to_string()) else { return };
         let is_taken = self.peers.values().any(|peer| peer.id != id && peer.config.name == name);
+        self.follow_rules(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.config.name != name && !is_taken {
             info!(peer = peer.config.name, name, "member of the group");
@@ -102,6 +105,28 @@ impl Daemon {
         }
         let key = *peer.config.public_key.as_bytes();
         self.group.iter_mut().for_each(|group| drop(group.refusals.remove(&key)));
+    }
+
+    /// Whether the group has rules, readable or not.
+    pub(super) fn has_rules(&self) -> bool {
+        self.membership().is_some_and(|membership| !membership.parameters.rules.is_empty())
+    }
+
+    /// Finds out what may begin between this node and a peer, as their certificates and the group's rules are now.
+    fn follow_rules(&mut self, id: PeerId) {
+        let Some(membership) = self.membership() else { return };
+        let policy = match self.node.member(id) {
+            Some(member) => membership.policy(&member.grant),
+            None => Policy::closed(),
+        };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| *peer.policy != policy) else { return };
+        if policy.cut > 0 {
+            let (name, cut) = (&peer.config.name, policy.cut);
+            warn!(peer = name, cut, "more rules than can be held: some ranges of ports are refused");
+        }
+        info!(peer = peer.config.name, may_begin = %policy.out, peer_may_begin = %policy.come, "the group's rules");
+        peer.policy = Arc::new(policy);
+        self.stale.peers.insert(id);
     }
 
     /// A peer is no member of the group: its link ends, in the kernel too.
@@ -205,6 +230,7 @@ impl Daemon {
         let is_same = before.as_ref().map(|of| (&of.parameters, &of.member.grant.nets))
             == after.map(|of| (&of.parameters, &of.member.grant.nets));
         self.follow_report();
+        self.ids().into_iter().for_each(|id| self.follow_rules(id));
         if !is_same {
             match self.reload().await {
                 Ok(message) => info!("the group's parameters have changed; {message}"),
@@ -237,9 +263,8 @@ impl Daemon {
 
     /// What an operator should know.
     pub(super) fn group_warnings(&self) -> Vec<String> {
-        let rules = self.membership().map_or(0, |membership| membership.parameters.rules.len());
-        let rules = (rules > 0).then(|| {
-            format!("the group has {rules} rules, and this version keeps none: every member may talk to every other")
+        let rules = self.membership().and_then(|membership| membership.rules().err()).map(|error| {
+            format!("the group's rules cannot be read, so nothing may begin between members: {error}")
         });
         let now = clock::unix_s();
         let own = self.membership().and_then(|membership| {
@@ -283,6 +308,8 @@ impl Daemon {
             tags: membership.member.grant.tags.iter().map(ToString::to_string).collect(),
             document_number: membership.document_number,
             list_number: membership.list_number,
+            rules: membership.rules().iter().flatten().map(ToString::to_string).collect(),
+            rules_trouble: membership.rules().err(),
             trouble: group.trouble.clone(),
             refused: refused.collect(),
         })

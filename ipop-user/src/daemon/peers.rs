@@ -10,6 +10,7 @@ use ipop_common::gpe::LinkId;
 use ipop_common::limits::{INNER_LEN_MAX, KERNEL_PORT, LINKS_MAX, MTU_IPV6_MIN, MTU_MIN, OVERLAY_MTU};
 use ipop_common::maps::{Link, PrefixKey};
 use ipop_common::{Address, Family, sealed};
+use ipop_overlay::group::rules::Policy;
 use ipop_overlay::session::AddError;
 use ipop_overlay::{
     AddPeerError, Endpoint, Instant, NoPath, NodeAddress, Path, PeerId, PeerView, Security, UserReason,
@@ -105,6 +106,8 @@ pub(super) struct PeerState {
     pub(super) reach: Result<Reach, String>,
     /// What the kernel's maps hold of this peer, or why nothing.
     pub(super) kernel: Result<(), String>,
+    /// What may begin between this node and it.
+    pub(super) policy: Arc<Policy>,
     pub(super) traffic: Arc<LinkTraffic>,
     /// It knows this node's addresses; until then it would refuse what comes from them.
     pub(super) takes_packets: bool,
@@ -132,6 +135,7 @@ impl PeerState {
             stations: Vec::new(),
             reach: Err("not resolved yet".to_owned()),
             kernel: Err("not set up yet".to_owned()),
+            policy: Arc::new(Policy::open()),
             traffic: Arc::default(),
             takes_packets: origin == Origin::Configured,
             carried: None,
@@ -229,6 +233,7 @@ impl PeerState {
             send: send && self.may_send(),
             takes_clear: view.takes_clear,
             sessions,
+            policy: Arc::clone(&self.policy),
             prefixes: self.prefixes().into_iter().chain(self.station_prefixes()).collect(),
         })
     }
@@ -272,7 +277,7 @@ impl PeerState {
             path => !matches!(path, Path::None(_)),
         };
         link.traffic = Arc::clone(&self.traffic);
-        Some(link)
+        Some(link.ruled(Arc::clone(&self.policy)))
     }
 }
 

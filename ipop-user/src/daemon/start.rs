@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LEASE_NS};
 use ipop_common::maps::program;
+use ipop_common::rules::Seed;
 use ipop_common::sealed;
 use ipop_overlay::dht::SigningKey;
 use ipop_overlay::session::{AddError, Mac1Key, network_psk};
@@ -130,6 +131,7 @@ pub(super) async fn start(options: &Options) -> Result<Option<(Daemon, Events)>>
             None => Arc::new(Places::own().context("no memory for sessions")?),
         };
         places.filter().set_key(listeners.mac1.key(), random_u64()?);
+        places.begin_flows(Seed(random_u64()?, random_u64()?));
         let sealing = build_sealing(&config, &private_key, &node, options, &places)?;
         let cut = config.datapath.seal == cfg::Seal::Kernel;
         device.configure(&netlink, &addresses, cut).await?;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use ipop_common::ethernet::{self, Header, Mac, is_group, said_address};
 use ipop_common::maps::LinkRef;
 use ipop_common::multicast::Target;
+use ipop_common::rules::{self, Direction};
 use ipop_common::{Address, Counter};
 use ipop_overlay::directory::{Answer, Question as Asked};
 use ipop_overlay::{Instant, NodeAddress, Path, PeerId};
@@ -247,6 +248,11 @@ impl Daemon {
         {
             return Err(Counter::RxSpoofedAddress);
         }
+        let now_ns = clock::now().as_nanos();
+        self.hold_from_group(origin, |table, link| {
+            rules::permit_frame(frame, &header, link, Direction::In, table, now_ns)
+                .map_err(|_| Counter::RxRefusedRule)
+        })?;
         self.deliver_frame(frame)?;
         self.counters.add(Counter::RxMulticast, 1);
         Ok(())

@@ -12,11 +12,12 @@ use base64::engine::general_purpose::STANDARD;
 use ipop_overlay::Credentials;
 use ipop_overlay::dhcp::Pool;
 use ipop_overlay::group::document::Document;
-use ipop_overlay::group::{Authority, CertificateError, Kind, Member, RevocationList};
+use ipop_overlay::group::rules::{Policy, Rule};
+use ipop_overlay::group::{Authority, CertificateError, Grant, Kind, Member, RevocationList};
 use serde::{Deserialize, Serialize};
 
 use super::place::GroupPlace;
-use super::shapes::{Granted, Parameters};
+use super::shapes::{Granted, Parameters, WrittenRule};
 use crate::config::{self, Bootstrap, Config, Dhcp, Prefix, Secret};
 use crate::{secret_file, whole_file};
 
@@ -142,6 +143,26 @@ impl Membership {
             }
         }
         Ok(())
+    }
+
+    /// The group's rules.
+    ///
+    /// # Errors
+    /// What of them this version cannot read: then nothing may begin.
+    pub fn rules(&self) -> Result<Vec<Rule>, String> {
+        let read = |value: &serde_json::Value| {
+            let rule = WrittenRule::deserialize(value).map_err(|error| format!("a rule: {error}"))?;
+            Rule::parse(&rule.from, &rule.to, &rule.protocol, &rule.ports).map_err(|error| error.to_string())
+        };
+        self.parameters.rules.iter().map(read).collect()
+    }
+
+    /// What the rules say of this node and a peer.
+    pub fn policy(&self, peer: &Grant) -> Policy {
+        match self.rules() {
+            Ok(rules) => Policy::of(&rules, &self.member.grant, peer),
+            Err(_) => Policy::closed(),
+        }
     }
 
     /// Puts what the group says into the configuration.

@@ -82,8 +82,18 @@ pub struct Parameters {
     pub lease: Lease,
     pub bootstrap: Vec<String>,
     pub security: Security,
-    /// Only whether there are any counts in this version.
+    /// As they are written; [`Membership::rules`](super::Membership::rules) are what is read of them.
     pub rules: Vec<serde_json::Value>,
+}
+
+/// A rule as the document has it.
+#[derive(Deserialize)]
+pub(super) struct WrittenRule {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) protocol: String,
+    #[serde(default)]
+    pub(super) ports: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]

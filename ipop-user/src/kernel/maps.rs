@@ -8,7 +8,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ipop_common::gpe::LinkId;
 use ipop_common::maps::{Config, LinkRef, LinkStats, Relay, name};
+use ipop_common::rules;
 use ipop_common::{Address, Counter, Family};
+use ipop_overlay::group::rules::Entry;
 
 use super::KernelError;
 use crate::places::Places;
@@ -45,6 +47,8 @@ pub(super) struct Maps {
     links: MapData,
     sessions: MapData,
     filter: MapData,
+    begun: MapData,
+    rules: LpmTrie<MapData, rules::Key, u32>,
     hosts: HashMap<MapData, Address, LinkRef>,
     prefixes: LpmTrie<MapData, [u8; 16], LinkRef>,
     link_ids: HashMap<MapData, u32, LinkRef>,
@@ -81,6 +85,7 @@ impl Maps {
             _ => Err(KernelError::Map { name, error: "not an array".to_owned() }),
         };
         let (links, sessions, filter) = (array(name::LINKS)?, array(name::SESSIONS)?, array(name::FILTER)?);
+        let begun = array(name::BEGUN)?;
         let config: Array<_, Config> = Array::try_from(take(name::CONFIG)?).map_err(error(name::CONFIG))?;
         Ok(Self {
             current: config.get(&0, 0).map_err(error(name::CONFIG))?,
@@ -88,6 +93,8 @@ impl Maps {
             links,
             sessions,
             filter,
+            begun,
+            rules: LpmTrie::try_from(take(name::RULES)?).map_err(error(name::RULES))?,
             hosts: HashMap::try_from(take(name::HOSTS)?).map_err(error(name::HOSTS))?,
             prefixes: LpmTrie::try_from(take(name::PREFIXES)?).map_err(error(name::PREFIXES))?,
             link_ids: HashMap::try_from(take(name::LINK_IDS)?).map_err(error(name::LINK_IDS))?,
@@ -101,9 +108,11 @@ impl Maps {
         self.links.fd().as_fd()
     }
 
-    /// The maps of sessions and of the filter as memory.
+    /// The maps of sessions, of the filter and of flows as memory.
     pub(super) fn places(&self) -> Result<Places, KernelError> {
-        let places = Places::shared(self.sessions.fd().as_fd(), self.filter.fd().as_fd());
+        let [sessions, filter, begun] =
+            [&self.sessions, &self.filter, &self.begun].map(|map| map.fd().as_fd());
+        let places = Places::shared(sessions, filter, begun);
         places.map_err(|errno| KernelError::Map {
             name: name::SESSIONS,
             error: format!("cannot be mapped: {errno}"),
@@ -171,6 +180,23 @@ impl Maps {
         absent_is_fine(self.relays.remove(&label)).map_err(error(name::RELAYS))
     }
 
+    pub(super) fn set_rule(&mut self, entry: &Entry) -> Result<(), KernelError> {
+        self.rules.insert(&Key::new(entry.bits, entry.key), 1, 0).map_err(error(name::RULES))
+    }
+
+    pub(super) fn remove_rule(&mut self, entry: &Entry) -> Result<(), KernelError> {
+        absent_is_fine(self.rules.remove(&Key::new(entry.bits, entry.key))).map_err(error(name::RULES))
+    }
+
+    /// All that may begin, of all policies.
+    pub(super) fn rules(&self) -> Result<Vec<Entry>, KernelError> {
+        let entry = |found: Result<(Key<rules::Key>, u32), MapError>| {
+            let (key, _) = found.map_err(error(name::RULES))?;
+            Ok(Entry { bits: key.prefix_len(), key: key.data() })
+        };
+        self.rules.iter().map(entry).collect()
+    }
+
     /// All prefixes and what they point to.
     pub(super) fn prefixes(&self) -> Result<Vec<(Prefix, LinkRef)>, KernelError> {
         let mut all = Vec::new();
@@ -229,6 +255,7 @@ impl Maps {
     /// Copies what another daemon's maps of the same layout say about links, and its counters.
     pub(super) fn copy_from(&mut self, other: &Self) -> Result<(), KernelError> {
         self.set_config(other.config())?;
+        other.rules()?.iter().try_for_each(|entry| self.set_rule(entry))?;
         for (prefix, reference) in other.prefixes()? {
             self.set_prefix(&prefix, reference)?;
         }

@@ -23,8 +23,10 @@ use ipop_common::encapsulation::{Underlay, write_template};
 use ipop_common::gpe::LinkId;
 use ipop_common::limits::{KERNEL_PORT, LINKS_MAX};
 use ipop_common::maps::{Config, LAYOUT, Link, LinkRef, LinkStats, Relay, program};
+use ipop_common::rules::read_key;
 use ipop_common::session::Agreed;
 use ipop_common::{Address, Counter};
+use ipop_overlay::group::rules::{Entry, Policy};
 use tracing::{debug, info};
 
 use crate::places::Places;
@@ -81,6 +83,8 @@ pub struct LinkIntent {
     /// Clear frames of the peer are taken.
     pub takes_clear: bool,
     pub sessions: LinkSessions,
+    /// What may begin between this node and the peer.
+    pub policy: Arc<Policy>,
     /// Inner addresses that belong to the peer.
     pub prefixes: Vec<Prefix>,
 }
@@ -133,6 +137,8 @@ pub struct KernelPath {
     previous_places: Option<Places>,
     attachments: attach::Attachments,
     installed: BTreeMap<LinkId, Installed>,
+    /// What the table of rules holds, by policy.
+    rules: BTreeMap<u64, Vec<Entry>>,
     local: BTreeMap<Address, LinkRef>,
     config: Config,
     epoch: u32,
@@ -188,6 +194,7 @@ impl KernelPath {
                 links.copy_from(&LinkTable::map(previous.maps.links_fd())?);
                 let old = previous.maps.places()?;
                 copy_sessions(&old, &places);
+                places.copy_begun(&old);
                 previous_places = Some(old);
             }
         }
@@ -211,6 +218,7 @@ impl KernelPath {
             previous_places,
             attachments,
             installed: BTreeMap::new(),
+            rules: BTreeMap::new(),
             local: BTreeMap::new(),
             config,
             epoch: 0,
@@ -348,14 +356,17 @@ impl KernelPath {
             return Ok(());
         }
         let slot = self.free_slot(id)?;
+        // Before a link refers to them.
+        self.add_rules(&intent.policy)?;
         let epoch = self.next_epoch();
         let mut link = Link {
             epoch,
             ifindex: intent.ifindex,
             mtu: intent.mtu,
-            flags: if intent.send { 0 } else { Link::RECEIVE_ONLY },
+            flags: intent.policy.flags() | if intent.send { 0 } else { Link::RECEIVE_ONLY },
             lease_until_ns,
             session: intent.sessions.current.unwrap_or(0),
+            policy: intent.policy.id(),
             ..Link::EMPTY
         };
         write_template(&mut link, &intent.underlay);
@@ -383,6 +394,7 @@ impl KernelPath {
             for prefix in old.prefixes.iter().filter(|p| !intent.prefixes.contains(p)) {
                 self.maps.remove_prefix(prefix, old.reference())?;
             }
+            self.forget_rules(old.slot)?;
         }
         Ok(())
     }
@@ -403,7 +415,35 @@ impl KernelPath {
         for prefix in &installed.prefixes {
             self.maps.remove_prefix(prefix, installed.reference())?;
         }
-        Ok(())
+        self.forget_rules(installed.slot)
+    }
+
+    fn add_rules(&mut self, policy: &Policy) -> Result<(), KernelError> {
+        if policy.is_open() || self.rules.contains_key(&policy.id()) {
+            return Ok(());
+        }
+        let entries = policy.entries();
+        self.rules.insert(policy.id(), entries.clone());
+        let outcome = entries.iter().try_for_each(|entry| self.maps.set_rule(entry));
+        if outcome.is_err() {
+            self.remove_rules(policy.id())?;
+        }
+        outcome
+    }
+
+    /// Empties the table of rules of the policy that was the one of the link in a slot, if no other has it.
+    fn forget_rules(&mut self, slot: u32) -> Result<(), KernelError> {
+        let policy = self.links.read(slot).policy;
+        let is_used = |installed: &Installed| self.links.read(installed.slot).policy == policy;
+        if policy == 0 || self.installed.values().any(is_used) {
+            return Ok(());
+        }
+        self.remove_rules(policy)
+    }
+
+    fn remove_rules(&mut self, policy: u64) -> Result<(), KernelError> {
+        let entries = self.rules.remove(&policy).unwrap_or_default();
+        entries.iter().try_for_each(|entry| self.maps.remove_rule(entry))
     }
 
     /// Removes all links that are not in `keep`.
@@ -489,6 +529,13 @@ impl KernelPath {
             let entry = Installed { slot: reference.slot, epoch: reference.epoch, intent: None, prefixes };
             self.installed.insert(id, entry);
         }
+        for entry in self.maps.rules()? {
+            let (policy, ..) = read_key(&entry.key);
+            self.rules.entry(policy).or_default().push(entry);
+        }
+        let used: HashSet<u64> = self.installed.values().map(|of| self.links.read(of.slot).policy).collect();
+        let unused: Vec<u64> = self.rules.keys().filter(|policy| !used.contains(policy)).copied().collect();
+        unused.into_iter().try_for_each(|policy| self.remove_rules(policy))?;
         for (prefix, reference) in by_slot.into_values().flatten() {
             self.maps.remove_prefix(&prefix, reference)?;
         }

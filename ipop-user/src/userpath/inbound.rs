@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use ipop_common::cursor::Behind;
 use ipop_common::ingress::{self, Clear};
 use ipop_common::inner::Inner;
 use ipop_common::wireguard::{self, TAG_LEN, TRANSPORT_HEADER_LEN, TransportHeader};
@@ -253,6 +254,9 @@ impl Inbound {
                 ingress::admit(context.table, clear, from, context.now_ns)?.slot
             }
         };
+        let link = context.table.user_link(slot).ok_or(Counter::RxStaleEpoch)?;
+        let packet = Behind { cursor: bytes, at: gpe::HEADER_LEN };
+        ingress::hold(packet, &clear.inner, &link.link, context.table, context.now_ns)?;
         self.run = Some(Run { header, source, slot });
         self.count(slot, u64::from(clear.inner.total_len), context);
         Ok(())
@@ -295,7 +299,7 @@ impl Inbound {
             let frame = text.behind(ethernet::SEALED_PREFIX_LEN as u32);
             return self.frame(Piece { len: len as u32, ..frame }, slot, pool, frames, context);
         }
-        let inner = sealed::admit(context.table, bytes, text.len, slot)?;
+        let inner = sealed::admit(context.table, bytes, text.len, slot, context.now_ns)?;
         self.count(slot, u64::from(inner.total_len), context);
         deliver(Piece { len: u32::from(inner.total_len), ..text }, &inner, pool, frames);
         Ok(())

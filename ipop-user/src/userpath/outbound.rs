@@ -9,6 +9,7 @@ use ipop_common::icmp;
 use ipop_common::inner::{Inner, InnerError};
 use ipop_common::maps::LinkRef;
 use ipop_common::multicast::is_for_many;
+use ipop_common::rules::{self, Direction};
 use ipop_common::tables::{Stale, Tables, follow};
 use ipop_common::wireguard::TRANSPORT_HEADER_LEN;
 use ipop_common::{Counter, Family, egress, ethernet, relay};
@@ -333,6 +334,8 @@ impl Outbound {
             return Err(Refusal::Group);
         }
         let (slot, link) = look_up(&inner, context)?;
+        rules::permit(packet, &inner, &link.link, Direction::Out, context.table, context.now_ns)
+            .map_err(|_| Refusal::Answer(Counter::TxRefusedRule, icmp::Error::Prohibited))?;
         let way = self.way(link).filter(|_| link.reachable);
         let Some(way) = way else {
             return Err(Refusal::Answer(Counter::TxUnreachable, icmp::Error::Unreachable));

@@ -7,6 +7,7 @@ use ipop_common::ethernet::{self, Header, Mac, is_group, station};
 use ipop_common::inner::Inner;
 use ipop_common::maps::LinkRef;
 use ipop_common::multicast::Target;
+use ipop_common::rules::{self, Direction};
 use ipop_common::switch::{self, Holder};
 use ipop_common::tables::Tables;
 
@@ -44,7 +45,13 @@ pub(super) fn look_up<'a>(frame: &[u8], context: &Context<'a>) -> Result<(u32, &
     match context.table.by_address(&destination) {
         // On the same side: it has the frame already.
         Some(LinkRef::LOCAL) => Err(Refusal::Count(Counter::TxNoRoute)),
-        Some(reference) => follow_link(reference, context)?.ok_or(Refusal::Count(Counter::TxNoRoute)),
+        Some(reference) => {
+            let found = follow_link(reference, context)?.ok_or(Refusal::Count(Counter::TxNoRoute))?;
+            let link = &found.1.link;
+            rules::permit_frame(frame, &header, link, Direction::Out, context.table, context.now_ns)
+                .map_err(|_| Refusal::Count(Counter::TxRefusedRule))?;
+            Ok(found)
+        }
         None if context.table.may_be_found(&destination) => Err(Refusal::Wait(Wanted::Owner(destination))),
         None => Err(Refusal::Frame),
     }
@@ -140,7 +147,7 @@ pub(super) fn admit(
     }
     match switch::is_spoofed(context.table, frame, &header, slot) {
         true => Err(Counter::RxSpoofedAddress),
-        false => Ok(()),
+        false => switch::hold(context.table, frame, &header, slot, context.now_ns),
     }
 }
 

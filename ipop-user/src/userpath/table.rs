@@ -9,11 +9,14 @@ use ipop_common::Address;
 use ipop_common::ethernet::{self, Mac};
 use ipop_common::gpe::LinkId;
 use ipop_common::maps::{Config, Link, LinkRef, PrefixKey};
+use ipop_common::rules::{Bucket, Key, read_key};
 use ipop_common::tables::Tables;
+use ipop_overlay::group::rules::Policy;
 use ipop_overlay::{Endpoint, NodeAddress};
 
 use super::counters::LinkTraffic;
 use super::session::UserSession;
+use crate::places::Places;
 
 /// One direct link as the user path needs it.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct UserLink {
     /// False: packets to the peer are answered with ICMP unreachable. What it sends is still taken.
     pub reachable: bool,
     pub carriage: Carriage,
+    /// What may begin between this node and the peer; `link` has its flags and its id.
+    pub policy: Arc<Policy>,
     /// Survives table swaps: hand the same one to the next table.
     pub traffic: Arc<LinkTraffic>,
 }
@@ -59,6 +64,7 @@ impl UserLink {
             via: None,
             reachable: true,
             carriage: Carriage::Clear(id),
+            policy: Arc::new(Policy::open()),
             traffic: Arc::default(),
         }
     }
@@ -75,8 +81,19 @@ impl UserLink {
             via,
             reachable: true,
             carriage: Carriage::Sealed(None),
+            policy: Arc::new(Policy::open()),
             traffic: Arc::default(),
         }
+    }
+
+    /// Holds what the peer sends, and is sent, against a policy.
+    #[must_use]
+    pub fn ruled(mut self, policy: Arc<Policy>) -> Self {
+        const FLAGS: u8 = Link::RULED | Link::MAY_BEGIN | Link::PEER_MAY_BEGIN | Link::CLOSED;
+        self.link.flags = (self.link.flags & !FLAGS) | policy.flags();
+        self.link.policy = policy.id();
+        self.policy = policy;
+        self
     }
 }
 
@@ -99,6 +116,9 @@ pub struct Table {
     /// Longest first.
     prefixes: Vec<(PrefixKey, LinkRef)>,
     sessions: HashMap<u32, (u32, Arc<UserSession>)>,
+    policies: HashMap<u64, Arc<Policy>>,
+    /// Where flows are noted that await answers.
+    begun: Option<Arc<Places>>,
     /// Where the peers' daemons are.
     places: HashSet<IpAddr>,
     /// Which node is at a place: what it relays comes from there.
@@ -124,6 +144,8 @@ impl Table {
             hosts: HashMap::new(),
             prefixes: Vec::new(),
             sessions: HashMap::new(),
+            policies: HashMap::new(),
+            begun: None,
             places: HashSet::new(),
             nodes: HashMap::new(),
             relayed: HashMap::new(),
@@ -132,6 +154,11 @@ impl Table {
             switch: None,
             broadcasts: None,
         }
+    }
+
+    /// Flows that may be answered are noted here. Without, none is.
+    pub fn note_flows(&mut self, places: Arc<Places>) {
+        self.begun = Some(places);
     }
 
     /// The network carries Ethernet. `is_open`: frames are taken and delivered.
@@ -175,6 +202,9 @@ impl Table {
         }
         let reference = LinkRef { slot, epoch: link.link.epoch };
         self.by_link_id.insert(link.id, reference);
+        if link.link.policy != 0 {
+            self.policies.insert(link.link.policy, Arc::clone(&link.policy));
+        }
         self.places.extend(link.endpoint.direct().map(|endpoint| endpoint.ip()));
         self.links[index] = Some(link);
         Ok(reference)
@@ -297,6 +327,15 @@ impl Tables for Table {
 
     fn by_link_id(&self, id: LinkId) -> Option<LinkRef> {
         self.by_link_id.get(&id).copied()
+    }
+
+    fn may_begin(&self, wanted: &Key) -> bool {
+        let (id, direction, protocol, port) = read_key(wanted);
+        self.policies.get(&id).is_some_and(|policy| policy.allows(direction, protocol, port))
+    }
+
+    fn begun(&self, index: u32) -> Option<&Bucket> {
+        self.begun.as_ref()?.begun(index)
     }
 
     fn by_address(&self, address: &Address) -> Option<LinkRef> {

@@ -276,7 +276,7 @@ impl Run {
             Some(first) if first >> 4 == 0 => return Ok(Outcome::Message(text)),
             Some(_) => {}
         }
-        let inner = admit(table(), &text[..], text.len() as u32, slot)?;
+        let inner = admit(table(), &text[..], text.len() as u32, slot, NOW_NS)?;
         text.truncate(usize::from(inner.total_len));
         Ok(Outcome::Delivered { by_kernel: false, by_relay, packet: text })
     }

@@ -145,6 +145,22 @@ impl GroupServer {
         self.submit(host, account, &page, &format!("{path}{id}/state"), &[("state", state)]);
     }
 
+    /// Adds a rule: ports as `80,8000-8080`, or none.
+    pub(crate) fn add_rule(&self, host: &Host, account: &str, [from, to, protocol, ports]: [&str; 4]) {
+        let page = format!("/g/{GROUP}/rules");
+        let fields = [("from", from), ("to", to), ("protocol", protocol), ("ports", ports)];
+        self.submit(host, account, &page, &page, &fields);
+    }
+
+    /// Takes the first rule away.
+    pub(crate) fn remove_rule(&self, host: &Host, account: &str) {
+        let page = format!("/g/{GROUP}/rules");
+        let listed = self.get(host, account, &page).expect("the page of rules");
+        let id = listed.split(&format!("{page}/")).nth(1).and_then(|rest| rest.split('/').next());
+        let id = id.unwrap_or_else(|| panic!("no rule: {listed}"));
+        self.submit(host, account, &page, &format!("{page}/{id}/remove"), &[]);
+    }
+
     /// A page; `None` if it is not there.
     fn get(&self, host: &Host, account: &str, page: &str) -> Option<String> {
         self.curl(host, account, page, &[])

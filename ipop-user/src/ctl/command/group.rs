@@ -167,6 +167,14 @@ pub(super) fn rows(of: &Shown) -> Vec<(String, String)> {
             format!("parameters {}, list of revoked certificates {}", of.document_number, of.list_number),
         );
     }
+    for (index, rule) in of.rules.iter().enumerate() {
+        row(if index == 0 { "rules" } else { "" }, rule.clone());
+    }
+    if let Some(trouble) = &of.rules_trouble {
+        row("rules", format!("nothing may begin: {trouble}"));
+    } else if of.state == MembershipState::Member && of.rules.is_empty() {
+        row("rules", "none: everybody may begin everything".to_owned());
+    }
     if let Some(trouble) = &of.trouble {
         row("server", trouble.clone());
     }
@@ -215,6 +223,8 @@ mod tests {
             tags: vec!["db".to_owned(), "web".to_owned()],
             document_number: 7,
             list_number: 3,
+            rules: vec!["tag:web to tag:db: tcp 5432".to_owned(), "* to *: icmp".to_owned()],
+            rules_trouble: None,
             trouble: Some("no answer".to_owned()),
             refused: vec![RefusedNode {
                 address,
@@ -229,6 +239,8 @@ mod tests {
             "group        https://group.example.org/g/lab: member, a member as alpha\n\
              certificate  number 4a4a, until 1790000000 (seconds since 1970), of alice, tags db, web\n\
              signed       parameters 7, list of revoked certificates 3\n\
+             rules        tag:web to tag:db: tcp 5432\n\
+             \x20            * to *: icmp\n\
              server       no answer\n\
              refused      1 nodes: see `ipopctl group status`\n\
              no link      gamma ({address}), 12 s ago: the certificate is revoked\n"
