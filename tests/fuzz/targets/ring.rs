@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipop_common::wireguard::TYPE_TRANSPORT;
 use ipop_overlay::dht::{self, Key, Kind, SigningKey};
 use ipop_overlay::ring::{BROADCAST_MAX, Count, FRAME_MAX, Group, Output, Ring};
 use ipop_overlay::{Endpoint, Instant, NodeAddress};
@@ -400,9 +401,9 @@ impl Run {
             11 => assert!(self.ring.broadcast(tape.bytes(40), now), "it is short enough"),
             1 => {
                 let len = usize::from(tape.u16());
-                self.ring.carry(to, &vec![9; len], false, now);
+                self.ring.carry(to, &vec![9; len], now);
             }
-            2 => self.ring.carry(to, tape.bytes(8), true, now),
+            2 => self.ring.carry(to, &[&[TYPE_TRANSPORT], tape.bytes(8)].concat(), now),
             3 => (0..=tape.u8()).for_each(|_| self.ring.demand(to, now)),
             4 => self.ring.add_contact(key(member), vec![place(member)], tape.u8() & 1 == 0, now),
             5 => self.ring.set_endpoints((0..tape.u8()).map(place).collect()),

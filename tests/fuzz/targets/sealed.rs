@@ -248,7 +248,7 @@ impl Run {
         assert!(self.memory.set_text_len(text_len as u64));
         self.memory.room()[..sealed.len()].copy_from_slice(sealed);
         self.memory.open(&key, opening.counter).map_err(|_| Counter::RxBadTag)?;
-        let opened = opened(&self.places, &mut self.memory, opening)?;
+        let opened = opened(&self.places, &mut self.memory, opening, self.now_ns)?;
         session.accept(opening.counter)?;
         let packet = self.memory.room()[..usize::from(opened.len)].to_vec();
         Ok(Outcome::Delivered { by_kernel: true, by_relay: opening.relayed, packet })
