@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
 use super::{Host, SOON, wait_for};
 
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -107,8 +110,19 @@ impl Beat {
     }
 }
 
+/// From one CPU: what a thread has sent from another may still wait there, and is overtaken then by what it sends from
+/// here, whatever is between them.
+fn stay_on_this_cpu() {
+    let mut here = CpuSet::new();
+    let set = sched_getcpu()
+        .and_then(|cpu| here.set(cpu))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &here));
+    set.expect("a thread may choose its CPU");
+}
+
 /// What the host refuses now (no route, interface down) counts as sent and lost.
 fn beat(socket: &UdpSocket, place: SocketAddr, stop: &AtomicBool, next: &AtomicU64) {
+    stay_on_this_cpu();
     while !stop.load(Ordering::Relaxed) {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let _ = socket.send_to(&number.to_be_bytes(), place);
