@@ -56,7 +56,7 @@ macro_rules! counters {
 
 counters! {
     TxEncapsulated, "tx_encapsulated", Ok, "sent to a peer";
-    TxHeldByRule, "tx_held_by_rule", Passed, "what the group's rules do not allow to begin, left to the user path, which answers";
+    TxHeldByRule, "tx_held_by_rule", Passed, "what the group's rules do not allow to begin, and frames of links that rules are about, left to the user path, which answers";
     TxRefusedRule, "tx_refused_rule", Refused, "what the group's rules do not allow this node to begin with the peer, answered with an ICMP error";
     TxDisabled, "tx_disabled", Passed, "left to the user path: the kernel path is switched off";
     TxNotIp, "tx_not_ip", Passed, "not an IPv4 or IPv6 packet";
