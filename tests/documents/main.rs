@@ -438,6 +438,7 @@ fn source_files_and_tests_that_the_security_page_names_exist() {
         "ipop-common/src/session/tests.rs",
         "ipop-group/tests/server/crashes.rs",
         "ipop-group/tests/server/machines.rs",
+        "ipop-group/tests/server/programs.rs",
         "ipop-overlay/src/node/tests/admission.rs",
         "tests/netns/group.rs",
         "tests/netns/sealed.rs",
